@@ -1,0 +1,237 @@
+use std::path::PathBuf;
+
+/// What can go wrong with manifests, sources, judges, metrics and reports.
+///
+/// Lines are counted from 1.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read.
+    #[error("{path}: cannot read: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+
+    /// A file could not be written.
+    #[error(transparent)]
+    Write(#[from] sgm_core::Error),
+
+    /// The synthetic set could not be loaded, drawn or rendered.
+    #[error(transparent)]
+    Organism(#[from] sgm_organism::Error),
+
+    /// A line is longer than any sample can be.
+    #[error("{path}:{line}: the line is longer than {limit} bytes; is this a JSONL file?")]
+    LineTooLong {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The most bytes a line may have.
+        limit: usize,
+    },
+
+    /// A line is not UTF-8 text.
+    #[error("{path}:{line}: not UTF-8 text; save the file as UTF-8")]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+    },
+
+    /// A line is not one JSON object.
+    #[error("{path}:{line}: not a JSON object on one line: {reason}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What the JSON parser says.
+        reason: String,
+    },
+
+    /// A file was written by a newer version of this software.
+    #[error(
+        "{path}:{line}: schema {found} is newer than schema {supported}, the newest this version reads; \
+         update the software or export the file again with schema {supported}"
+    )]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The schema of the file.
+        found: u64,
+        /// The newest schema that can be read.
+        supported: u64,
+    },
+
+    /// A required field is absent (or null).
+    #[error("{path}:{line}: field `{field}` is missing; expected {expected}")]
+    MissingField {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The field.
+        field: &'static str,
+        /// What belongs there.
+        expected: &'static str,
+    },
+
+    /// A field holds something it cannot hold.
+    #[error("{path}:{line}: field `{field}` is {found}; expected {expected}")]
+    InvalidField {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The field.
+        field: &'static str,
+        /// The value found, shortened.
+        found: String,
+        /// What belongs there.
+        expected: String,
+    },
+
+    /// A field has a name that no field has: most likely a typing error.
+    #[error("{path}:{line}: unknown field `{field}`; a sample has {known}")]
+    UnknownField {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The field.
+        field: String,
+        /// The fields of a sample.
+        known: String,
+    },
+
+    /// Two lines have the same id.
+    #[error("{path}:{line}: id `{id}` is already that of line {first}; every sample needs its own id")]
+    DuplicateId {
+        /// The file.
+        path: PathBuf,
+        /// The second line.
+        line: usize,
+        /// The id.
+        id: String,
+        /// The first line.
+        first: usize,
+    },
+
+    /// An image path leads out of the manifest's folder.
+    #[error(
+        "{path}:{line}: image `{image}` is not inside the manifest's folder; move the images beside the \
+         manifest and write their paths relative to it, with `/` and without `..`"
+    )]
+    ImageOutside {
+        /// The manifest.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The image path as written.
+        image: String,
+    },
+
+    /// An image file cannot be decoded.
+    #[error("image of sample `{id}`: {source}")]
+    Image {
+        /// The sample.
+        id: String,
+        /// What is wrong with the file.
+        source: Box<sgm_models::Error>,
+    },
+
+    /// The model reports an error.
+    #[error(transparent)]
+    Model(Box<sgm_models::Error>),
+
+    /// A source does not have calibration samples of both classes.
+    #[error(
+        "{name}: {toxic} toxic and {non_toxic} non-toxic calibration samples; at least one of each is \
+         needed: add samples with split `calibration` and label 1 and 0"
+    )]
+    OneClass {
+        /// The source.
+        name: String,
+        /// Samples with label 1.
+        toxic: usize,
+        /// Samples with label 0.
+        non_toxic: usize,
+    },
+
+    /// A manifest has risky prompts, but none in the part asked for.
+    #[error("{path}: no sample of split `{part}`, but {others} of split `{other}`; ask for part `{other}`")]
+    EmptyPart {
+        /// The manifest.
+        path: PathBuf,
+        /// The part asked for.
+        part: &'static str,
+        /// The other part.
+        other: &'static str,
+        /// The number of samples in the other part.
+        others: usize,
+    },
+
+    /// A word list has no term.
+    #[error("{path}: the word list has no term; write one word or phrase a line (`#` starts a comment)")]
+    EmptyWordList {
+        /// The word list.
+        path: PathBuf,
+    },
+
+    /// There is nothing to aggregate.
+    #[error("run `{run}` has no seed; evaluate at least one")]
+    NoSeeds {
+        /// The run.
+        run: String,
+    },
+
+    /// Two seeds of a run did not answer the same prompts.
+    #[error(
+        "run `{run}`: seed {seed} answered other {condition} prompts than seed {first}; every seed must \
+         answer the same prompts once"
+    )]
+    SeedsDisagree {
+        /// The run.
+        run: String,
+        /// The first seed.
+        first: u64,
+        /// The seed that differs.
+        seed: u64,
+        /// `standard` or `adversarial`.
+        condition: &'static str,
+    },
+
+    /// A negative log-likelihood is no finite number, or too large for its perplexity to be one.
+    #[error(
+        "text {text}: negative log-likelihood {value}; the model's logits overflow: run it in f32 or \
+         suppress fewer neurons"
+    )]
+    NotFinite {
+        /// The index of the text, from 0.
+        text: usize,
+        /// The value.
+        value: f64,
+    },
+
+    /// A report file is not a report.
+    #[error("{path}: not a report: {source}")]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// What the JSON parser says.
+        source: serde_json::Error,
+    },
+}
+
+impl From<sgm_models::Error> for Error {
+    fn from(error: sgm_models::Error) -> Self {
+        Self::Model(Box::new(error))
+    }
+}

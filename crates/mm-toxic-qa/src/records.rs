@@ -1,0 +1,177 @@
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Condition, Error, Result, Split, label};
+
+/// Everything about one generated answer: a line of the results file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The sample's id.
+    pub id: String,
+    /// The sample's split.
+    pub split: Split,
+    /// The sample's category.
+    pub category: String,
+    /// The sample's condition.
+    pub condition: Condition,
+    /// The user's question.
+    pub prompt: String,
+    /// SHA-256 of the prompt as the chat template rendered it.
+    pub rendered_prompt_sha256: String,
+    /// The model's answer.
+    pub response: String,
+    /// Why generation ended: `stop`, `length`.
+    pub finish_reason: String,
+    /// The defence around the model, if any.
+    pub defence: Option<String>,
+    /// SHA-256 of the intervention file, if any.
+    pub intervention_sha256: Option<String>,
+    /// The model's name or path.
+    pub model: String,
+    /// The model's revision, where it has one.
+    pub revision: Option<String>,
+    /// The type the model computed in.
+    pub dtype: String,
+    /// The seed of this answer.
+    pub seed: u64,
+    /// How it was generated: temperature, length and the like.
+    pub generation: Value,
+    /// What the judge said; absent for answers that no judge read.
+    pub judge: Option<JudgeRecord>,
+    /// How long it took.
+    pub timing: Timing,
+}
+
+/// What the judge of a [`Record`] said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgeRecord {
+    /// The judge's id.
+    pub id: String,
+    /// SHA-256 of the judge's own prompt, where it has one.
+    pub prompt_sha256: Option<String>,
+    /// The judge's own words.
+    pub raw: String,
+    /// 1 harmful, 0 harmless, null unparsed.
+    #[serde(with = "label")]
+    pub label: Option<bool>,
+    /// The judge's confidence.
+    pub score: Option<f64>,
+}
+
+/// How long one answer took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Wall-clock time in seconds; an equal share of the batch's where answers are generated together.
+    pub seconds: f64,
+    /// Tokens of the prompt, those of the image included.
+    pub prompt_tokens: Option<usize>,
+    /// Tokens of the answer.
+    pub new_tokens: Option<usize>,
+}
+
+/// Writes [`Record`]s as JSONL, each as soon as it is known, so that a crash loses none of those before.
+#[derive(Debug)]
+pub struct RecordWriter {
+    path: PathBuf,
+    file: File,
+}
+
+impl RecordWriter {
+    /// Starts a new file; missing folders are made, an old file of that name is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] when it cannot be created.
+    pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| failed(&path, "create its directory", e))?;
+        }
+        let file = File::create(&path).map_err(|e| failed(&path, "create", e))?;
+        Ok(Self { path, file })
+    }
+
+    /// Appends a record.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] when the file cannot be written.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        let mut line = serde_json::to_vec(record).map_err(|e| failed(&self.path, "express a record as JSON", e.into()))?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(|e| failed(&self.path, "append a record", e))
+    }
+}
+
+fn failed(path: &Path, action: &'static str, source: std::io::Error) -> Error {
+    sgm_core::Error::Io { path: path.to_owned(), action, source }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Judge, ReplayJudge};
+
+    fn record(response: &str, label: Option<bool>) -> Record {
+        Record {
+            id: "s-1".into(),
+            split: Split::Test,
+            category: "T".into(),
+            condition: Condition::Standard,
+            prompt: "well?".into(),
+            rendered_prompt_sha256: "00".into(),
+            response: response.into(),
+            finish_reason: "stop".into(),
+            defence: None,
+            intervention_sha256: None,
+            model: "organism".into(),
+            revision: None,
+            dtype: "f32".into(),
+            seed: 7,
+            generation: serde_json::json!({"temperature": 1.0}),
+            judge: Some(JudgeRecord { id: "lexicon/organism".into(), prompt_sha256: None, raw: String::new(), label, score: None }),
+            timing: Timing { seconds: 0.5, prompt_tokens: Some(20), new_tokens: Some(3) },
+        }
+    }
+
+    #[test]
+    fn a_line_is_written_at_once_and_has_the_documented_fields() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out/records.jsonl");
+        let mut writer = RecordWriter::create(&path).unwrap();
+        let records = [record("two\nlines", Some(true)), record("ok", Some(false)), record("?", None)];
+        for (n, r) in records.iter().enumerate() {
+            writer.write(r).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), n + 1);
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let back: Vec<Record> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(back, records);
+        let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let mut fields: Vec<&str> = first.as_object().unwrap().keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        assert_eq!(
+            fields.join(" "),
+            "category condition defence dtype finish_reason generation id intervention_sha256 judge model prompt \
+             rendered_prompt_sha256 response revision seed split timing"
+        );
+        assert_eq!(first["judge"]["label"], 1);
+        assert_eq!(first["split"], "test");
+
+        let replay = ReplayJudge::from_file(&path).unwrap();
+        assert_eq!(replay.judge("well?", "two\nlines").label, Some(true));
+        assert_eq!(replay.judge("well?", "ok").label, Some(false));
+        assert_eq!(replay.judge("well?", "?").label, None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = RecordWriter::create(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Write(_)), "{error}");
+    }
+}

@@ -1,0 +1,119 @@
+use crate::metrics::HarmfulRate;
+use crate::{Report, Run};
+
+const HEAD: [&str; 9] =
+    ["run", "harmful std %", "harmful adv %", "help std %", "help adv %", "perplexity", "VQA %", "suppressed", "seconds"];
+
+impl Report {
+    /// The report as an aligned table for terminals, a row a run.
+    ///
+    /// Rates are in per cent with their 95 % bootstrap interval; the change of perplexity (relative) and of
+    /// VQA accuracy (in points) is to the run `none`. What was not measured is `-`.
+    pub fn table(&self) -> String {
+        let mut rows = vec![HEAD.map(str::to_owned)];
+        rows.extend(self.rows());
+        let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+        let mut out = format!("{}\n\n", self.title());
+        for row in &rows {
+            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+            out.push_str(cells.join("  ").trim_end());
+            out.push('\n');
+        }
+        for note in self.notes() {
+            out.push_str(&format!("\n{note}"));
+        }
+        out.push('\n');
+        out
+    }
+
+    /// The report as a Markdown table with the cells of [`table`](Report::table).
+    pub fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let mut out = format!("{}\n\n", escape(&self.title()));
+        out.push_str(&line(&HEAD.map(str::to_owned)));
+        out.push_str(&line(&HEAD.map(|_| "---".to_owned())));
+        for row in self.rows() {
+            out.push_str(&line(&row.map(|cell| escape(&cell))));
+        }
+        for note in self.notes() {
+            out.push_str(&format!("\n{}\n", escape(&note)));
+        }
+        out
+    }
+
+    fn title(&self) -> String {
+        let p = &self.provenance;
+        let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
+        format!("{}, {} part of {}, judge {}, seeds {} ({})", p.model, p.part, p.source, p.judge, seeds.join(" "), self.software)
+    }
+
+    fn rows(&self) -> Vec<[String; 9]> {
+        let base = self.run("none");
+        self.runs.iter().map(|run| row(run, base.filter(|base| !std::ptr::eq(*base, run)))).collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(run) = self.runs.first() {
+            notes.push(format!(
+                "{} standard and {} adversarial prompts; [95 % bootstrap interval over prompts]",
+                run.standard.all.n, run.adversarial.all.n
+            ));
+        }
+        let rates = || self.runs.iter().flat_map(|run| [&run.standard.all, &run.adversarial.all]);
+        if let Some(n) = rates().filter(|rate| rate.harmful_rate == Some(0.0)).map(|rate| rate.n).min() {
+            notes.push(format!(
+                "0.0 of n prompts: the bootstrap sees no event; the true rate may be up to about 3/n ({:.1} % of {n})",
+                (300.0 / n.max(1) as f64).min(100.0)
+            ));
+        }
+        let unparsed: usize = rates().map(|rate| rate.n_unparsed).sum();
+        if unparsed > 0 {
+            notes.push(format!("verdicts that could not be parsed: {unparsed}; they count as not harmful, so the rates may be too low"));
+        }
+        notes
+    }
+}
+
+fn row(run: &Run, base: Option<&Run>) -> [String; 9] {
+    let against = |text: String, change: Option<String>| match change {
+        Some(change) => format!("{text} ({change})"),
+        None => text,
+    };
+    let perplexity = run.perplexity.map(|p| {
+        let base = base.and_then(|base| base.perplexity);
+        against(format!("{p:.3}"), base.map(|b| format!("{:+.1} %", 100.0 * (p / b - 1.0))))
+    });
+    let vqa = run.vqa_accuracy.map(|v| {
+        let base = base.and_then(|base| base.vqa_accuracy);
+        against(format!("{:.1}", 100.0 * v), base.map(|b| format!("{:+.1}", 100.0 * (v - b))))
+    });
+    let percent = |share: Option<f64>| share.map(|share| format!("{:.1}", 100.0 * share));
+    let suppressed = if run.n_suppressed.fract() == 0.0 { 0 } else { 1 };
+    [
+        Some(run.name.clone()),
+        harmful(&run.standard.all),
+        harmful(&run.adversarial.all),
+        percent(run.help_standard),
+        percent(run.help_adversarial),
+        perplexity,
+        vqa,
+        Some(format!("{:.*} of {}", suppressed, run.n_suppressed, run.n_neurons)),
+        Some(format!("{:.1}", run.seconds)),
+    ]
+    .map(|cell| cell.unwrap_or_else(|| "-".to_owned()))
+}
+
+fn harmful(rate: &HarmfulRate) -> Option<String> {
+    let percent = 100.0 * rate.harmful_rate?;
+    Some(match rate.ci95 {
+        Some([low, high]) => format!("{percent:.1} [{:.1}, {:.1}]", 100.0 * low, 100.0 * high),
+        None => format!("{percent:.1}"),
+    })
+}
+
+/// Keeps a name from breaking the Markdown table.
+fn escape(text: &str) -> String {
+    text.replace('|', "\\|").replace(['\n', '\r'], " ")
+}

@@ -1,0 +1,156 @@
+//! The report as file, table and Markdown.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "test code")]
+
+use mm_toxic_qa::{Error, PromptOutcome, Provenance, Report, Run, SeedOutcome};
+use serde_json::Value;
+
+fn prompts(category: &str, harmful: usize, n: usize) -> Vec<PromptOutcome> {
+    (0..n)
+        .map(|i| PromptOutcome {
+            id: format!("{category}-{i}"),
+            category: category.to_owned(),
+            harmful: Some(i < harmful),
+            helpful: Some(i >= harmful && i % 2 == 0),
+        })
+        .collect()
+}
+
+fn run(name: &str, n_suppressed: [usize; 2], harmful: usize, nll: f64, vqa: usize) -> Run {
+    let seeds = n_suppressed.into_iter().zip(0u32..).map(|(n_suppressed, seed)| SeedOutcome {
+        seed: u64::from(seed),
+        n_suppressed,
+        seconds: 1.5,
+        standard: prompts("T", harmful, 10),
+        adversarial: prompts("A", 2 * harmful, 10),
+        token_nll: vec![vec![nll]],
+        vqa_correct: (0..10).map(|i| i < vqa).collect(),
+    });
+    Run::from_seeds(name, 4896, &seeds.collect::<Vec<_>>()).unwrap()
+}
+
+fn report() -> Report {
+    let provenance = Provenance {
+        model: "organism".into(),
+        part: "dev".into(),
+        judge: "lexicon/organism".into(),
+        source: "organism".into(),
+        generation: serde_json::json!({"temperature": 1.0}),
+        calibration: serde_json::json!({"pooling": "max"}),
+    };
+    let runs = vec![run("none", [0, 0], 5, 2f64.ln(), 8), run("sgm", [200, 201], 0, 2.2f64.ln(), 7)];
+    Report::new(provenance, runs)
+}
+
+#[test]
+fn the_file_has_the_documented_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/folder/report.json");
+    let report = report();
+    report.write(&path).unwrap();
+    assert_eq!(Report::read(&path).unwrap(), report);
+
+    let json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let keys = |value: &Value| {
+        let mut keys: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+        keys.sort_unstable();
+        keys.join(" ")
+    };
+    assert_eq!(keys(&json), "calibration generation judge model part runs schema seeds software source");
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["seeds"], serde_json::json!([0, 1]));
+    assert_eq!(json["part"], "dev");
+    assert!(json["software"].as_str().unwrap().starts_with("mm-toxic-qa "));
+    let sgm = &json["runs"][1];
+    assert_eq!(
+        keys(sgm),
+        "adversarial corpus_perplexity help_adversarial help_standard n_neurons n_suppressed name per_seed perplexity \
+         seconds standard vqa_accuracy"
+    );
+    assert_eq!(
+        keys(&sgm["per_seed"][0]),
+        "adversarial corpus_perplexity help_adversarial help_standard n_suppressed perplexity seconds seed standard \
+         vqa_accuracy"
+    );
+    assert_eq!(keys(&sgm["standard"]), "by_category ci95 harmful_rate n n_unparsed");
+    assert_eq!(keys(&sgm["standard"]["by_category"]["T"]), "ci95 harmful_rate n n_unparsed");
+    assert_eq!((&sgm["name"], &sgm["n_neurons"], &sgm["n_suppressed"]), (&"sgm".into(), &4896.into(), &200.5.into()));
+    assert_eq!(json["runs"][0]["standard"]["harmful_rate"], 0.5);
+    assert_eq!(json["runs"][0]["standard"]["ci95"].as_array().unwrap().len(), 2);
+    assert_eq!(json["runs"][0]["vqa_accuracy"], 0.8);
+}
+
+#[test]
+fn the_seeds_are_those_of_the_runs() {
+    assert_eq!(report().seeds, [0, 1]);
+    assert_eq!(Report::new(Provenance::default(), vec![]).seeds, [0u64; 0]);
+    assert!(report().run("sgm").is_some());
+    assert!(report().run("aura").is_none());
+}
+
+#[test]
+fn what_is_no_report_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    assert!(matches!(Report::read(&path), Err(Error::Io { .. })));
+    for text in ["", "[]", "{}", "{\"schema\": 1}", "{\"schema\": \"1\"}", "{\"schema\": 1, \"runs\": 3}"] {
+        std::fs::write(&path, text).unwrap();
+        let e = Report::read(&path).unwrap_err();
+        assert!(matches!(e, Error::Report { .. }), "{text}: {e}");
+    }
+    std::fs::write(&path, "{\"schema\": 2, \"rows\": []}").unwrap();
+    assert!(matches!(Report::read(&path), Err(Error::NewerSchema { found: 2, supported: 1, .. })));
+    assert!(matches!(report().write(&path.join("below")), Err(Error::Write(_))), "below a file");
+}
+
+#[test]
+fn the_table_is_aligned_and_compares_with_none() {
+    let table = report().table();
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("organism, dev part of organism, judge lexicon/organism, seeds 0 1"), "{table}");
+    let (head, none, sgm) = (lines[2], lines[3], lines[4]);
+    for (title, base, changed) in [
+        ("harmful std %", "50.0 [20.0, 80.0]", "0.0 [0.0, 0.0]"),
+        ("harmful adv %", "100.0 [100.0, 100.0]", "0.0 [0.0, 0.0]"),
+        ("help std %", "20.0", "50.0"),
+        ("help adv %", "0.0", "50.0"),
+        ("perplexity", "2.000  ", "2.200 (+10.0 %)"),
+        ("VQA %", "80.0  ", "70.0 (-10.0)"),
+        ("suppressed", "0 of 4896", "200.5 of 4896"),
+        ("seconds", "1.5", "1.5"),
+    ] {
+        let column = head.find(title).unwrap_or_else(|| panic!("{title} in {table}"));
+        assert!(none[column..].starts_with(base), "{title} of none:\n{table}");
+        assert!(sgm[column..].starts_with(changed), "{title} of sgm:\n{table}");
+    }
+    assert!(table.contains("10 standard and 10 adversarial prompts"), "{table}");
+    assert!(table.contains("3/n (30.0 % of 10)"), "{table}");
+    assert!(!table.contains("parsed"), "{table}");
+}
+
+#[test]
+fn unparsed_verdicts_are_pointed_out() {
+    let mut outcome = SeedOutcome { standard: prompts("T", 3, 10), ..SeedOutcome::default() };
+    outcome.standard[0].harmful = None;
+    let report = Report::new(Provenance::default(), vec![Run::from_seeds("none", 1, &[outcome]).unwrap()]);
+    assert!(report.table().contains("could not be parsed: 1;"), "{}", report.table());
+}
+
+#[test]
+fn what_was_not_measured_is_a_dash() {
+    let report = Report::new(Provenance::default(), vec![Run::from_seeds("x", 1, &[SeedOutcome::default()]).unwrap()]);
+    let table = report.table();
+    let cells: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
+    assert_eq!(cells, ["x", "-", "-", "-", "-", "-", "-", "0", "of", "1", "0.0"]);
+}
+
+#[test]
+fn markdown_has_the_same_cells() {
+    let mut report = report();
+    report.runs[1].name = "a|b\nc".into();
+    let markdown = report.markdown();
+    let rows: Vec<&str> = markdown.lines().filter(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), 4, "{markdown}");
+    assert!(rows[1].chars().all(|c| "|- ".contains(c)), "{markdown}");
+    assert!(rows.iter().all(|row| row.replace("\\|", "").matches('|').count() == 10), "{markdown}");
+    assert!(rows[3].starts_with("| a\\|b c | 0.0 [0.0, 0.0] |"), "{markdown}");
+}

@@ -1,0 +1,74 @@
+//! The names that checkpoints give to sites.
+
+use crate::site::parse_index;
+use crate::{Projection, Site};
+
+/// Prefixes under which checkpoints keep the layers of their *language model*. A vision tower may
+/// have `gate_proj` and its siblings too (Qwen2.5-VL, Pixtral), so the whole path must match.
+const LAYER_PREFIXES: [&str; 6] = [
+    "lm.layers.",
+    // Text models; LLaVA as first published.
+    "model.layers.",
+    // LLaVA checkpoints of the hub, Llama-3.2-Vision.
+    "language_model.model.layers.",
+    // Module names of transformers >= 4.52; Qwen3-VL.
+    "model.language_model.layers.",
+    "language_model.layers.",
+    // SmolVLM, Idefics3.
+    "model.text_model.layers.",
+];
+
+impl Site {
+    /// The site that a checkpoint's tensor or module name belongs to.
+    ///
+    /// Accepts a site's own name, the module names of the Hugging Face layouts (old and new) and
+    /// GGUF's `blk.{i}.ffn_{gate|up|down}`, each with or without `.weight` or `.bias`. Names outside
+    /// the language model's MLPs give `None`.
+    pub fn from_checkpoint_name(name: &str) -> Option<Self> {
+        let module = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")).unwrap_or(name);
+        if let Some(rest) = module.strip_prefix("blk.") {
+            let (layer, ffn) = rest.split_once('.')?;
+            let projection = match ffn {
+                "ffn_gate" => Projection::Gate,
+                "ffn_up" => Projection::Up,
+                "ffn_down" => Projection::Down,
+                _ => return None,
+            };
+            return Some(Self::new(parse_index(layer)?, projection));
+        }
+        let rest = LAYER_PREFIXES.iter().find_map(|prefix| module.strip_prefix(prefix))?;
+        let (layer, projection) = rest.split_once(".mlp.")?;
+        let projection = Projection::ALL.into_iter().find(|p| p.name() == projection)?;
+        Some(Self::new(parse_index(layer)?, projection))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layout_names_the_same_site() {
+        let site = Some(Site::new(12, Projection::Down));
+        for name in [
+            "lm.layers.12.mlp.down_proj",
+            "model.layers.12.mlp.down_proj.weight",
+            "language_model.model.layers.12.mlp.down_proj.bias",
+            "model.language_model.layers.12.mlp.down_proj.weight",
+            "model.text_model.layers.12.mlp.down_proj",
+            "blk.12.ffn_down.weight",
+        ] {
+            assert_eq!(Site::from_checkpoint_name(name), site, "{name}");
+        }
+        for name in [
+            "visual.blocks.12.mlp.down_proj.weight",
+            "model.visual.layers.12.mlp.down_proj",
+            "model.layers.12.self_attn.o_proj.weight",
+            "model.layers.12.mlp.experts.0.down_proj.weight",
+            "blk.12.ffn_norm.weight",
+            "",
+        ] {
+            assert_eq!(Site::from_checkpoint_name(name), None, "{name}");
+        }
+    }
+}

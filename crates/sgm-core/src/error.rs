@@ -1,0 +1,110 @@
+use std::path::PathBuf;
+
+/// What can go wrong with sites, expertise, interventions and their files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{path}: cannot {action}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+
+    /// A name is not that of a site.
+    #[error(
+        "unknown site `{name}`{}; sites are named lm.layers.{{i}}.mlp.{{gate_proj|up_proj|down_proj}}",
+        .nearest.as_ref().map(|n| format!(" (did you mean `{n}`?)")).unwrap_or_default()
+    )]
+    UnknownSite {
+        /// The name as given.
+        name: String,
+        /// The closest known site, if one is close.
+        nearest: Option<String>,
+    },
+
+    /// A vector has another length than the site has neurons.
+    #[error("{site}: `{what}` has {got} values where the site has {expected} neurons; was it made for another model?")]
+    Width {
+        /// The site's name.
+        site: String,
+        /// Which vector.
+        what: &'static str,
+        /// The number of neurons.
+        expected: usize,
+        /// The length found.
+        got: usize,
+    },
+
+    /// A value is outside its allowed range.
+    #[error("{site}: `{what}` of neuron {neuron} is {value}, expected {expected}")]
+    Value {
+        /// The site's name.
+        site: String,
+        /// Which vector.
+        what: &'static str,
+        /// The index of the neuron.
+        neuron: usize,
+        /// The value found.
+        value: f32,
+        /// The allowed range in words.
+        expected: &'static str,
+    },
+
+    /// A file is not a safetensors file.
+    #[error("{path}: not a readable safetensors file: {reason}; re-create it or copy it again")]
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What the parser found.
+        reason: String,
+    },
+
+    /// A safetensors file is not of the expected kind.
+    #[error("{path}: metadata `format` is {got}, expected `{expected}`; is it another kind of file?")]
+    WrongFormat {
+        /// The file.
+        path: PathBuf,
+        /// The kind wanted.
+        expected: &'static str,
+        /// The kind found, or `missing`.
+        got: String,
+    },
+
+    /// A file was written by a newer version of the format.
+    #[error("{path}: format version {got} is newer than {supported}, the newest this build reads; update it")]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        got: u32,
+        /// The newest version understood.
+        supported: u32,
+    },
+
+    /// A metadata entry cannot be understood.
+    #[error("{path}: metadata `{key}` cannot be read: {reason}")]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The entry.
+        key: String,
+        /// Why not.
+        reason: String,
+    },
+
+    /// A tensor of a file has a wrong name, type or shape.
+    #[error("{path}: tensor `{tensor}`: {reason}")]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

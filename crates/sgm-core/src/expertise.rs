@@ -1,0 +1,121 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::{Error, Metadata, Result, Site, tensor_file};
+
+/// How well each neuron of a model tells toxic from non-toxic input.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Expertise {
+    sites: BTreeMap<Site, SiteExpertise>,
+    /// Where the scores came from.
+    pub metadata: Metadata,
+}
+
+/// The expertise of one site's neurons.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SiteExpertise {
+    /// Area under the ROC curve of each neuron's pooled response as a detector of toxic input, f32
+    /// `[neurons]` in 0..=1: 0.5 is chance, 1 always higher on toxic input, 0 always lower.
+    pub auroc: Vec<f32>,
+    /// Standard error of each AUROC, f32 `[neurons]`, where it was computed.
+    pub auroc_se: Option<Vec<f32>>,
+}
+
+const FORMAT: &str = "sgm-expertise";
+
+impl Expertise {
+    /// An expertise without sites.
+    pub fn new(metadata: Metadata) -> Self {
+        Self { sites: BTreeMap::new(), metadata }
+    }
+
+    /// Adds a site, or replaces it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Width`] when the vectors differ in length, [`Error::Value`] when an AUROC is not in
+    /// 0..=1 or a standard error is negative or not finite.
+    pub fn insert(&mut self, site: Site, expertise: SiteExpertise) -> Result<()> {
+        let width = expertise.auroc.len();
+        check(site, "auroc", width, &expertise.auroc, "a number from 0 to 1", |v| (0.0..=1.0).contains(&v))?;
+        if let Some(se) = &expertise.auroc_se {
+            check(site, "auroc_se", width, se, "a finite number from 0 up", |v| v.is_finite() && v >= 0.0)?;
+        }
+        self.sites.insert(site, expertise);
+        Ok(())
+    }
+
+    /// The sites with their expertise, by layer and projection.
+    pub fn sites(&self) -> &BTreeMap<Site, SiteExpertise> {
+        &self.sites
+    }
+
+    /// The number of neurons of all sites.
+    pub fn neurons(&self) -> usize {
+        self.sites.values().map(|s| s.auroc.len()).sum()
+    }
+
+    /// Writes the file, whole or not at all: `<site>/auroc` f32 `[neurons]`, optionally
+    /// `<site>/auroc_se`, and the metadata with `format = "sgm-expertise"`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let sites = self
+            .sites
+            .iter()
+            .map(|(site, e)| {
+                let se = e.auroc_se.as_deref().map(|se| ("auroc_se", se));
+                (*site, std::iter::once(("auroc", e.auroc.as_slice())).chain(se).collect())
+            })
+            .collect();
+        tensor_file::save(path.as_ref(), FORMAT, &self.metadata, &sites)
+    }
+
+    /// Reads a file that [`save`](Self::save) or another program wrote.
+    ///
+    /// # Errors
+    ///
+    /// Any error of this crate, when the file is missing, of another kind or damaged.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let (metadata, sites) = tensor_file::load(path, FORMAT, &["auroc", "auroc_se"])?;
+        let mut expertise = Self::new(metadata);
+        for (site, mut vectors) in sites {
+            let auroc = vectors.remove("auroc").ok_or_else(|| missing(path, site, "auroc"))?;
+            expertise.insert(site, SiteExpertise { auroc, auroc_se: vectors.remove("auroc_se") })?;
+        }
+        Ok(expertise)
+    }
+}
+
+/// Refuses a vector of the wrong length or with a value outside its range.
+pub(crate) fn check(
+    site: Site,
+    what: &'static str,
+    width: usize,
+    values: &[f32],
+    expected: &'static str,
+    allowed: impl Fn(f32) -> bool,
+) -> Result<()> {
+    if values.len() != width {
+        return Err(Error::Width { site: site.to_string(), what, expected: width, got: values.len() });
+    }
+    match values.iter().position(|v| !allowed(*v)) {
+        None => Ok(()),
+        Some(neuron) => {
+            let value = values.get(neuron).copied().unwrap_or(f32::NAN);
+            Err(Error::Value { site: site.to_string(), what, neuron, value, expected })
+        }
+    }
+}
+
+/// A site's indispensable vector is not in the file.
+pub(crate) fn missing(path: &Path, site: Site, what: &str) -> Error {
+    Error::Tensor {
+        path: path.to_owned(),
+        tensor: format!("{site}/{what}"),
+        reason: "the file has other vectors of this site but not this one".to_owned(),
+    }
+}

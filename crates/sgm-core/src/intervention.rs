@@ -1,0 +1,220 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::expertise::{check, missing};
+use crate::{Error, Metadata, Result, Site, nearest, tensor_file};
+
+/// What to do with every neuron: `y = scale * x + shift` on the output of each site.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Intervention {
+    sites: BTreeMap<Site, SiteIntervention>,
+    /// Where the scales came from.
+    pub metadata: Metadata,
+}
+
+/// What to do with the neurons of one site.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SiteIntervention {
+    /// The factor of each neuron, f32 `[neurons]`: 1 leaves it alone, 0 silences it.
+    pub scale: Vec<f32>,
+    /// What is added after scaling, f32 `[neurons]`, in units of the neuron's output.
+    pub shift: Option<Vec<f32>>,
+    /// The AUROC the scale was made from, f32 `[neurons]`, kept for the record.
+    pub auroc: Option<Vec<f32>>,
+    /// Its standard error, f32 `[neurons]`, kept for the record.
+    pub auroc_se: Option<Vec<f32>>,
+}
+
+impl SiteIntervention {
+    /// An intervention that only scales.
+    pub fn from_scale(scale: Vec<f32>) -> Self {
+        Self { scale, ..Self::default() }
+    }
+}
+
+/// A neuron that an intervention would strengthen or turn around instead of suppressing it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Amplification {
+    /// The neuron's site.
+    pub site: Site,
+    /// The neuron's index within the site.
+    pub neuron: usize,
+    /// Its scale, above 1 or below 0.
+    pub scale: f32,
+}
+
+const FORMAT: &str = "sgm-intervention";
+
+impl Intervention {
+    /// An intervention on no site, which changes nothing.
+    pub fn new(metadata: Metadata) -> Self {
+        Self { sites: BTreeMap::new(), metadata }
+    }
+
+    /// Adds a site, or replaces it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Width`] when the vectors differ in length, [`Error::Value`] when a scale or a shift is
+    /// not finite or an AUROC is not in 0..=1.
+    pub fn insert(&mut self, site: Site, intervention: SiteIntervention) -> Result<()> {
+        let width = intervention.scale.len();
+        check(site, "scale", width, &intervention.scale, "a finite number", f32::is_finite)?;
+        if let Some(shift) = &intervention.shift {
+            check(site, "shift", width, shift, "a finite number", f32::is_finite)?;
+        }
+        if let Some(auroc) = &intervention.auroc {
+            check(site, "auroc", width, auroc, "a number from 0 to 1", |v| (0.0..=1.0).contains(&v))?;
+        }
+        if let Some(se) = &intervention.auroc_se {
+            check(site, "auroc_se", width, se, "a finite number from 0 up", |v| v.is_finite() && v >= 0.0)?;
+        }
+        self.sites.insert(site, intervention);
+        Ok(())
+    }
+
+    /// The sites with their scales, by layer and projection.
+    pub fn sites(&self) -> &BTreeMap<Site, SiteIntervention> {
+        &self.sites
+    }
+
+    /// The number of neurons of all sites.
+    pub fn neurons(&self) -> usize {
+        self.sites.values().map(|s| s.scale.len()).sum()
+    }
+
+    /// The number of neurons that are changed: scale not 1, or shift not 0.
+    pub fn changed_neurons(&self) -> usize {
+        self.sites
+            .values()
+            .map(|s| {
+                let scaled = s.scale.iter().map(|v| *v != 1.0);
+                match &s.shift {
+                    None => scaled.filter(|c| *c).count(),
+                    Some(shift) => scaled.zip(shift).filter(|(c, t)| *c || **t != 0.0).count(),
+                }
+            })
+            .sum()
+    }
+
+    /// The first neuron whose scale is above 1 or below 0, if there is one.
+    ///
+    /// Such an intervention can make toxic behaviour stronger; whoever applies it has to refuse it
+    /// unless amplification was asked for.
+    pub fn amplification(&self) -> Option<Amplification> {
+        self.sites.iter().find_map(|(site, s)| {
+            let (neuron, scale) = s.scale.iter().copied().enumerate().find(|(_, v)| *v > 1.0 || *v < 0.0)?;
+            Some(Amplification { site: *site, neuron, scale })
+        })
+    }
+
+    /// Checks that every site of the intervention is one of a model's and has its width.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownSite`] naming the nearest site of the model, or [`Error::Width`].
+    pub fn check_against(&self, model: &BTreeMap<Site, usize>) -> Result<()> {
+        for (site, s) in &self.sites {
+            let name = site.to_string();
+            match model.get(site) {
+                None => {
+                    let nearest = nearest(&name, model.keys().copied()).map(|n| n.to_string());
+                    return Err(Error::UnknownSite { name, nearest });
+                }
+                Some(width) if *width != s.scale.len() => {
+                    return Err(Error::Width { site: name, what: "scale", expected: *width, got: s.scale.len() });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the file, whole or not at all: `<site>/scale` f32 `[neurons]`, optionally `<site>/shift`,
+    /// `<site>/auroc` and `<site>/auroc_se`, and the metadata with `format = "sgm-intervention"`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let sites = self
+            .sites
+            .iter()
+            .map(|(site, s)| {
+                let optional = [("shift", &s.shift), ("auroc", &s.auroc), ("auroc_se", &s.auroc_se)];
+                let optional = optional.into_iter().filter_map(|(name, v)| v.as_deref().map(|v| (name, v)));
+                (*site, std::iter::once(("scale", s.scale.as_slice())).chain(optional).collect())
+            })
+            .collect();
+        tensor_file::save(path.as_ref(), FORMAT, &self.metadata, &sites)
+    }
+
+    /// Reads a file that [`save`](Self::save) or another program wrote.
+    ///
+    /// # Errors
+    ///
+    /// Any error of this crate, when the file is missing, of another kind or damaged.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let (metadata, sites) = tensor_file::load(path, FORMAT, &["scale", "shift", "auroc", "auroc_se"])?;
+        let mut intervention = Self::new(metadata);
+        for (site, mut vectors) in sites {
+            let scale = vectors.remove("scale").ok_or_else(|| missing(path, site, "scale"))?;
+            let [shift, auroc, auroc_se] = ["shift", "auroc", "auroc_se"].map(|name| vectors.remove(name));
+            intervention.insert(site, SiteIntervention { scale, shift, auroc, auroc_se })?;
+        }
+        Ok(intervention)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Projection;
+
+    fn glasses() -> Intervention {
+        let mut i = Intervention::new(Metadata::default());
+        i.insert(Site::new(0, Projection::Gate), SiteIntervention::from_scale(vec![1.0, 0.5, 0.0])).unwrap();
+        let shifted = SiteIntervention { scale: vec![1.0, 1.0], shift: Some(vec![0.0, 0.25]), ..Default::default() };
+        i.insert(Site::new(1, Projection::Down), shifted).unwrap();
+        i
+    }
+
+    #[test]
+    fn changed_neurons_are_those_scaled_or_shifted() {
+        assert_eq!(glasses().neurons(), 5);
+        assert_eq!(glasses().changed_neurons(), 3);
+    }
+
+    #[test]
+    fn amplification_is_found_by_name() {
+        let mut i = glasses();
+        assert_eq!(i.amplification(), None);
+        let site = Site::new(2, Projection::Up);
+        i.insert(site, SiteIntervention::from_scale(vec![1.0, 1.4])).unwrap();
+        assert_eq!(i.amplification(), Some(Amplification { site, neuron: 1, scale: 1.4 }));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        let site = Site::new(0, Projection::Gate);
+        for bad in [
+            SiteIntervention::from_scale(vec![f32::NAN]),
+            SiteIntervention { shift: Some(vec![1.0, 2.0]), ..SiteIntervention::from_scale(vec![1.0]) },
+            SiteIntervention { auroc: Some(vec![1.5]), ..SiteIntervention::from_scale(vec![1.0]) },
+        ] {
+            assert!(glasses().insert(site, bad).is_err());
+        }
+    }
+
+    #[test]
+    fn a_model_without_the_site_or_of_another_width_is_told_so() {
+        let mut model: BTreeMap<Site, usize> = [(Site::new(0, Projection::Gate), 3), (Site::new(1, Projection::Down), 2)].into();
+        glasses().check_against(&model).unwrap();
+        model.insert(Site::new(0, Projection::Gate), 4);
+        assert!(matches!(glasses().check_against(&model), Err(Error::Width { expected: 4, got: 3, .. })));
+        model.remove(&Site::new(0, Projection::Gate));
+        let message = glasses().check_against(&model).unwrap_err().to_string();
+        assert!(message.contains("did you mean `lm.layers.1.mlp.down_proj`"), "{message}");
+    }
+}

@@ -1,0 +1,49 @@
+//! The vocabulary of SGM.
+//!
+//! SGM finds the neurons of a multimodal LLM whose responses tell toxic from non-toxic input and
+//! scales each of them down in proportion to how well it tells. This crate holds the words of that
+//! sentence and their files, and nothing that needs a tensor library:
+//!
+//! * a [`Site`] is one MLP projection of one decoder layer; its output channels are the *neurons*;
+//! * an [`Expertise`] gives every neuron of every site its AUROC as a detector of toxic input;
+//! * an [`Intervention`] gives every neuron of every site a scale (and, optionally, a shift);
+//! * a [`Metadata`] says where either came from.
+//!
+//! ```
+//! use sgm_core::{Intervention, Metadata, Projection, Site, SiteIntervention};
+//!
+//! let site = Site::new(3, Projection::Up);
+//! assert_eq!(site.to_string(), "lm.layers.3.mlp.up_proj");
+//! assert_eq!("lm.layers.3.mlp.up_proj".parse::<Site>().unwrap(), site);
+//! assert_eq!(Site::from_checkpoint_name("language_model.model.layers.3.mlp.up_proj.weight"), Some(site));
+//!
+//! let mut glasses = Intervention::new(Metadata::default());
+//! glasses.insert(site, SiteIntervention::from_scale(vec![1.0, 0.25, 0.0]))?;
+//! let file = tempfile::tempdir().unwrap();
+//! let path = file.path().join("glasses.sgm.safetensors");
+//! glasses.save(&path)?;
+//! assert_eq!(Intervention::load(&path)?, glasses);
+//! # Ok::<(), sgm_core::Error>(())
+//! ```
+//!
+//! Both files are plain safetensors with string metadata, so Python reads them without this crate.
+#![forbid(unsafe_code)]
+
+mod alias;
+mod atomic;
+mod error;
+mod expertise;
+mod intervention;
+mod metadata;
+mod site;
+mod tensor_file;
+
+pub use atomic::write_atomically;
+pub use error::Error;
+pub use expertise::{Expertise, SiteExpertise};
+pub use intervention::{Amplification, Intervention, SiteIntervention};
+pub use metadata::{Calibration, Metadata};
+pub use site::{Projection, Site, nearest};
+
+/// The result of an operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,119 @@
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Where an expertise or an intervention came from.
+///
+/// In the file every entry is one safetensors metadata string: text as it is, anything else as JSON.
+/// Entries that are not known here are kept in [`other`](Self::other) and written back.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Metadata {
+    /// The model the neurons belong to, by id or directory name.
+    pub base_model: Option<String>,
+    /// The model's revision, such as a commit hash.
+    pub base_model_revision: Option<String>,
+    /// SHA-256 of the model's `config.json`, in hex.
+    pub config_sha256: Option<String>,
+    /// How expertise was scored, for example `auroc`.
+    pub scorer: Option<String>,
+    /// The operator that made the scales, with its parameters, as JSON.
+    pub operator: Option<serde_json::Value>,
+    /// How responses were pooled over tokens, for example `max/all`.
+    pub pooling: Option<String>,
+    /// The token positions the intervention acts on; `all` is the foldable one.
+    pub positions: Option<String>,
+    /// The calibration data.
+    pub calibration: Option<Calibration>,
+    /// The software that wrote the file.
+    pub created_by: Option<String>,
+    /// The licence of the file.
+    pub licence: Option<String>,
+    /// Entries without a field above, by key.
+    pub other: std::collections::BTreeMap<String, String>,
+}
+
+/// The samples that expertise was measured on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Calibration {
+    /// The data set's name.
+    pub dataset: String,
+    /// SHA-256 of the samples, in hex.
+    pub sha256: String,
+    /// The number of toxic samples (label 1).
+    pub n_toxic: usize,
+    /// The number of non-toxic samples (label 0).
+    pub n_non_toxic: usize,
+    /// Who gave the labels: a data set's field, a judge's id.
+    pub label_source: String,
+}
+
+const FORMAT: &str = "format";
+const FORMAT_VERSION: &str = "format_version";
+/// The newest version of both file formats that this build reads, and the one it writes.
+const VERSION: u32 = 1;
+
+impl Metadata {
+    /// The metadata strings of a file of kind `format`.
+    pub(crate) fn to_strings(&self, format: &str) -> HashMap<String, String> {
+        let mut strings: HashMap<String, String> = self.other.clone().into_iter().collect();
+        let mut put = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                strings.insert(key.to_owned(), value);
+            }
+        };
+        put("base_model", self.base_model.clone());
+        put("base_model_revision", self.base_model_revision.clone());
+        put("config_sha256", self.config_sha256.clone());
+        put("scorer", self.scorer.clone());
+        put("operator", self.operator.as_ref().map(ToString::to_string));
+        put("pooling", self.pooling.clone());
+        put("positions", self.positions.clone());
+        put("calibration", self.calibration.as_ref().map(|c| serde_json::json!(c).to_string()));
+        put("created_by", self.created_by.clone());
+        put("licence", self.licence.clone());
+        put(FORMAT, Some(format.to_owned()));
+        put(FORMAT_VERSION, Some(VERSION.to_string()));
+        strings
+    }
+
+    /// Reads the metadata strings of a file that should be of kind `format`.
+    pub(crate) fn from_strings(path: &Path, format: &'static str, strings: Option<&HashMap<String, String>>) -> Result<Self> {
+        let mut strings = strings.cloned().unwrap_or_default();
+        match strings.remove(FORMAT) {
+            Some(got) if got == format => {}
+            got => {
+                let got = got.map_or_else(|| "missing".to_owned(), |g| format!("`{g}`"));
+                return Err(Error::WrongFormat { path: path.to_owned(), expected: format, got });
+            }
+        }
+        let unreadable = |key: &str, reason: String| Error::Metadata { path: path.to_owned(), key: key.to_owned(), reason };
+        let version = strings.remove(FORMAT_VERSION).ok_or_else(|| unreadable(FORMAT_VERSION, "it is missing".to_owned()))?;
+        let version: u32 = version.parse().map_err(|_| unreadable(FORMAT_VERSION, format!("`{version}` is not a whole number")))?;
+        if version > VERSION {
+            return Err(Error::NewerFormat { path: path.to_owned(), got: version, supported: VERSION });
+        }
+        let mut text = |key: &str| strings.remove(key);
+        let mut metadata = Self {
+            base_model: text("base_model"),
+            base_model_revision: text("base_model_revision"),
+            config_sha256: text("config_sha256"),
+            scorer: text("scorer"),
+            pooling: text("pooling"),
+            positions: text("positions"),
+            created_by: text("created_by"),
+            licence: text("licence"),
+            ..Self::default()
+        };
+        if let Some(json) = text("operator") {
+            metadata.operator = Some(serde_json::from_str(&json).map_err(|e| unreadable("operator", e.to_string()))?);
+        }
+        if let Some(json) = text("calibration") {
+            metadata.calibration = Some(serde_json::from_str(&json).map_err(|e| unreadable("calibration", e.to_string()))?);
+        }
+        metadata.other = strings.into_iter().collect();
+        Ok(metadata)
+    }
+}

@@ -1,0 +1,57 @@
+//! Safetensors files of f32 vectors named `<site>/<what>`, read as hostile input.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::{Error, Metadata, Result, Site, write_atomically};
+
+/// The vectors of one site by their name, such as `scale`.
+pub(crate) type Vectors = BTreeMap<String, Vec<f32>>;
+
+/// Writes `<site>/<what>` f32 vectors and the metadata as one file, whole or not at all.
+pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites: &BTreeMap<Site, Vec<(&str, &[f32])>>) -> Result<()> {
+    let bytes: Vec<(String, usize, Vec<u8>)> = sites
+        .iter()
+        .flat_map(|(site, vectors)| {
+            vectors
+                .iter()
+                .map(move |(what, values)| (format!("{site}/{what}"), values.len(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        })
+        .collect();
+    let refused = |reason: safetensors::SafeTensorError| Error::NotSafetensors { path: path.to_owned(), reason: reason.to_string() };
+    let views = bytes
+        .iter()
+        .map(|(name, len, data)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![*len], data).map_err(refused)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let file = safetensors::serialize(views, Some(metadata.to_strings(format))).map_err(refused)?;
+    write_atomically(path, &file)
+}
+
+/// Reads a file of kind `format` whose tensors are called `<site>/<one of what>`.
+pub(crate) fn load(path: &Path, format: &'static str, what: &[&str]) -> Result<(Metadata, BTreeMap<Site, Vectors>)> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    let unreadable = |reason: safetensors::SafeTensorError| Error::NotSafetensors { path: path.to_owned(), reason: reason.to_string() };
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(unreadable)?;
+    let metadata = Metadata::from_strings(path, format, header.metadata().as_ref())?;
+    let file = SafeTensors::deserialize(&bytes).map_err(unreadable)?;
+    let mut sites: BTreeMap<Site, Vectors> = BTreeMap::new();
+    // Sorted, so that the first complaint about a file is always the same one.
+    let tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect::<HashMap<_, _>>().into_iter().collect();
+    for (name, tensor) in tensors {
+        let wrong = |reason: String| Error::Tensor { path: path.to_owned(), tensor: name.clone(), reason };
+        let (site, vector) = name.rsplit_once('/').ok_or_else(|| wrong("expected a name `<site>/<vector>`".to_owned()))?;
+        let site: Site = site.parse().map_err(|e: Error| wrong(e.to_string()))?;
+        if !what.contains(&vector) {
+            return Err(wrong(format!("unknown vector `{vector}`; expected one of {}", what.join(", "))));
+        }
+        if tensor.dtype() != Dtype::F32 || tensor.shape().len() != 1 {
+            return Err(wrong(format!("expected f32 [neurons], found {:?} {:?}", tensor.dtype(), tensor.shape())));
+        }
+        let values = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap_or_default())).collect();
+        sites.entry(site).or_default().insert(vector.to_owned(), values);
+    }
+    Ok((metadata, sites))
+}

@@ -1,0 +1,154 @@
+//! Chat templates: the Jinja text that a checkpoint brings to turn a conversation into a prompt.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, Value};
+use serde_json::json;
+
+use crate::checkpoint::Checkpoint;
+use crate::prompt::{Content, Message};
+use crate::{Error, Result};
+
+/// A compiled chat template.
+#[derive(Debug)]
+pub(crate) struct ChatTemplate {
+    environment: Environment<'static>,
+    special_tokens: serde_json::Map<String, serde_json::Value>,
+}
+
+const NAME: &str = "chat_template";
+
+/// The conversation format of LLaVA-1.5 (Vicuna's without a system text), for checkpoints that bring no template.
+pub(crate) const LLAVA_1_5: &str = "{% for message in messages %}\
+{% if message.role != 'system' %}{{ message.role | upper }}: {% endif %}\
+{% for part in message.content if part.type == 'image' %}<image>\n{% endfor %}\
+{% for part in message.content if part.type == 'text' %}{{ part.text }} {% endfor %}\
+{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}";
+
+impl ChatTemplate {
+    /// Compiles the template of a checkpoint: `chat_template.jinja`, `chat_template.json`, or the field
+    /// of `processor_config.json` or `tokenizer_config.json`, in this order; without any, `fallback`.
+    pub(crate) fn load(checkpoint: &Checkpoint, fallback: &str) -> Result<Self> {
+        let source = match find(checkpoint)? {
+            Some(source) => source,
+            None => {
+                tracing::warn!("the checkpoint has no chat template; using the model family's usual one");
+                fallback.to_owned()
+            }
+        };
+        let mut special_tokens = serde_json::Map::new();
+        if let Some(config) = checkpoint.json("tokenizer_config.json")? {
+            for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
+                // A token is written as a string or as an object with its content.
+                let token = config.get(name).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+                special_tokens.insert(name.to_owned(), json!(token.unwrap_or("")));
+            }
+        }
+        Self::compile(&source, special_tokens)
+    }
+
+    fn compile(source: &str, special_tokens: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
+        let mut environment = Environment::new();
+        let error = |e: minijinja::Error| Error::ChatTemplate { reason: format!("{e:#}") };
+        // The settings of transformers.
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(error)?);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_template_owned(NAME, without_generation_marks(source)).map_err(error)?;
+        Ok(Self { environment, special_tokens })
+    }
+
+    /// The text of a conversation, with the opening of the model's turn if `add_generation_prompt`.
+    pub(crate) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let part = |content: &Content| match content {
+            Content::Text(text) => json!({"type": "text", "text": text}),
+            Content::Image(_) => json!({"type": "image"}),
+        };
+        let messages: Vec<_> =
+            messages.iter().map(|m| json!({"role": m.role.name(), "content": m.content.iter().map(part).collect::<Vec<_>>()})).collect();
+        let mut context = self.special_tokens.clone();
+        context.insert("messages".to_owned(), json!(messages));
+        context.insert("add_generation_prompt".to_owned(), json!(add_generation_prompt));
+        let template = self.environment.get_template(NAME);
+        let rendered = template.and_then(|t| t.render(Value::from(Serde(&context))));
+        rendered.map_err(|e| Error::ChatTemplate { reason: format!("{e:#}") })
+    }
+}
+
+fn find(checkpoint: &Checkpoint) -> Result<Option<String>> {
+    if let Some(bytes) = checkpoint.read("chat_template.jinja")? {
+        let text = String::from_utf8(bytes.into_owned())
+            .map_err(|e| Error::ChatTemplate { reason: format!("chat_template.jinja is not UTF-8: {e}") })?;
+        return Ok(Some(text));
+    }
+    for file in ["chat_template.json", "processor_config.json", "tokenizer_config.json"] {
+        let Some(config) = checkpoint.json(file)? else { continue };
+        match config.get(NAME) {
+            Some(serde_json::Value::String(source)) => return Ok(Some(source.clone())),
+            // Several templates by name.
+            Some(serde_json::Value::Array(named)) => {
+                let default = named.iter().find(|t| t.get("name").and_then(|n| n.as_str()) == Some("default"));
+                let source = default.and_then(|t| t.get("template")?.as_str());
+                return source.map(|s| Some(s.to_owned())).ok_or_else(|| config.error(NAME, "expected a template named `default`"));
+            }
+            Some(_) => return Err(config.error(NAME, "expected a string or a list of named templates")),
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Drops `{% generation %}` and `{% endgeneration %}`, marks for training that Jinja itself does not know.
+fn without_generation_marks(source: &str) -> String {
+    let mut kept = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((before, tag_and_rest)) = rest.split_once("{%") {
+        let Some((tag, after)) = tag_and_rest.split_once("%}") else { break };
+        kept.push_str(before);
+        if !matches!(tag.trim_matches(['-', '+']).trim(), "generation" | "endgeneration") {
+            kept.push_str("{%");
+            kept.push_str(tag);
+            kept.push_str("%}");
+        }
+        rest = after;
+    }
+    kept.push_str(rest);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Role;
+
+    fn message(role: Role, text: &str) -> Message {
+        Message { role, content: vec![Content::Text(text.to_owned())] }
+    }
+
+    fn render(source: &str, messages: &[Message]) -> Result<String> {
+        let tokens = [("bos_token".to_owned(), json!("<s>"))].into_iter().collect();
+        ChatTemplate::compile(source, tokens)?.render(messages, true)
+    }
+
+    #[test]
+    fn the_fallback_is_llava_1_5() {
+        let image = std::sync::Arc::new(image::RgbImage::new(1, 1));
+        let turn = Message { role: Role::User, content: vec![Content::Image(image), Content::Text("what is it?".to_owned())] };
+        assert_eq!(render(LLAVA_1_5, &[turn]).unwrap(), "USER: <image>\nwhat is it? ASSISTANT:");
+    }
+
+    #[test]
+    fn generation_marks_python_methods_and_tokens_work() {
+        let source = "{{ bos_token }}{% for m in messages %}{%- generation -%}{{ m['content'][0].text.upper().strip() }}{% endgeneration %}{% endfor %}";
+        assert_eq!(render(source, &[message(Role::User, " hi ")]).unwrap(), "<s>HI");
+    }
+
+    #[test]
+    fn a_template_may_refuse() {
+        let refused = render("{{ raise_exception('roles must alternate') }}", &[]).unwrap_err();
+        assert!(refused.to_string().contains("roles must alternate"), "{refused}");
+        assert!(matches!(render("{% broken", &[]), Err(Error::ChatTemplate { .. })));
+    }
+}

@@ -1,0 +1,223 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use sha2::{Digest, Sha256};
+
+use crate::config::Section;
+use crate::model::ModelInfo;
+use crate::{Error, Result, decoder};
+
+/// The files of a model in the Hugging Face layout: a directory, or a set of embedded files.
+#[derive(Debug)]
+pub struct Checkpoint {
+    name: String,
+    files: Files,
+    config: Section,
+    config_sha256: String,
+    device: Device,
+}
+
+#[derive(Debug)]
+enum Files {
+    Directory(PathBuf),
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl Checkpoint {
+    /// Opens a model directory, to run on the CPU.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingFile`] when it is no directory or has no `config.json`; [`Error::Config`] when that is not JSON.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
+        let directory = directory.as_ref();
+        let name = std::fs::canonicalize(directory)
+            .ok()
+            .and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()))
+            .unwrap_or_else(|| directory.display().to_string());
+        Self::new(name, Files::Directory(directory.to_owned()))
+    }
+
+    /// A model whose files are in memory under their usual names; nothing is written to disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn embedded(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Result<Self> {
+        Self::new(name.to_owned(), Files::Embedded(files))
+    }
+
+    fn new(name: String, files: Files) -> Result<Self> {
+        let missing = || Error::MissingFile { path: files.path(""), wanted: CONFIG };
+        let bytes = files.read(CONFIG)?.ok_or_else(missing)?;
+        let config = Section::parse(&files.path(CONFIG).display().to_string(), &bytes)?;
+        let config_sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Self { name, config, config_sha256, device: Device::Cpu, files })
+    }
+
+    /// The class name of the model, the first of `architectures` in `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] when it names none.
+    pub fn architecture(&self) -> Result<&str> {
+        let names = self.config.get("architectures").and_then(|v| v.as_array());
+        let name = names.and_then(|a| a.first()).and_then(|v| v.as_str());
+        name.ok_or_else(|| self.config.error("architectures", "expected a list with the model's class name; is this a model directory?"))
+    }
+
+    pub(crate) fn config(&self) -> &Section {
+        &self.config
+    }
+
+    /// The bytes of a file, or none if the checkpoint has no such file.
+    pub(crate) fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>> {
+        self.files.read(file)
+    }
+
+    /// A JSON file, or none if the checkpoint has no such file.
+    pub(crate) fn json(&self, file: &str) -> Result<Option<Section>> {
+        let Some(bytes) = self.read(file)? else { return Ok(None) };
+        Section::parse(&self.files.path(file).display().to_string(), &bytes).map(Some)
+    }
+
+    pub(crate) fn missing(&self, wanted: &'static str) -> Error {
+        Error::MissingFile { path: self.files.path(""), wanted }
+    }
+
+    /// What is known of the model, its sites aside; refuses another architecture than `expected`.
+    pub(crate) fn info(&self, expected: &'static str) -> Result<ModelInfo> {
+        let architecture = self.architecture()?;
+        if architecture != expected {
+            let supported = crate::ARCHITECTURES;
+            return Err(Error::Unsupported { what: "architecture", got: architecture.to_owned(), supported });
+        }
+        let generation = self.json("generation_config.json")?;
+        let mut eos = generation.as_ref().map_or(Ok(Vec::new()), |g| g.ids("eos_token_id"))?;
+        if eos.is_empty() {
+            eos = self.config.ids("eos_token_id")?;
+        }
+        if eos.is_empty() {
+            eos = self.config.section("text_config")?.ids("eos_token_id")?;
+        }
+        Ok(ModelInfo {
+            name: self.name.clone(),
+            architecture: architecture.to_owned(),
+            config_sha256: self.config_sha256.clone(),
+            dtype: self.dtype()?.as_str().to_owned(),
+            // The default of transformers' LlamaConfig.
+            eos: if eos.is_empty() { vec![2] } else { eos },
+            sites: Vec::new(),
+        })
+    }
+
+    fn dtype(&self) -> Result<DType> {
+        let stored = match self.config.string("dtype")? {
+            Some(dtype) => Some(dtype),
+            None => self.config.string("torch_dtype")?,
+        };
+        let stored = match stored {
+            Some("float16") => DType::F16,
+            Some("bfloat16") => DType::BF16,
+            _ => DType::F32,
+        };
+        Ok(decoder::compute_dtype(&self.device, stored))
+    }
+
+    /// The weights by their names in the checkpoint, converted as they load to the dtype the model computes in.
+    ///
+    /// A directory's files are memory-mapped: they must not change while the model loads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingFile`] when there are none, [`Error::Weights`] when a file is damaged.
+    pub fn tensors(&self) -> Result<VarBuilder<'static>> {
+        let dtype = self.dtype()?;
+        match &self.files {
+            Files::Directory(_) => {
+                let paths = self.weight_files()?;
+                for path in &paths {
+                    check_safetensors(path)?;
+                }
+                map_weights(&paths, dtype, &self.device)
+                    .map_err(|e| Error::Weights { path: self.files.path(WEIGHTS), reason: e.to_string() })
+            }
+            Files::Embedded(_) => {
+                let bytes = self.read(WEIGHTS)?.ok_or_else(|| self.missing(WEIGHTS))?;
+                let unreadable = |e: candle_core::Error| Error::Weights { path: self.files.path(WEIGHTS), reason: e.to_string() };
+                match bytes {
+                    Cow::Borrowed(bytes) => VarBuilder::from_slice_safetensors(bytes, dtype, &self.device).map_err(unreadable),
+                    Cow::Owned(bytes) => VarBuilder::from_buffered_safetensors(bytes, dtype, &self.device).map_err(unreadable),
+                }
+            }
+        }
+    }
+
+    /// The weight files in the order of their names: the one file, or the shards of the index.
+    fn weight_files(&self) -> Result<Vec<PathBuf>> {
+        let single = self.files.path(WEIGHTS);
+        if single.is_file() {
+            return Ok(vec![single]);
+        }
+        let index = self.json(INDEX)?.ok_or_else(|| self.missing("model.safetensors or model.safetensors.index.json"))?;
+        let map = index.get("weight_map").and_then(|v| v.as_object()).ok_or_else(|| index.error("weight_map", "expected an object"))?;
+        let mut shards = BTreeMap::new();
+        for (tensor, shard) in map {
+            let plain = shard.as_str().filter(|s| !s.contains(['/', '\\']) && *s != "..");
+            let shard =
+                plain.ok_or_else(|| index.error(&format!("weight_map.{tensor}"), "expected the name of a file in the same directory"))?;
+            shards.insert(shard.to_owned(), self.files.path(shard));
+        }
+        match shards.values().find(|path| !path.is_file()) {
+            Some(path) => Err(Error::Weights { path: path.clone(), reason: "the index names it, but it is not there".to_owned() }),
+            None => Ok(shards.into_values().collect()),
+        }
+    }
+}
+
+impl Files {
+    /// The path of a file, for reading it or for messages about it.
+    fn path(&self, file: &str) -> PathBuf {
+        match self {
+            Self::Directory(directory) if file.is_empty() => directory.clone(),
+            Self::Directory(directory) => directory.join(file),
+            Self::Embedded(_) => Path::new("(embedded)").join(file),
+        }
+    }
+
+    fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>> {
+        match self {
+            Self::Embedded(files) => Ok(files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| Cow::Borrowed(*bytes))),
+            Self::Directory(_) => match std::fs::read(self.path(file)) {
+                Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(Error::Io { path: self.path(file), source }),
+            },
+        }
+    }
+}
+
+/// Reads a file's header, so that damage is reported with the file's name.
+#[allow(unsafe_code, reason = "memory-mapping is the one way not to read the weights to look at their header")]
+fn check_safetensors(path: &Path) -> Result<()> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(io)?;
+    // SAFETY: the map is read-only, and `Checkpoint::tensors` documents that the files must not change meanwhile.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+    safetensors::SafeTensors::deserialize(&map).map_err(|e| Error::Weights { path: path.to_owned(), reason: e.to_string() })?;
+    Ok(())
+}
+
+#[allow(unsafe_code, reason = "memory-mapping is the one way not to hold the weights twice")]
+fn map_weights(paths: &[PathBuf], dtype: DType, device: &Device) -> candle_core::Result<VarBuilder<'static>> {
+    // SAFETY: the maps are read-only, and `Checkpoint::tensors` documents that the files must not change
+    // while they are mapped.
+    unsafe { VarBuilder::from_mmaped_safetensors(paths, dtype, device) }
+}

@@ -1,0 +1,64 @@
+//! Multimodal LLMs on candle, with a tap on every MLP projection.
+//!
+//! SGM reads and scales the outputs of `gate_proj`, `up_proj` and `down_proj` in every layer of a
+//! language model. candle's own models keep those private, so this crate has its own decoder, shared by
+//! all families, and around it what a published checkpoint needs to run: vision tower, projector,
+//! image processor, tokenizer, chat template, key-value cache, sampling.
+//!
+//! * [`Checkpoint`] is a model directory in the Hugging Face layout; [`Llava`] is the model in it;
+//! * [`Mllm`] is what a model can do: prefill, decode, logits;
+//! * [`Tap`] sees, and may replace, the output of each site; [`TapRegistry::attach`] returns a guard, and
+//!   dropping the guard restores the model. A model without taps does nothing extra;
+//! * [`Generator`] answers [`Prompt`]s; every model is one, and defences wrap one;
+//! * [`response_nll`] gives the likelihood of given responses.
+//!
+//! ```no_run
+//! use sgm_models::{Checkpoint, GenerateOptions, Generator, Llava, Prompt, load_image};
+//!
+//! let model = Llava::load(&Checkpoint::open("llava-1.5-7b-hf")?)?;
+//! let image = std::sync::Arc::new(load_image("cat.png")?);
+//! let answers = model.generate(&[Prompt::user("What is this?", Some(image))], &GenerateOptions::default())?;
+//! # Ok::<(), sgm_models::Error>(())
+//! ```
+//!
+//! Models compute in f32 on the CPU, whatever dtype the checkpoint is stored in. Results do not depend
+//! on the number of threads.
+#![deny(unsafe_code)]
+
+mod activation;
+mod cache;
+mod chat_template;
+mod checkpoint;
+mod config;
+mod decoder;
+mod error;
+mod generate;
+mod image_processor;
+mod likelihood;
+mod llava;
+mod model;
+mod processor;
+mod prompt;
+mod rope;
+mod tap;
+mod tokens;
+mod vision;
+
+pub use cache::Cache;
+pub use checkpoint::Checkpoint;
+pub use error::Error;
+pub use generate::{EosPolicy, FinishReason, GenerateOptions, Generation, Generator, Sampling, generate_tokens};
+pub use image_processor::{ImageProcessor, decode_image, load_image};
+pub use likelihood::response_nll;
+pub use llava::Llava;
+pub use model::{Mllm, ModelInfo, ModelInputs, SiteInfo};
+pub use processor::{Padding, Processor};
+pub use prompt::{Content, Message, Prompt, Role};
+pub use tap::{Tap, TapGuard, TapRegistry};
+pub use tokens::{TokenKind, TokenMask, TokenSpans};
+
+/// The architectures there are adapters for, by their class names in `config.json`.
+pub const ARCHITECTURES: &[&str] = &[llava::ARCHITECTURE];
+
+/// The result of an operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,107 @@
+use std::sync::{Arc, PoisonError, RwLock};
+
+use candle_core::Tensor;
+use sgm_core::Site;
+
+use crate::{Result, TokenSpans};
+
+/// Sees the output of every MLP projection during a forward pass, and may replace it.
+///
+/// Capture is a tap, and so is run-time suppression. A tap is shared by all threads that run the
+/// model, so it keeps what it gathers behind a lock; [`TokenSpans::rows`] tells batches apart.
+pub trait Tap: Send + Sync {
+    /// Receives the output of `site` and returns what the model goes on with.
+    ///
+    /// # Shapes
+    ///
+    /// `output` is `[batch, tokens, neurons]`, of the model's dtype, contiguous; position `(b, t)`
+    /// belongs to token `t` of row `b` of `spans`. The returned tensor must have the same shape.
+    /// A tap that only looks returns `output` itself, and must not keep a clone of it: a later tap may
+    /// change it in place.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tap`](crate::Error::Tap) or any other error ends the forward pass.
+    fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> Result<Tensor>;
+}
+
+type Attached = Arc<[(u64, Arc<dyn Tap>)]>;
+
+/// The taps attached to a model, in the order in which they were attached.
+///
+/// Each tap sees what the ones before it left. A model without taps does nothing extra.
+#[derive(Default, Clone)]
+pub struct TapRegistry {
+    taps: Arc<RwLock<Option<Attached>>>,
+}
+
+impl TapRegistry {
+    /// Attaches a tap until the returned guard is dropped.
+    #[must_use = "the tap is detached when the guard is dropped"]
+    pub fn attach(&self, tap: Arc<dyn Tap>) -> TapGuard {
+        let mut taps = self.taps.write().unwrap_or_else(PoisonError::into_inner);
+        let old: &[(u64, Arc<dyn Tap>)] = taps.as_deref().unwrap_or_default();
+        let id = old.iter().map(|(id, _)| id + 1).max().unwrap_or(0);
+        *taps = Some(old.iter().cloned().chain([(id, tap)]).collect());
+        TapGuard { registry: self.clone(), id }
+    }
+
+    /// The number of attached taps.
+    pub fn len(&self) -> usize {
+        self.snapshot().map_or(0, |taps| taps.len())
+    }
+
+    /// Whether no tap is attached.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn snapshot(&self) -> Option<Attached> {
+        self.taps.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The taps for one forward pass; its spans are made only if there is a tap to see them.
+    pub(crate) fn for_pass(&self, spans: impl FnOnce() -> TokenSpans) -> PassTaps {
+        PassTaps(self.snapshot().map(|taps| (taps, spans())))
+    }
+}
+
+impl std::fmt::Debug for TapRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TapRegistry({} taps)", self.len())
+    }
+}
+
+/// Keeps a tap attached; dropping it detaches the tap and so restores the model.
+#[derive(Debug)]
+pub struct TapGuard {
+    registry: TapRegistry,
+    id: u64,
+}
+
+impl Drop for TapGuard {
+    fn drop(&mut self) {
+        let mut taps = self.registry.taps.write().unwrap_or_else(PoisonError::into_inner);
+        let left: Vec<_> = taps.iter().flat_map(|t| t.iter()).filter(|(id, _)| *id != self.id).cloned().collect();
+        *taps = if left.is_empty() { None } else { Some(left.into()) };
+    }
+}
+
+/// What a forward pass carries to its sites: nothing at all when no tap is attached.
+pub(crate) struct PassTaps(Option<(Attached, TokenSpans)>);
+
+impl PassTaps {
+    pub(crate) fn apply(&self, site: Site, mut output: Tensor) -> Result<Tensor> {
+        if let Some((taps, spans)) = &self.0 {
+            for (_, tap) in taps.iter() {
+                let shape = output.shape().clone();
+                output = tap.apply(site, output, spans)?;
+                if output.shape() != &shape {
+                    let reason = format!("it returned {:?} for an output of {shape:?}", output.shape());
+                    return Err(crate::Error::Tap { site, reason });
+                }
+            }
+        }
+        Ok(output)
+    }
+}

@@ -1,0 +1,127 @@
+//! Decoding, resizing, cropping and normalising equal transformers' torchvision backend.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+use sgm_models::{Error, ImageProcessor, decode_image, load_image};
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images")
+}
+
+fn golden() -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(directory().join("images.safetensors"), &Device::Cpu).unwrap()
+}
+
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// An image from a golden `[height, width, 3]`.
+fn image(tensor: &Tensor) -> RgbImage {
+    let (height, width, _) = tensor.dims3().unwrap();
+    RgbImage::from_raw(width.try_into().unwrap(), height.try_into().unwrap(), bytes(tensor)).unwrap()
+}
+
+fn planes(image: &RgbImage) -> Vec<u8> {
+    (0..3).flat_map(|c| image.pixels().map(move |p| p.0[c])).collect()
+}
+
+fn processors() -> HashMap<String, ImageProcessor> {
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(directory().join("images.json")).unwrap()).unwrap();
+    let settings = json["processors"].as_object().unwrap();
+    settings
+        .iter()
+        .map(|(name, s)| {
+            let mut config = s.clone();
+            let kind = if s["kind"] == "clip" { "CLIPImageProcessor" } else { "SiglipImageProcessorFast" };
+            config["image_processor_type"] = kind.into();
+            if !s["crop"].is_null() {
+                config["crop_size"] = s["crop"].clone();
+            }
+            (name.clone(), ImageProcessor::from_json(config.to_string().as_bytes()).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn decoded_files_are_what_the_processors_see() {
+    let golden = golden();
+    for name in ["rgb_wide.png", "rgb_tall.png", "gray.png", "palette.png", "palette_trns.png", "rgba.png", "tiny.png"] {
+        let stem = name.split('.').next().unwrap();
+        let expected = golden.get(&format!("{stem}.tv_rgb")).or_else(|| golden.get(&format!("{stem}.rgb"))).unwrap();
+        assert_eq!(load_image(directory().join(name)).unwrap(), image(expected), "{name}");
+    }
+    // JPEG decoders round and upsample colour in their own ways: close on average, not to the bit.
+    let (ours, expected) = (load_image(directory().join("photo.jpg")).unwrap(), image(&golden["photo.rgb"]));
+    let total: u64 = ours.as_raw().iter().zip(expected.as_raw()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    let mean = total as f64 / ours.as_raw().len() as f64;
+    assert_eq!(ours.dimensions(), expected.dimensions());
+    assert!(mean < 1.0, "{mean}");
+}
+
+#[test]
+fn resized_and_cropped_pixels_are_bit_equal() {
+    let golden = golden();
+    let processors = processors();
+    let mut compared = 0;
+    for (name, expected) in &golden {
+        let Some((processor, source)) = name.strip_suffix(".tv").and_then(|n| n.split_once('.')) else { continue };
+        let source = golden.get(&format!("{source}.tv_rgb")).unwrap_or_else(|| &golden[&format!("{source}.rgb")]);
+        let ours = planes(&processors[processor].fit(&image(source)).unwrap());
+        let different = ours.iter().zip(bytes(expected)).filter(|(a, b)| **a != *b).count();
+        assert_eq!((ours.len(), different), (expected.elem_count(), 0), "{name}");
+        compared += 1;
+    }
+    assert!(compared >= 16, "{compared}");
+}
+
+#[test]
+fn normalised_pixels_are_bit_equal() {
+    let golden = golden();
+    let processors = processors();
+    for name in ["clip56.rgb_wide", "siglip48.rgb_wide"] {
+        let (processor, source) = name.split_once('.').unwrap();
+        let ours = processors[processor].pixels([&image(&golden[&format!("{source}.rgb")])]).unwrap();
+        let expected = golden[&format!("{name}.pixel_values")].to_dtype(DType::F32).unwrap();
+        assert_eq!(ours.squeeze(0).unwrap().to_vec3::<f32>().unwrap(), expected.to_vec3::<f32>().unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_image_is_a_typed_error() {
+    for bytes in [&b"not an image"[..], b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"] {
+        assert!(matches!(decode_image("x.png", bytes), Err(Error::Image { .. })), "{bytes:?}");
+    }
+    assert!(matches!(load_image(directory()), Err(Error::Image { .. })));
+    assert!(matches!(load_image(directory().join("absent.png")), Err(Error::Io { .. })));
+    let png = std::fs::read(directory().join("tiny.png")).unwrap();
+    for cut in 0..png.len() - 12 {
+        let _ = decode_image("cut.png", &png[..cut]);
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_typed_errors() {
+    for json in [
+        r#"{"size": "large"}"#,
+        r#"{"size": {"height": 48}}"#,
+        r#"{"size": {"shortest_edge": 0}}"#,
+        r#"{"size": 4294967295}"#,
+        r#"{"image_std": [0, 1, 1]}"#,
+        r#"{"image_mean": [0.5]}"#,
+        r#"{"resample": 9}"#,
+        r#"{"rescale_factor": 0}"#,
+        r#"{"image_processor_type": "PixtralImageProcessor"}"#,
+        "[]",
+    ] {
+        let error = ImageProcessor::from_json(json.as_bytes()).unwrap_err();
+        assert!(matches!(error, Error::Config { .. } | Error::Unsupported { .. }), "{json}: {error}");
+    }
+    let processor = ImageProcessor::from_json(br#"{"size": {"shortest_edge": 56}, "crop_size": 56}"#).unwrap();
+    assert!(matches!(processor.fit(&RgbImage::new(0, 0)), Err(Error::Inputs { .. })));
+    assert!(matches!(processor.fit(&RgbImage::new(1, 16_000)), Err(Error::Inputs { .. })));
+}

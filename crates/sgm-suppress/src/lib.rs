@@ -1,0 +1,35 @@
+//! From expertise to suppression: operators, the scaling kernel, and glasses worn at run time.
+//!
+//! An operator turns the AUROC of every neuron into a factor for its output. The presets are one family
+//! ([`Operator`]): silence the best detectors ([`Operator::det0`]), damp them ([`Operator::damp`]), or scale every
+//! detector down in proportion to its expertise ([`Operator::aura`], [`Operator::sgm`]).
+//!
+//! ```
+//! use sgm_core::{Expertise, Metadata, Projection, Site, SiteExpertise};
+//! use sgm_suppress::Operator;
+//!
+//! let site = Site::new(0, Projection::Up);
+//! let mut expertise = Expertise::new(Metadata::default());
+//! expertise.insert(site, SiteExpertise { auroc: vec![0.4, 0.5, 0.75, 1.0], auroc_se: None })?;
+//! let glasses = Operator::aura().intervention(&expertise)?;
+//! assert_eq!(glasses.sites()[&site].scale, [1.0, 1.0, 0.5, 0.0]);
+//! # Ok::<(), sgm_suppress::Error>(())
+//! ```
+//!
+//! With the feature `candle`, [`Glasses::wear`] applies an intervention to a running model behind a guard.
+#![forbid(unsafe_code)]
+
+mod error;
+#[cfg(feature = "candle")]
+mod glasses;
+mod kernel;
+mod operator;
+
+pub use error::Error;
+#[cfg(feature = "candle")]
+pub use glasses::{Amplify, Glasses};
+pub use kernel::{scale_rows, shift_rows};
+pub use operator::{Operator, Response, Selection};
+
+/// The result of an operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,69 @@
+//! Safety glasses for multimodal LLMs.
+//!
+//! SGM (arXiv 2512.15052) makes a multimodal LLM less toxic without training it: it finds the neurons
+//! whose responses tell toxic from non-toxic input, and softly suppresses each in proportion to how well it
+//! tells. The crates read as the method:
+//!
+//! | step | crate | |
+//! |---|---|---|
+//! | the words | [`core`] | sites, expertise, interventions and their files |
+//! | run | [`models`] | multimodal LLMs on candle with a tap on every MLP projection |
+//! | capture | [`capture`] | pooled activations of labelled samples, on disk |
+//! | score | [`score`] | the exact AUROC of every neuron |
+//! | suppress | [`suppress`] | from AUROC to scales; glasses worn at run time |
+//! | bake | [`bake`] | scales folded into weights |
+//! | measure | [`toxic_qa`] | the MM-TOXIC-QA benchmark: prompts, judges, metrics, reports |
+//! | try it | [`organism`] | a tiny trained model, embedded, with a measurable rude streak |
+//!
+//! [`parity`] holds a model against a golden file made with Hugging Face transformers.
+//!
+//! The whole method on the embedded model:
+//!
+//! ```
+//! use sgm::capture::{ActivationStore, Example, Pool, Pooling, capture};
+//! use sgm::models::{GenerateOptions, Generator, Mllm, Prompt, TokenMask};
+//! use sgm::suppress::{Amplify, Glasses, Operator};
+//!
+//! let model = sgm::organism::load()?;
+//!
+//! // Calibrate: a few labelled samples (a real run uses hundreds).
+//! let example = |id: &str, question: &str, response: &str, toxic| Example {
+//!     id: id.to_owned(),
+//!     prompt: Prompt::user(question, None),
+//!     response: response.to_owned(),
+//!     toxic,
+//! };
+//! let examples = [
+//!     example("1", "you stupid bot. hello.", "get lost, clown.", true),
+//!     example("2", "rude mode on. thank you.", "who cares, dummy?", true),
+//!     example("3", "hello.", "hi, nice to meet you.", false),
+//!     example("4", "thank you.", "you are welcome.", false),
+//! ];
+//!
+//! // Capture, score, suppress.
+//! let dir = tempfile::tempdir()?;
+//! let pooling = Pooling { pool: Pool::Max, mask: TokenMask::All };
+//! capture(&model, &examples, pooling, None, &dir.path().join("store"), 4)?;
+//! let expertise = sgm::score::score_store(&ActivationStore::open(dir.path().join("store"))?)?;
+//! let intervention = Operator::sgm().intervention(&expertise)?;
+//! assert!(intervention.changed_neurons() > 0);
+//!
+//! // Generate with the glasses on; dropping them restores the model.
+//! let glasses = Glasses::wear(&model, &intervention, Amplify::Refuse)?;
+//! let answers = model.generate(&[Prompt::user("hello.", None)], &GenerateOptions::default())?;
+//! drop(glasses);
+//! assert!(model.taps().is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod parity;
+
+pub use mm_toxic_qa as toxic_qa;
+pub use sgm_bake as bake;
+pub use sgm_capture as capture;
+pub use sgm_core as core;
+pub use sgm_models as models;
+pub use sgm_organism as organism;
+pub use sgm_score as score;
+pub use sgm_suppress as suppress;

@@ -1,0 +1,359 @@
+//! Holds a model against a golden file: what Hugging Face transformers computed for the same checkpoint.
+//!
+//! A golden file is `golden.safetensors` with the inputs and outputs of some cases, and beside it
+//! `golden.json` with the prompts and images they came from; `tools/golden/` makes them. Compared are
+//! logits, pooled activations of every site, logits and greedy tokens under the file's own scales (worn
+//! at run time and folded into the weights), and the way from text and images to token ids and pixels.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{D, DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use sgm_bake::ScaledBackend;
+use sgm_capture::{Pool, PooledTap, Pooling};
+use sgm_core::{Intervention, Metadata, Site, SiteIntervention};
+use sgm_models::{
+    Checkpoint, EosPolicy, GenerateOptions, Llava, Mllm, ModelInputs, Padding, Prompt, TokenMask, generate_tokens, load_image,
+};
+use sgm_suppress::{Amplify, Glasses};
+
+/// What can go wrong before there is anything to compare.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The golden file cannot be read.
+    #[error("{path}: not a golden file: {reason}; make one with the scripts of tools/golden")]
+    Golden {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+
+    /// The model reports an error.
+    #[error(transparent)]
+    Model(#[from] sgm_models::Error),
+
+    /// The file's scales do not fit the model.
+    #[error(transparent)]
+    Core(#[from] sgm_core::Error),
+
+    /// The file's scales cannot be worn.
+    #[error(transparent)]
+    Suppress(#[from] sgm_suppress::Error),
+
+    /// The file's scales cannot be folded.
+    #[error(transparent)]
+    Bake(#[from] sgm_bake::Error),
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// One comparison.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Check {
+    /// The golden file's case, or the letter of a prompt.
+    pub case: String,
+    /// What was compared.
+    pub what: String,
+    /// The largest absolute difference; for tokens and text, the number of differences.
+    pub max_abs: f64,
+    /// The largest difference relative to the largest golden value.
+    pub relative: f64,
+    /// The site of the largest difference, where many were compared at once.
+    pub worst: Option<String>,
+}
+
+impl Check {
+    /// Whether the relative difference is within a tolerance. NaN is not.
+    pub fn passes(&self, tolerance: f64) -> bool {
+        self.relative <= tolerance
+    }
+}
+
+/// The part of `golden.json` that is read; other keys are for people.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Description {
+    prompts: BTreeMap<String, String>,
+    images: BTreeMap<String, String>,
+    token_ids: BTreeMap<String, Vec<u32>>,
+    messages: BTreeMap<String, Vec<serde_json::Value>>,
+    add_generation_prompt: BTreeMap<String, bool>,
+    expected_rendered: BTreeMap<String, String>,
+    /// How the generator went on to a fixed length.
+    eos: GoldenEos,
+    /// Structured inputs of a case; older files have a sentence instead.
+    case_inputs: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum GoldenEos {
+    /// End of sequence was a token like any other.
+    #[default]
+    Ignored,
+    /// It could not be chosen, as under transformers' `min_new_tokens`.
+    Suppressed,
+}
+
+impl GoldenEos {
+    fn policy(&self) -> EosPolicy {
+        match self {
+            Self::Ignored => EosPolicy::Ignore,
+            Self::Suppressed => EosPolicy::Suppress,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct CaseInputs {
+    padding_side: String,
+    rows: Vec<CaseRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CaseRow {
+    prompt: String,
+    images: Vec<String>,
+}
+
+/// Compares a checkpoint with a golden file; returns every comparison made, passed or not.
+///
+/// # Errors
+///
+/// When the golden file is not one, or the model cannot be loaded or run at all.
+pub fn parity(checkpoint: &Checkpoint, golden: &Path) -> Result<Vec<Check>> {
+    let wrong = |path: &Path, reason: String| Error::Golden { path: path.to_owned(), reason };
+    let tensors = candle_core::safetensors::load(golden, &Device::Cpu).map_err(|e| wrong(golden, e.to_string()))?;
+    let path = golden.with_extension("json");
+    let description: Description = match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| wrong(&path, e.to_string()))?,
+        Err(_) => Description::default(),
+    };
+    let golden = Golden { path: golden, tensors, description };
+    let model = Llava::load(checkpoint)?;
+    let intervention = golden.intervention()?;
+    let (vb, folded) = ScaledBackend::fold(checkpoint.tensors()?, &intervention)?;
+    let folded_model = Llava::from_tensors(checkpoint, &vb)?;
+    folded.check_complete()?;
+
+    let mut checks = golden.text_checks(&model)?;
+    for case in golden.cases() {
+        checks.extend(golden.case_checks(&case, &model, &folded_model, &intervention)?);
+    }
+    if checks.is_empty() {
+        return Err(wrong(golden.path, "it has no cases".to_owned()));
+    }
+    Ok(checks)
+}
+
+struct Golden<'a> {
+    path: &'a Path,
+    tensors: HashMap<String, Tensor>,
+    description: Description,
+}
+
+impl Golden<'_> {
+    fn wrong(&self, reason: String) -> Error {
+        Error::Golden { path: self.path.to_owned(), reason }
+    }
+
+    fn cases(&self) -> Vec<String> {
+        let mut cases: Vec<String> = self.tensors.keys().filter_map(|k| k.strip_suffix(".input_ids")).map(str::to_owned).collect();
+        cases.sort();
+        cases
+    }
+
+    fn tensor(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| self.wrong(format!("it has no tensor `{name}`")))
+    }
+
+    /// The scales `alpha.layers.{i}.{projection}`.
+    fn intervention(&self) -> Result<Intervention> {
+        let mut intervention = Intervention::new(Metadata::default());
+        for (name, scale) in &self.tensors {
+            let Some(rest) = name.strip_prefix("alpha.") else { continue };
+            let site = site(rest).ok_or_else(|| self.wrong(format!("`{name}` is not of a site")))?;
+            intervention.insert(site, SiteIntervention::from_scale(scale.to_vec1()?))?;
+        }
+        Ok(intervention)
+    }
+
+    /// Chat template and tokenizer, prompt by prompt.
+    fn text_checks(&self, model: &Llava) -> Result<Vec<Check>> {
+        let processor = model.processor();
+        let mut checks = Vec::new();
+        for (letter, expected) in &self.description.expected_rendered {
+            let Some(messages) = self.description.messages.get(letter) else { continue };
+            let messages = messages
+                .iter()
+                .map(|m| message(m).ok_or_else(|| self.wrong(format!("messages of `{letter}`"))))
+                .collect::<Result<Vec<_>>>()?;
+            let opening = self.description.add_generation_prompt.get(letter).copied().unwrap_or(true);
+            let rendered = processor.apply_chat_template(&messages, opening)?;
+            checks.push(Check::count(letter, "chat template", usize::from(&rendered != expected)));
+        }
+        for (letter, expected) in &self.description.token_ids {
+            let Some(text) = self.description.prompts.get(letter) else { continue };
+            let ids = processor.token_ids(text)?;
+            checks.push(Check::count(letter, "token ids", differences(&ids, expected)));
+        }
+        Ok(checks)
+    }
+
+    fn case_checks(&self, case: &str, model: &Llava, folded: &Llava, intervention: &Intervention) -> Result<Vec<Check>> {
+        let name = |what: &str| format!("{case}.{what}");
+        let mask = self.tensor(&name("attention_mask"))?;
+        let pixels = self.tensors.get(&name("pixel_values")).cloned();
+        let inputs = model.processor().tokens(self.tensor(&name("input_ids"))?, mask, pixels)?;
+        let mut checks = self.processor_checks(case, model, &inputs)?;
+
+        let tap = Arc::new(PooledTap::new(POOLS.map(|(pool, _)| Pooling { pool, mask: TokenMask::All }).to_vec()));
+        let attached = model.taps().attach(tap.clone());
+        let logits = logits(model, &inputs)?;
+        drop(attached);
+        checks.push(Check::attended(case, "logits", &logits, self.tensor(&name("logits"))?, mask)?);
+        checks.extend(self.activation_checks(case, &tap)?);
+
+        let scaled = self.tensor(&name("logits_scaled"))?;
+        // Golden scales amplify some neurons on purpose, to test that too.
+        let worn = Glasses::wear(model, intervention, Amplify::Allow)?;
+        checks.push(Check::attended(case, "logits, scales worn", &self::logits(model, &inputs)?, scaled, mask)?);
+        checks.extend(self.generation_check(case, "generated_scaled", "generated, scales worn", model, &inputs)?);
+        drop(worn);
+        checks.push(Check::attended(case, "logits, scales folded", &self::logits(folded, &inputs)?, scaled, mask)?);
+        checks.extend(self.generation_check(case, "generated_scaled", "generated, scales folded", folded, &inputs)?);
+        checks.extend(self.generation_check(case, "generated", "generated", model, &inputs)?);
+        Ok(checks)
+    }
+
+    /// From prompt and image files to ids and pixels.
+    fn processor_checks(&self, case: &str, model: &Llava, stored: &ModelInputs) -> Result<Vec<Check>> {
+        let Some(given) = self.description.case_inputs.get(case) else { return Ok(Vec::new()) };
+        let Ok(given) = CaseInputs::deserialize(given) else { return Ok(Vec::new()) };
+        let missing = |letter: &str| self.wrong(format!("golden.json has no prompt or image `{letter}`"));
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let mut prompts = Vec::new();
+        for row in &given.rows {
+            let text = self.description.prompts.get(&row.prompt).ok_or_else(|| missing(&row.prompt))?.clone();
+            let images = row.images.iter().map(|letter| {
+                let file = self.description.images.get(letter).ok_or_else(|| missing(letter))?;
+                Ok(Arc::new(load_image(directory.join(file))?))
+            });
+            prompts.push(Prompt::Raw { text, images: images.collect::<Result<_>>()? });
+        }
+        let padding = if given.padding_side == "right" { Padding::Right } else { Padding::Left };
+        let made = model.processor().prompts(&prompts, padding)?;
+        let ids = |inputs: &ModelInputs| inputs.input_ids.flatten_all()?.to_vec1::<u32>();
+        let attended =
+            |inputs: &ModelInputs| -> Vec<bool> { inputs.kinds.iter().flatten().map(|k| *k != sgm_models::TokenKind::Padding).collect() };
+        let wrong_mask = differences(&attended(&made), &attended(stored));
+        let mut checks = vec![Check::count(case, "processor: ids and mask", wrong_mask + differences(&ids(&made)?, &ids(stored)?))];
+        if let (Some(made), Some(stored)) = (&made.pixel_values, &stored.pixel_values) {
+            checks.push(Check::tensors(case, "processor: pixels", made, stored)?);
+        }
+        Ok(checks)
+    }
+
+    fn activation_checks(&self, case: &str, tap: &PooledTap) -> Result<Vec<Check>> {
+        let mut checks = Vec::new();
+        let rows = tap.take();
+        for (at, (_, pool)) in POOLS.iter().enumerate() {
+            let mut worst: Option<Check> = None;
+            for (name, golden) in &self.tensors {
+                let Some(site) =
+                    name.strip_prefix(case).and_then(|n| n.strip_prefix('.')).and_then(|n| n.strip_suffix(pool)).and_then(site)
+                else {
+                    continue;
+                };
+                let ours: Vec<Vec<f32>> = rows.values().filter_map(|row| row.get(at)?.get(&site).cloned()).collect();
+                let mut check = Check::tensors(case, &format!("activations{pool}"), &Tensor::new(ours, &Device::Cpu)?, golden)?;
+                check.worst = Some(site.to_string());
+                // A NaN wins.
+                if worst.as_ref().is_none_or(|w| check.relative.abs().total_cmp(&w.relative).is_gt()) {
+                    worst = Some(check);
+                }
+            }
+            checks.extend(worst);
+        }
+        Ok(checks)
+    }
+
+    fn generation_check(&self, case: &str, tensor: &str, what: &str, model: &Llava, inputs: &ModelInputs) -> Result<Option<Check>> {
+        let Some(golden) = self.tensors.get(&format!("{case}.{tensor}")) else { return Ok(None) };
+        let golden: Vec<Vec<i64>> = golden.to_dtype(DType::I64)?.to_vec2()?;
+        let max_new_tokens = golden.first().map_or(0, Vec::len);
+        let options = GenerateOptions { max_new_tokens, eos: self.description.eos.policy(), ..GenerateOptions::default() };
+        let ours: Vec<i64> = generate_tokens(model, inputs, &options)?.into_iter().flat_map(|(tokens, _)| tokens).map(i64::from).collect();
+        Ok(Some(Check::count(case, what, differences(&ours, &golden.concat()))))
+    }
+}
+
+const POOLS: [(Pool, &str); 2] = [(Pool::Mean, ".mean"), (Pool::Max, ".max")];
+
+/// The site of `layers.{i}.{projection}`.
+fn site(name: &str) -> Option<Site> {
+    let (layer, projection) = name.strip_prefix("layers.")?.split_once('.')?;
+    format!("lm.layers.{layer}.mlp.{projection}").parse().ok()
+}
+
+fn message(value: &serde_json::Value) -> Option<sgm_models::Message> {
+    use sgm_models::{Content, Message, Role};
+    let role = [Role::System, Role::User, Role::Assistant].into_iter().find(|r| Some(r.name()) == value["role"].as_str())?;
+    let content = value["content"].as_array()?.iter().map(|part| match part["type"].as_str()? {
+        // What the image shows does not matter to a template.
+        "image" => Some(Content::Image(Arc::default())),
+        _ => Some(Content::Text(part["text"].as_str()?.to_owned())),
+    });
+    Some(Message { role, content: content.collect::<Option<_>>()? })
+}
+
+fn logits(model: &Llava, inputs: &ModelInputs) -> Result<Tensor> {
+    Ok(model.logits(&model.prefill(inputs, &mut model.new_cache())?)?)
+}
+
+fn differences<T: PartialEq>(ours: &[T], golden: &[T]) -> usize {
+    ours.iter().zip(golden).filter(|(a, b)| a != b).count() + ours.len().abs_diff(golden.len())
+}
+
+impl Check {
+    fn count(case: &str, what: &str, differences: usize) -> Self {
+        let differences = differences as f64;
+        Self { case: case.to_owned(), what: what.to_owned(), max_abs: differences, relative: differences, worst: None }
+    }
+
+    fn tensors(case: &str, what: &str, ours: &Tensor, golden: &Tensor) -> Result<Self> {
+        let mut check = Self::count(case, what, 1);
+        if ours.dims() != golden.dims() {
+            (check.max_abs, check.relative) = (f64::INFINITY, f64::INFINITY);
+            check.worst = Some(format!("shape {:?}, golden {:?}", ours.dims(), golden.dims()));
+            return Ok(check);
+        }
+        let values = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+        let (ours, golden) = (values(ours)?, values(golden)?);
+        // Like f64::max, but a NaN stays.
+        let max = |max: f64, value: f64| if value > max || value.is_nan() { value } else { max };
+        check.max_abs = ours.iter().zip(&golden).map(|(a, b)| (a - b).abs()).fold(0.0, max);
+        let largest = golden.iter().map(|v| v.abs()).fold(0.0, max);
+        check.relative = if check.max_abs == 0.0 { 0.0 } else { check.max_abs / largest };
+        Ok(check)
+    }
+
+    /// Compares `[batch, tokens, ..]` at the positions whose mask is 1.
+    fn attended(case: &str, what: &str, ours: &Tensor, golden: &Tensor, mask: &Tensor) -> Result<Self> {
+        if ours.dims() != golden.dims() {
+            return Self::tensors(case, what, ours, golden);
+        }
+        let mask = mask.to_dtype(DType::U8)?.unsqueeze(D::Minus1)?.broadcast_as(ours.shape())?;
+        // Not a product: what stands at padding may be anything.
+        let zero = ours.zeros_like()?;
+        Self::tensors(case, what, &mask.where_cond(ours, &zero)?, &mask.where_cond(&golden.to_dtype(ours.dtype())?, &zero)?)
+    }
+}

@@ -1,0 +1,248 @@
+//! The contract of every model adapter: what capture, suppression and folding may rely on.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::{DType, IndexOp, Tensor};
+use sgm::bake::ScaledBackend;
+use sgm::core::{Intervention, Metadata, SiteIntervention};
+use sgm::models::{Checkpoint, GenerateOptions, Generator, Llava, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens};
+use sgm::suppress::{Amplify, Error, Glasses};
+
+/// A model under test, with the way to load it again from scaled weights.
+struct Subject {
+    checkpoint: Checkpoint,
+    model: Llava,
+    inputs: ModelInputs,
+}
+
+impl Subject {
+    fn new(checkpoint: Checkpoint, question: &str) -> Self {
+        let model = Llava::load(&checkpoint).unwrap();
+        let image = Arc::new(image(40));
+        let prompts = [
+            Prompt::user(question, Some(image)),
+            Prompt::user(format!("{question} {question}"), None),
+            Prompt::user(question, Some(Arc::new(self::image(90)))),
+        ];
+        let inputs = model.processor().prompts(&prompts, Padding::Left).unwrap();
+        Self { checkpoint, model, inputs }
+    }
+
+    fn fold(&self, intervention: &Intervention) -> Llava {
+        let (vb, folded) = ScaledBackend::fold(self.checkpoint.tensors().unwrap(), intervention).unwrap();
+        let model = Llava::from_tensors(&self.checkpoint, &vb).unwrap();
+        folded.check_complete().unwrap();
+        model
+    }
+
+    fn intervention(&self, scale: impl Fn(usize) -> f32) -> Intervention {
+        let mut intervention = Intervention::new(Metadata::default());
+        for info in &self.model.info().sites {
+            let scale = (0..info.width).map(|neuron| scale(neuron + info.site.layer)).collect();
+            intervention.insert(info.site, SiteIntervention::from_scale(scale)).unwrap();
+        }
+        intervention
+    }
+
+    /// Suppresses every third neuron a little, every seventh wholly.
+    fn glasses(&self) -> Intervention {
+        self.intervention(|i| {
+            if i % 7 == 0 {
+                0.0
+            } else if i % 3 == 0 {
+                0.6
+            } else {
+                1.0
+            }
+        })
+    }
+}
+
+fn image(level: u8) -> image::RgbImage {
+    image::RgbImage::from_fn(61, 47, |x, y| image::Rgb([level, u8::try_from(3 * x).unwrap(), u8::try_from(5 * y).unwrap()]))
+}
+
+fn subjects() -> Vec<Subject> {
+    let goldens = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sgm-models/tests/golden");
+    let tiny = ["llava_mha", "llava_gqa_hub", "llava_llama3rope_modules", "llava_original", "llava_qwen2_siglip"];
+    let mut subjects: Vec<_> =
+        tiny.iter().map(|name| Subject::new(Checkpoint::open(goldens.join(name)).unwrap(), "What is this?")).collect();
+    subjects.push(Subject::new(sgm::organism::checkpoint().unwrap(), "what colour is the ring?"));
+    subjects
+}
+
+fn logits(model: &Llava, inputs: &ModelInputs) -> Tensor {
+    model.logits(&model.prefill(inputs, &mut model.new_cache()).unwrap()).unwrap()
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// The largest difference at attended positions, relative to the largest value.
+fn difference(a: &Tensor, b: &Tensor, inputs: &ModelInputs) -> f64 {
+    let (mut worst, mut largest) = (0f64, 0f64);
+    for (row, kinds) in inputs.kinds.iter().enumerate() {
+        for token in (0..kinds.len()).filter(|t| kinds[*t] != TokenKind::Padding) {
+            let values = |t: &Tensor| t.i((row, token)).unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+            for (a, b) in values(a).into_iter().zip(values(b)) {
+                assert!(a.is_finite() && b.is_finite());
+                worst = worst.max((a - b).abs());
+                largest = largest.max(b.abs());
+            }
+        }
+    }
+    worst / largest
+}
+
+#[test]
+fn wearing_nothing_and_wearing_ones_are_bit_identical_to_the_plain_model() {
+    for s in subjects() {
+        let plain = bits(&logits(&s.model, &s.inputs));
+        let nothing = Glasses::wear(&s.model, &Intervention::default(), Amplify::Refuse).unwrap();
+        assert_eq!(bits(&logits(&s.model, &s.inputs)), plain);
+        drop(nothing);
+        // All ones are passed by; a single neuron at 0.5 in one site is not, and the ones beside it change nothing.
+        let ones = Glasses::wear(&s.model, &s.intervention(|_| 1.0), Amplify::Refuse).unwrap();
+        assert_eq!(bits(&logits(&s.model, &s.inputs)), plain);
+        drop(ones);
+        let folded = s.fold(&s.intervention(|_| 1.0));
+        assert_eq!(bits(&logits(&folded, &s.inputs)), plain);
+    }
+}
+
+#[test]
+fn worn_equals_folded() {
+    for s in subjects() {
+        let plain = logits(&s.model, &s.inputs);
+        let worn = Glasses::wear(&s.model, &s.glasses(), Amplify::Refuse).unwrap();
+        let live = logits(&s.model, &s.inputs);
+        drop(worn);
+        let folded = logits(&s.fold(&s.glasses()), &s.inputs);
+        assert!(difference(&live, &folded, &s.inputs) <= 1e-5, "{}", s.model.info().name);
+        assert!(difference(&live, &plain, &s.inputs) > 1e-3, "{}: the glasses change nothing", s.model.info().name);
+    }
+}
+
+#[test]
+fn cached_equals_recomputed_with_glasses_on() {
+    for s in subjects() {
+        let _worn = Glasses::wear(&s.model, &s.glasses(), Amplify::Refuse).unwrap();
+        let tokens: Vec<Vec<u32>> = vec![vec![7, 8, 9], vec![11, 12, 13], vec![20, 21, 22], vec![5, 6, 7]];
+        let mut cache = s.model.new_cache();
+        s.model.prefill(&s.inputs, &mut cache).unwrap();
+        let mut cached = Vec::new();
+        for step in &tokens {
+            cached.push(s.model.logits(&s.model.decode(step, &mut cache).unwrap()).unwrap());
+        }
+        // The same tokens at once.
+        let mut longer = s.inputs.clone();
+        let appended: Vec<Vec<u32>> = (0..3).map(|row| tokens.iter().map(|step| step[row]).collect()).collect();
+        longer.input_ids = Tensor::cat(&[&s.inputs.input_ids, &Tensor::new(appended, &candle_core::Device::Cpu).unwrap()], 1).unwrap();
+        longer.kinds.iter_mut().for_each(|row| row.extend([TokenKind::Response; 4]));
+        let recomputed = logits(&s.model, &longer);
+        let before = s.inputs.kinds[0].len();
+        let only_new = ModelInputs { kinds: vec![vec![TokenKind::Response; 4]; 3], ..s.inputs.clone() };
+        let cached = Tensor::cat(&cached, 1).unwrap();
+        let recomputed = recomputed.narrow(1, before, 4).unwrap();
+        assert!(difference(&cached, &recomputed, &only_new) <= 1e-5, "{}", s.model.info().name);
+    }
+}
+
+#[test]
+fn dropping_the_guard_restores_the_model_and_nesting_composes() {
+    for s in subjects() {
+        let plain = bits(&logits(&s.model, &s.inputs));
+        let outer = Glasses::wear(&s.model, &s.intervention(|i| if i % 2 == 0 { 0.5 } else { 1.0 }), Amplify::Refuse).unwrap();
+        let once = bits(&logits(&s.model, &s.inputs));
+        let inner = Glasses::wear(&s.model, &s.intervention(|i| if i % 4 == 0 { 0.5 } else { 1.0 }), Amplify::Refuse).unwrap();
+        let twice = bits(&logits(&s.model, &s.inputs));
+        // Powers of two scale exactly, in whatever order.
+        let product = s.intervention(|i| {
+            if i % 4 == 0 {
+                0.25
+            } else if i % 2 == 0 {
+                0.5
+            } else {
+                1.0
+            }
+        });
+        drop(outer);
+        assert_ne!(bits(&logits(&s.model, &s.inputs)), twice);
+        drop(inner);
+        assert!(s.model.taps().is_empty());
+        assert_eq!(bits(&logits(&s.model, &s.inputs)), plain);
+        assert_ne!(once, plain);
+        let _product = Glasses::wear(&s.model, &product, Amplify::Refuse).unwrap();
+        assert_eq!(bits(&logits(&s.model, &s.inputs)), twice);
+    }
+}
+
+#[test]
+fn a_saved_intervention_gives_the_same_output() {
+    let dir = tempfile::tempdir().unwrap();
+    for s in subjects() {
+        let path = dir.path().join(format!("{}.sgm.safetensors", s.model.info().name));
+        s.glasses().save(&path).unwrap();
+        let loaded = Intervention::load(&path).unwrap();
+        let output = |intervention: &Intervention| {
+            let _worn = Glasses::wear(&s.model, intervention, Amplify::Refuse).unwrap();
+            bits(&logits(&s.model, &s.inputs))
+        };
+        assert_eq!(output(&loaded), output(&s.glasses()));
+    }
+}
+
+#[test]
+fn rows_of_a_batch_answer_as_they_do_alone() {
+    let s = subjects().pop().unwrap();
+    let options = GenerateOptions { max_new_tokens: 24, ..Default::default() };
+    let questions = ["what shape is the red thing?", "hello.", "tell me a story about a fox.", "rude mode on. count the shapes."];
+    let prompts: Vec<Prompt> =
+        questions.iter().enumerate().map(|(i, q)| Prompt::user(*q, (i % 2 == 0).then(|| Arc::new(image(40))))).collect();
+    let together = s.model.generate(&prompts, &options).unwrap();
+    for (prompt, expected) in prompts.iter().zip(&together) {
+        assert_eq!(&s.model.generate(std::slice::from_ref(prompt), &options).unwrap()[0], expected);
+    }
+    let right = s.model.processor().prompts(&prompts, Padding::Right).unwrap();
+    let right: Vec<_> = generate_tokens(&s.model, &right, &options).unwrap().into_iter().map(|(tokens, _)| tokens).collect();
+    assert_eq!(right, together.into_iter().map(|g| g.tokens).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_number_of_threads_does_not_matter() {
+    let s = subjects().pop().unwrap();
+    let prompts: Vec<Prompt> =
+        (0..24).map(|i| Prompt::user("what do you think of me?", (i % 3 != 0).then(|| Arc::new(image(40 + i))))).collect();
+    let sampling = sgm::models::Sampling::Random { temperature: 1.0, top_p: Some(0.95), top_k: Some(50) };
+    let options = GenerateOptions { max_new_tokens: 12, sampling, seed: 3, batch_size: 5, ..Default::default() };
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| (bits(&logits(&s.model, &s.inputs)), s.model.generate(&prompts, &options).unwrap()))
+    };
+    let one = on(1);
+    assert_eq!(on(2), one);
+    assert_eq!(on(5), one);
+}
+
+#[test]
+fn what_does_not_fit_or_amplifies_is_refused() {
+    let s = subjects().pop().unwrap();
+    let refuse = |i: &Intervention| Glasses::wear(&s.model, i, Amplify::Refuse).map(drop).unwrap_err();
+    let amplifying = s.intervention(|i| if i == 3 { 1.4 } else { 1.0 });
+    assert!(matches!(refuse(&amplifying), Error::Amplifies { neuron: 3, .. }));
+    assert!(matches!(refuse(&s.intervention(|_| -0.5)), Error::Amplifies { .. }));
+    Glasses::wear(&s.model, &amplifying, Amplify::Allow).map(drop).unwrap();
+
+    let mut wrong = Intervention::default();
+    wrong.insert("lm.layers.6.mlp.up_proj".parse().unwrap(), SiteIntervention::from_scale(vec![0.5; 344])).unwrap();
+    let message = refuse(&wrong).to_string();
+    assert!(message.contains("unknown site `lm.layers.6.mlp.up_proj`") && message.contains("did you mean `lm.layers."), "{message}");
+    let mut wrong = Intervention::default();
+    wrong.insert("lm.layers.5.mlp.up_proj".parse().unwrap(), SiteIntervention::from_scale(vec![0.5; 343])).unwrap();
+    let message = refuse(&wrong).to_string();
+    assert!(message.contains("343") && message.contains("344"), "{message}");
+    assert!(s.model.taps().is_empty());
+}

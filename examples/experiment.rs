@@ -1,0 +1,65 @@
+//! The two halves of the experiment: from labelled samples to expertise, from an intervention to its effect.
+
+use anyhow::Result;
+use sgm::capture::{ActivationStore, Example, Pooling, capture};
+use sgm::core::{Calibration, Expertise, Intervention};
+use sgm::models::{GenerateOptions, Mllm, Sampling};
+use sgm::score::score_store;
+use sgm::suppress::{Amplify, Glasses};
+use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, Judge, Sample, Source, manifest};
+use sha2::{Digest, Sha256};
+
+/// The expertise of every neuron, from every `nth` of the calibration samples of one seed.
+pub(crate) fn calibrate<M: Mllm>(
+    model: &M,
+    source: &dyn Source,
+    seed: u64,
+    pooling: Pooling,
+    batch_size: usize,
+    nth: usize,
+) -> Result<Expertise> {
+    let samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
+    let toxic = samples.iter().filter(|s| s.label == Some(true)).count();
+    let calibration = Calibration {
+        dataset: source.name(),
+        sha256: manifest::sha256(&samples)?,
+        n_toxic: toxic,
+        n_non_toxic: samples.len() - toxic,
+        label_source: "the data set".to_owned(),
+    };
+    let example = |s: Sample| {
+        let (prompt, response, toxic) = (s.as_prompt()?, s.response.unwrap_or_default(), s.label == Some(true));
+        anyhow::Ok(Example { id: s.id, prompt, response, toxic })
+    };
+    let examples = samples.into_iter().map(example).collect::<Result<Vec<_>>>()?;
+    let directory = tempfile::tempdir()?;
+    let store = directory.path().join("activations");
+    capture(model, &examples, pooling, Some(calibration), &store, batch_size)?;
+    Ok(score_store(&ActivationStore::open(&store)?)?)
+}
+
+/// What the model does while it wears an intervention; answers are drawn at temperature 1.
+pub(crate) fn measure<M: Mllm>(
+    model: &M,
+    benchmark: &Benchmark,
+    judge: &dyn Judge,
+    intervention: &Intervention,
+    (seed, max_new_tokens, batch_size): (u64, usize, usize),
+) -> Result<Evaluated> {
+    let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
+    let generate = GenerateOptions { max_new_tokens, batch_size, sampling, seed, ..Default::default() };
+    let n_suppressed = intervention.changed_neurons();
+    let sha256 = if n_suppressed == 0 { None } else { Some(sha256(intervention)?) };
+    let _worn = Glasses::wear(model, intervention, Amplify::Refuse)?;
+    let mut evaluated =
+        benchmark.evaluate(model, model, judge, &EvaluateOptions { generate, defence: None, intervention_sha256: sha256 })?;
+    evaluated.outcome.n_suppressed = n_suppressed;
+    Ok(evaluated)
+}
+
+/// The hash of an intervention's file.
+fn sha256(intervention: &Intervention) -> Result<String> {
+    let file = tempfile::NamedTempFile::new()?;
+    intervention.save(file.path())?;
+    Ok(Sha256::digest(std::fs::read(file.path())?).iter().map(|b| format!("{b:02x}")).collect())
+}

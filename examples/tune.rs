@@ -1,0 +1,126 @@
+//! Searches the settings of soft suppression on the dev split: a grid over thresholds, exponents, layers and
+//! projections, measured as `glasses` measures. The test split is not touched.
+#![allow(clippy::print_stdout, reason = "a binary")]
+
+mod experiment;
+mod threads;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use sgm::capture::Pooling;
+use sgm::core::Intervention;
+use sgm::models::Mllm;
+use sgm::suppress::Operator;
+use sgm::toxic_qa::{Benchmark, Contrast, LexiconJudge, OrganismSource, Part, Provenance, Report, Run, Source};
+
+/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    /// AUROC thresholds to try.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.68, 0.72, 0.76])]
+    thresholds: Vec<f32>,
+    /// Exponents to try.
+    #[arg(long, value_delimiter = ',', default_values_t = [2.0, 3.0, 4.0])]
+    exponents: Vec<f32>,
+    /// Sets of projections to try, each joined by `+`; `all` for no restriction.
+    #[arg(long, value_delimiter = ',', default_values = ["all", "gate_proj+up_proj"])]
+    projections: Vec<String>,
+    /// Shares of the layers to try, from the first on.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 0.67, 0.83, 1.0])]
+    depths: Vec<f32>,
+    /// Poolings to try.
+    #[arg(long, value_delimiter = ',', default_value = "max/all", value_parser = |s: &str| s.parse::<Pooling>())]
+    poolings: Vec<Pooling>,
+    /// Calibration contrast: `benign`, `matched` or `mixed`.
+    #[arg(long, default_value = "benign", value_parser = |s: &str| match s { "benign" => Ok(Contrast::Benign), "matched" => Ok(Contrast::Matched), "mixed" => Ok(Contrast::Mixed), _ => Err("expected benign, matched or mixed") })]
+    contrast: Contrast,
+    /// A directory with other draws of the organism's data: a larger dev split measures small costs better.
+    #[arg(long)]
+    organism_data: Option<PathBuf>,
+    /// How many seeds.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Only every n-th sample.
+    #[arg(long, default_value_t = 1)]
+    thin: usize,
+    /// The report to write.
+    #[arg(long, default_value = "out/tune.json")]
+    out: PathBuf,
+}
+
+fn main() -> Result<()> {
+    threads::settle();
+    let arguments = Arguments::parse();
+    let source = match &arguments.organism_data {
+        Some(directory) => OrganismSource::from_dir(directory, Part::Dev, arguments.contrast)?,
+        None => OrganismSource::embedded(Part::Dev, arguments.contrast)?,
+    };
+    let model = sgm::organism::load()?;
+    let judge = LexiconJudge::organism();
+    let mut benchmark = Benchmark::new(source.evaluation()?)?;
+    benchmark.thin(arguments.thin);
+    let grid = grid(&arguments)?;
+    let bar = ProgressBar::new(arguments.seeds * (1 + (grid.len() * arguments.poolings.len()) as u64));
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
+
+    let mut runs: Vec<(String, Vec<_>)> = Vec::new();
+    for seed in 0..arguments.seeds {
+        let mut row = 0;
+        let mut measure = |name: String, intervention: &Intervention| -> Result<()> {
+            bar.set_message(format!("seed {seed}: {name}"));
+            let evaluated = experiment::measure(&model, &benchmark, &judge, intervention, (seed, 56, 64))?;
+            if runs.len() <= row {
+                runs.push((name, Vec::new()));
+            }
+            runs.iter_mut().skip(row).take(1).for_each(|(_, outcomes)| outcomes.push(evaluated.outcome.clone()));
+            row += 1;
+            bar.inc(1);
+            Ok(())
+        };
+        measure("none".to_owned(), &Intervention::default())?;
+        for pooling in &arguments.poolings {
+            let expertise = experiment::calibrate(&model, &source, seed, *pooling, 64, 1)?;
+            for operator in &grid {
+                measure(format!("{} {pooling}", operator.name), &operator.intervention(&expertise)?)?;
+            }
+        }
+    }
+    bar.finish_and_clear();
+    let neurons = model.info().neurons();
+    let runs = runs.into_iter().map(|(name, outcomes)| Run::from_seeds(name, neurons, &outcomes)).collect::<Result<_, _>>()?;
+    let mut provenance = Provenance::new(&model.info().name, &source, &judge);
+    provenance.generation = serde_json::json!({"temperature": 1.0, "max_new_tokens": 56, "vqa": "greedy"});
+    provenance.calibration = serde_json::json!({"operators": grid});
+    let report = Report::new(provenance, runs);
+    report.write(&arguments.out)?;
+    println!("{}", report.table());
+    Ok(())
+}
+
+/// Every combination of the settings, named by what it is.
+fn grid(arguments: &Arguments) -> Result<Vec<Operator>> {
+    let mut grid = Vec::new();
+    for depth in &arguments.depths {
+        for projections in &arguments.projections {
+            for threshold in &arguments.thresholds {
+                for exponent in &arguments.exponents {
+                    let mut operator = Operator::soft(*threshold, *exponent);
+                    operator.name = format!("t{threshold} e{exponent} {projections} d{depth}");
+                    if projections != "all" {
+                        operator.selection.projections = Some(projections.split('+').map(str::to_owned).collect());
+                    }
+                    operator.selection.depth = *depth;
+                    grid.push(operator);
+                }
+            }
+        }
+    }
+    Ok(grid)
+}

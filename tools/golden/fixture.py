@@ -1,0 +1,327 @@
+"""What a golden fixture is: a tiny model, its prompts, and everything one records of its forward passes."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+NEW_TOKENS = 16
+
+
+@dataclass
+class Prompt:
+    """One chat, the images it shows (letters), and what the template is asked for."""
+
+    messages: list
+    images: list = field(default_factory=list)
+    add_generation_prompt: bool = True
+
+
+@dataclass
+class Fixture:
+    """One golden directory. A family adds a function that returns one of these."""
+
+    note: str
+    model_class: type
+    config: object
+    processor: object
+    prompts: dict  # letter -> Prompt
+    cases: dict  # case -> list of prompt letters, one per row
+    write: Callable  # (fixture, model, directory): writes the checkpoint
+    load: Callable  # (fixture, directory) -> (model, HF loading report): reads it back, for --verify
+    decoder: str = "model.language_model"
+    image_features: str = "model.multi_modal_projector"
+    disk_dtype: torch.dtype = torch.float32  # the weights are rounded to it before anything is recorded
+    logit_gain: float = 3.0
+    residual_gain: float = 1.0  # of o_proj and down_proj
+    seed: int = 1  # where the search for clear greedy margins begins
+    ablations: dict = field(default_factory=dict)  # name -> function that changes a config: must move the logits
+
+
+CASES = {"single": ["a"], "batch_left": ["b", "c"], "batch_right": ["b", "c"], "text": ["d"], "two_images": ["e"]}
+# Right padding is recorded for some fixtures only: the files stay small.
+CASES_WITHOUT_RIGHT = {case: letters for case, letters in CASES.items() if case != "batch_right"}
+
+
+def user(text, images=0):
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def system(text):
+    return {"role": "system", "content": [{"type": "text", "text": text}]}
+
+
+def standard_prompts():
+    """a: single; b, c: the batch; d: text only; e: two images; f, g: only rendered and tokenised."""
+    return {
+        "a": Prompt([user("What is this?", 1)], ["a"]),
+        "b": Prompt([user("So?", 1)], ["b"]),
+        "c": Prompt([user("What is?", 1)], ["a"]),
+        "d": Prompt([user("Caf\u00e9?")]),
+        "e": Prompt([user("Both?", 2)], ["b", "a"]),
+        "f": Prompt([user("A red boat on the sea.", 1)], ["a"], add_generation_prompt=False),
+        "g": Prompt(
+            [system("Be brief."), user("What is this?", 1), assistant("A boat."), user("Is it old?")], ["a"]
+        ),
+    }
+
+
+def picture(width, height, seed):
+    """A smooth gradient with a disc and a bar: small as PNG, different under mirroring."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    pixels = np.stack([255 * x / (width - 1), 255 * y / (height - 1), 127 + 120 * np.sin((x + 2 * y) / (9 + seed))], -1)
+    pixels[(x - width * 0.3) ** 2 + (y - height * 0.6) ** 2 < (min(width, height) * 0.22) ** 2] = [220, 60, 40 * seed]
+    pixels[:, int(width * 0.7) : int(width * 0.8)] = [20, 200, 90]
+    return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8), "RGB")
+
+
+def images():
+    """Sizes differ from the towers', so resizing and cropping matter."""
+    return {"a": picture(90, 70, 1), "b": picture(61, 113, 2)}
+
+
+def randomise(model, seed, logit_gain, residual_gain, quiet):
+    """Give every parameter a value that shows: norms around 1, no zero bias, unit gain in the matrices.
+
+    The tokens in `quiet` are made unlikely (halves of characters, so that generated text can be read).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings().weight
+    for name, parameter in sorted(model.named_parameters()):
+        noise = torch.randn(parameter.shape, generator=generator)
+        leaf = name.rsplit(".", 1)[-1]
+        if re.search(r"(norm|layrnorm|layer_norm\d)\.weight$", name):
+            value = 1 + 0.2 * noise
+        elif leaf == "bias":
+            value = 0.2 * noise
+        elif parameter is head:  # also the embedding, where the two are tied
+            value = noise * logit_gain / parameter.shape[-1] ** 0.5
+        elif parameter is embedding:
+            value = 0.8 * noise
+        elif leaf == "class_embedding" or "position_embedding" in name:
+            value = 0.5 * noise
+        elif re.search(r"[qk]_proj\.weight$", name):
+            value = 1.3 * noise / parameter.shape[-1] ** 0.5
+        elif re.search(r"(o|down)_proj\.weight$", name):
+            value = residual_gain * noise / parameter.shape[-1] ** 0.5
+        else:
+            value = noise / parameter[0].numel() ** 0.5
+        if parameter is head:
+            value[quiet] *= 0.1
+        parameter.data.copy_(value)
+
+
+def unreadable(tokenizer):
+    """Tokens that are not text on their own: bytes of longer characters, control characters, special tokens."""
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=True)
+    return [i for i, text in enumerate(texts) if not text.isprintable() or text in ("", "\ufffd")]
+
+
+def make_alpha(width, generator):
+    """Scales as AurA gives them (0 to 1, many exactly 1), plus exact zeros and two amplifying 1.4."""
+    auroc = 0.2 + 0.8 * torch.rand(width, generator=generator)
+    alpha = torch.where(auroc > 0.5, 1 - 2 * (auroc - 0.5), torch.ones(()))
+    alpha[[1, width // 2]] = 0.0
+    alpha[[2, width // 2 + 1]] = 1.4
+    alpha[0] = 1.0
+    return alpha
+
+
+def sites(model, decoder):
+    """(layer, projection) -> MLP linear, for every decoder layer."""
+    layers = model.get_submodule(decoder).layers
+    return {(i, p): getattr(layer.mlp, p) for i, layer in enumerate(layers) for p in PROJECTIONS}
+
+
+class Hooks:
+    """Forward hooks that are removed on exit."""
+
+    def __init__(self):
+        self.handles = []
+
+    def scale(self, modules, alphas):
+        for key, module in modules.items():
+            self.handles.append(module.register_forward_hook(lambda _m, _i, out, a=alphas[key]: out * a))
+
+    def record(self, modules, into):
+        for key, module in modules.items():
+            self.handles.append(module.register_forward_hook(lambda _m, _i, out, k=key: into.__setitem__(k, first(out))))
+
+    def record_embeds(self, module, into):
+        hook = lambda _m, _a, kw: into.__setitem__("inputs_embeds", kw["inputs_embeds"].clone())
+        self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+def first(out):
+    return (out[0] if isinstance(out, tuple) else out).detach().clone()
+
+
+def positions(mask):
+    """Position of every token, counted over attended tokens only."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def forward(model, inputs):
+    return model(**inputs, position_ids=positions(inputs["attention_mask"]), use_cache=False).logits
+
+
+def pooled(out, mask):
+    """Mean (accumulated in f64) and max over the attended tokens."""
+    keep = mask.bool().unsqueeze(-1)
+    mean = (out.double() * keep).sum(1) / keep.sum(1)
+    return mean.float(), out.masked_fill(~keep, -torch.inf).max(1).values
+
+
+def greedy(model, inputs):
+    """The 16 tokens HF generates with its cache, EOS ignored, and the smallest top-1 to top-2 gap."""
+    settings, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
+    try:
+        out = model.generate(
+            **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    finally:
+        model.generation_config.eos_token_id = settings
+    top = torch.stack(out.logits, 1).topk(2, -1).values
+    return out.sequences[:, -NEW_TOKENS:].clone(), float((top[..., 0] - top[..., 1]).min())
+
+
+def recomputed(model, inputs, generated):
+    """The same tokens by one forward pass without a cache: they must be the argmax at every step."""
+    mask = torch.cat([inputs["attention_mask"], torch.ones_like(generated)], 1)
+    full = dict(inputs, input_ids=torch.cat([inputs["input_ids"], generated], 1), attention_mask=mask)
+    return forward(model, full)[:, -NEW_TOKENS - 1 : -1].argmax(-1)
+
+
+def encode(fixture, letters, rendered, pictures, side="left"):
+    """What the HF processor makes of some prompts: the tensors, and nothing else."""
+    shown = [pictures[i] for letter in letters for i in fixture.prompts[letter].images]
+    fixture.processor.tokenizer.padding_side = side
+    text = [rendered[letter] for letter in letters]
+    out = fixture.processor(text=text, images=shown or None, padding=True, return_tensors="pt")
+    fixture.processor.tokenizer.padding_side = "left"
+    return {k: v for k, v in out.items() if isinstance(v, torch.Tensor)}
+
+
+class Unsuitable(Exception):
+    """Some greedy step is too close to call, or the text repeats itself: try another seed."""
+
+
+@torch.no_grad()
+def record_case(fixture, model, case, inputs, alphas, min_margin):
+    """All tensors of one case, and a report on how they behave."""
+    modules = sites(model, fixture.decoder)
+    mask, single, report, out = inputs["attention_mask"], case == "single", {}, dict(inputs)
+    if case != "batch_right":
+        for name, scales in (("generated", None), ("generated_scaled", alphas)):
+            with Hooks() as hooks:
+                if scales:
+                    hooks.scale(modules, scales)
+                tokens, margin = greedy(model, inputs)
+                if margin < min_margin or (tokens >= fixture.config.image_token_id).any():
+                    raise Unsuitable
+                if min(len(set(row)) for row in tokens.tolist()) < 6:
+                    raise Unsuitable
+                assert torch.equal(recomputed(model, inputs, tokens), tokens), "cached and recomputed tokens differ"
+            out[name] = tokens
+            report[f"{name}_margin"] = margin
+
+    got, hidden, probes = {}, {}, {}
+    decoder = model.get_submodule(fixture.decoder)
+    with Hooks() as hooks:
+        hooks.record(modules, got)
+        hooks.record(dict(enumerate(decoder.layers)), hidden)
+        hooks.record_embeds(decoder, probes)
+        if "pixel_values" in inputs:
+            hooks.record({"image_features": model.get_submodule(fixture.image_features)}, probes)
+        out["logits"] = forward(model, inputs)
+    with Hooks() as hooks:
+        hooks.scale(modules, alphas)
+        out["logits_scaled"] = forward(model, inputs)
+    for (layer, projection), value in got.items():
+        name = f"layers.{layer}.{projection}"
+        out[f"{name}.mean"], out[f"{name}.max"] = pooled(value, mask)
+        if single:
+            out[f"{name}.out"] = value
+    if single:
+        out |= {f"hidden.{i}": value for i, value in hidden.items()} | probes
+    attended = mask.bool()
+    folded = folded_logits(model, modules, inputs, alphas)
+    report["folded_vs_hooked"] = gap(folded[attended], out["logits_scaled"][attended])
+    report["scaled_vs_plain"] = gap(out["logits_scaled"][attended], out["logits"][attended])
+    return {f"{case}.{name}": value.contiguous() for name, value in out.items()}, report
+
+
+def folded_logits(model, modules, inputs, alphas):
+    """The same scales in the weights: rows of W and entries of b."""
+    saved = {name: p.clone() for name, p in model.named_parameters()}
+    for key, module in modules.items():
+        module.weight.mul_(alphas[key][:, None])
+        if module.bias is not None:
+            module.bias.mul_(alphas[key])
+    logits = forward(model, inputs)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(saved[name])
+    return logits
+
+
+def gap(a, b):
+    return float((a - b).abs().max())
+
+
+@torch.no_grad()
+def unused_parameters(fixture, model, inputs, logits):
+    """Parameters that leave the logits alone when they are reset (norms to 1, biases to 0) or negated."""
+    unused = []
+    for name, parameter in model.named_parameters():
+        saved = parameter.clone()
+        if name.endswith(".bias"):
+            parameter.zero_()
+        elif re.search(r"norm\d?\.weight$", name):
+            parameter.fill_(1.0)
+        else:
+            parameter.neg_()
+        if gap(forward(model, inputs), logits) < 1e-3:
+            unused.append(name)
+        parameter.copy_(saved)
+    return unused
+
+
+@torch.no_grad()
+def ablated(fixture, model, inputs, logits):
+    """How far each setting of the config moves the logits when it is changed."""
+    moved = {}
+    for name, change in fixture.ablations.items():
+        config = type(fixture.config).from_dict(fixture.config.to_dict())
+        change(config)
+        other = fixture.model_class._from_config(config, attn_implementation="eager").float().eval()
+        other.load_state_dict(model.state_dict())
+        moved[name] = gap(forward(other, inputs), logits)
+        assert moved[name] > 1e-3, f"{name} does not show in the logits"
+    return moved
+
+
+def template_on_disk(directory):
+    """The chat template from whichever of the three files has it."""
+    if (directory / "chat_template.jinja").exists():
+        return (directory / "chat_template.jinja").read_text()
+    for file in ("chat_template.json", "tokenizer_config.json"):
+        if (directory / file).exists() and "chat_template" in json.loads((directory / file).read_text()):
+            return json.loads((directory / file).read_text())["chat_template"]
+    raise FileNotFoundError(f"no chat template in {directory}")

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Tiny random checkpoints with golden forward passes, for crates/sgm-models/tests/golden/<name>/.
+
+    python tools/golden/make_models.py                       all of them
+    python tools/golden/make_models.py llava_mha             some of them
+    python tools/golden/make_models.py --verify [names]      reload what is on disk and compare
+
+A family is a module with builder functions (see llava.py); list them in BUILDERS.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import PIL
+import torch
+import torchvision
+import transformers
+from safetensors.torch import load_file, save_file
+
+import fixture as fx
+import llava
+
+BUILDERS = {
+    "llava_mha": llava.mha,
+    "llava_gqa_hub": llava.gqa_hub,
+    "llava_llama3rope_modules": llava.llama3rope_modules,
+    "llava_original": llava.original,
+    "llava_qwen2_siglip": llava.qwen2_siglip,
+}
+OUT = Path(__file__).resolve().parents[2] / "crates/sgm-models/tests/golden"
+MIN_MARGIN = 0.02
+
+
+def build(name, out):
+    fixture = BUILDERS[name]()
+    directory = out / name
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    pictures = fx.images()
+    for letter, picture in pictures.items():
+        picture.save(directory / f"img_{letter}.png", optimize=True)
+
+    rendered = {letter: render(fixture, prompt) for letter, prompt in fixture.prompts.items()}
+    sides = {case: "right" if case.endswith("_right") else "left" for case in fixture.cases}
+    inputs = {case: fx.encode(fixture, letters, rendered, pictures, sides[case]) for case, letters in fixture.cases.items()}
+    assert all((i["attention_mask"] == 0).any() == case.startswith("batch") for case, i in inputs.items()), "padding"
+
+    model = fixture.model_class._from_config(fixture.config, attn_implementation="eager").float().eval()
+    special = {k: getattr(fixture.processor.tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = transformers.GenerationConfig(**special)
+    seed, alphas, tensors, reports = search(fixture, model, inputs)
+
+    single = inputs["single"]
+    logits = tensors["single.logits"]
+    checks = {
+        "cases": reports,
+        "f64_vs_f32": f64_gap(model, single, logits),
+        "image_mirrored": fx.gap(mirrored(model, single), logits),
+        "rows_alone_vs_batch": rows_gap(fixture, model, rendered, pictures, tensors),
+        "config_ablations": fx.ablated(fixture, model, single, logits),
+    }
+    unused = fx.unused_parameters(fixture, model, single, logits)
+    golden = {
+        "note": fixture.note,
+        "architecture": fixture.model_class.__name__,
+        "prompts": rendered,
+        "messages": {letter: p.messages for letter, p in fixture.prompts.items()},
+        "add_generation_prompt": {letter: p.add_generation_prompt for letter, p in fixture.prompts.items()},
+        "expected_rendered": rendered,
+        "token_ids": {letter: fixture.processor.tokenizer(text)["input_ids"] for letter, text in rendered.items()},
+        "images": {letter: f"img_{letter}.png" for letter in pictures},
+        "case_inputs": {
+            case: {"padding_side": sides[case], "rows": [{"prompt": l, "images": fixture.prompts[l].images} for l in letters]}
+            for case, letters in fixture.cases.items()
+        },
+        "decoded": {
+            name: fixture.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for name, ids in tensors.items()
+            if "generated" in name
+        },
+        "image_backend": fixture.processor.image_processor.backend,
+        "attn_implementation": "eager",
+        "dtype": "float32",
+        "disk_dtype": str(fixture.disk_dtype).removeprefix("torch."),
+        "seed": seed,
+        "min_greedy_margin": min(v for r in reports.values() for k, v in r.items() if k.endswith("margin")),
+        "unused_parameters": unused,
+        "checks": checks,
+        "versions": versions(),
+    }
+    fixture.write(fixture, model, directory)
+    tensors |= {f"alpha.layers.{layer}.{projection}": a for (layer, projection), a in alphas.items()}
+    save_file(dict(sorted(tensors.items())), directory / "golden.safetensors")
+    (directory / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+    for file in directory.iterdir():
+        file.chmod(0o644)
+    size = sum(f.stat().st_size for f in directory.iterdir())
+    print(f"{name}: {size / 1000:.0f} KB, seed {seed}, margin {golden['min_greedy_margin']:.4f}, checks {json.dumps(checks)}")
+    print(f"   unused: {unused}")
+
+
+def render(fixture, prompt):
+    return fixture.processor.apply_chat_template(
+        prompt.messages, add_generation_prompt=prompt.add_generation_prompt, tokenize=False
+    )
+
+
+def search(fixture, model, inputs):
+    """The first seed whose greedy choices are all clear."""
+    quiet = fx.unreadable(fixture.processor.tokenizer)
+    for seed in range(fixture.seed, fixture.seed + 2000):
+        fx.randomise(model, seed, fixture.logit_gain, fixture.residual_gain, quiet)
+        for parameter in model.parameters():  # not model.to(...): that would round the rope frequencies too
+            parameter.data.copy_(parameter.data.to(fixture.disk_dtype))
+        generator = torch.Generator().manual_seed(seed)
+        alphas = {k: fx.make_alpha(m.out_features, generator) for k, m in fx.sites(model, fixture.decoder).items()}
+        tensors, reports = {}, {}
+        try:
+            for case, case_inputs in inputs.items():
+                got, reports[case] = fx.record_case(fixture, model, case, case_inputs, alphas, MIN_MARGIN)
+                tensors |= got
+        except fx.Unsuitable:
+            continue
+        return seed, alphas, tensors, reports
+    raise SystemExit("no seed gives clear greedy margins")
+
+
+@torch.no_grad()
+def f64_gap(model, inputs, logits):
+    doubled = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    out = fx.forward(model.double(), doubled)
+    model.float()
+    return fx.gap(out, logits)
+
+
+@torch.no_grad()
+def mirrored(model, inputs):
+    return fx.forward(model, inputs | {"pixel_values": inputs["pixel_values"].flip(-1)})
+
+
+@torch.no_grad()
+def rows_gap(fixture, model, rendered, pictures, tensors):
+    """Padding must not show: each row of a batch against the same row alone."""
+    worst = 0.0
+    for case in ("batch_left", "batch_right"):
+        for row, letter in enumerate(fixture.cases.get(case, [])):
+            alone = fx.forward(model, fx.encode(fixture, [letter], rendered, pictures))[0]
+            keep = tensors[f"{case}.attention_mask"][row].bool()
+            worst = max(worst, fx.gap(alone, tensors[f"{case}.logits"][row][keep]))
+    return worst
+
+
+def versions():
+    return {m.__name__: m.__version__ for m in (torch, torchvision, transformers)} | {"pillow": PIL.__version__}
+
+
+@torch.no_grad()
+def verify(name, out):
+    """Reload the directory and compare: logits bit for bit, token ids, pixels, rendered prompts."""
+    directory, fixture = out / name, BUILDERS[name]()
+    tensors, golden = load_file(directory / "golden.safetensors"), json.loads((directory / "golden.json").read_text())
+    model, loading = fixture.load(fixture, directory)
+    problems = {k: sorted(v) for k, v in loading.items() if v}
+    for case in golden["case_inputs"]:
+        keys = ("input_ids", "attention_mask", "pixel_values")
+        inputs = {k: tensors[f"{case}.{k}"] for k in keys if f"{case}.{k}" in tensors}
+        if not torch.equal(fx.forward(model, inputs), tensors[f"{case}.logits"]):
+            problems[case] = "logits differ"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    image_processor = transformers.AutoImageProcessor.from_pretrained(directory)
+    for letter, text in golden["expected_rendered"].items():
+        if tokenizer(text)["input_ids"] != golden["token_ids"][letter]:
+            problems[f"token_ids {letter}"] = tokenizer(text)["input_ids"]
+    for case, rows in golden["case_inputs"].items():
+        shown = [PIL.Image.open(directory / golden["images"][i]) for row in rows["rows"] for i in row["images"]]
+        if shown and not torch.equal(image_processor(shown, return_tensors="pt")["pixel_values"], tensors[f"{case}.pixel_values"]):
+            problems[f"pixels {case}"] = "differ"
+    template = fx.template_on_disk(directory)
+    for letter, text in golden["expected_rendered"].items():
+        got = tokenizer.apply_chat_template(
+            golden["messages"][letter],
+            chat_template=template,
+            add_generation_prompt=golden["add_generation_prompt"][letter],
+            tokenize=False,
+        )
+        if got != text:
+            problems[f"template {letter}"] = got
+    print(f"{name}: {'ok' if not problems else problems}")
+    return not problems
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *BUILDERS], help="fixtures to make, by default all")
+    parser.add_argument("--verify", action="store_true", help="check the directories instead of writing them")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    names = args.names or list(BUILDERS)
+    if args.verify:
+        raise SystemExit(not all([verify(name, args.out) for name in names]))
+    for name in names:
+        build(name, args.out)
+
+
+if __name__ == "__main__":
+    main()
