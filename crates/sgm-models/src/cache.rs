@@ -14,6 +14,8 @@ pub struct Cache {
     /// Whether each position seen so far is part of the sequence, per row.
     attended: Vec<Vec<bool>>,
     rows: Vec<usize>,
+    /// Whether each sequence has ended, though it is still in the batch.
+    ended: Vec<bool>,
 }
 
 /// Cache slots kept ready beyond the prefilled tokens before the buffers must grow.
@@ -31,7 +33,7 @@ pub(crate) struct Pass {
 
 impl Cache {
     pub(crate) fn new(layers: usize) -> Self {
-        Self { layers: vec![KvCache::new(2, 1); layers], attended: Vec::new(), rows: Vec::new() }
+        Self { layers: vec![KvCache::new(2, 1); layers], attended: Vec::new(), rows: Vec::new(), ended: Vec::new() }
     }
 
     /// The number of sequences; 0 before the prefill.
@@ -61,6 +63,7 @@ impl Cache {
             *layer = KvCache::new(2, tokens + HEADROOM);
         }
         self.attended = attended;
+        self.ended = vec![false; rows.len()];
         self.rows = rows;
         self.pass(tokens, window, device)
     }
@@ -73,9 +76,17 @@ impl Cache {
         self.pass(1, window, device)
     }
 
-    /// The spans of the newest token of each sequence, which is part of its response.
+    /// The spans of the newest token of each sequence: part of its response, unless that has ended.
     pub(crate) fn response_spans(&self) -> TokenSpans {
-        TokenSpans::new(vec![TokenKind::Response; self.rows.len()], self.rows.clone())
+        let kinds = self.ended.iter().map(|ended| if *ended { TokenKind::Padding } else { TokenKind::Response });
+        TokenSpans::new(kinds.collect(), self.rows.clone())
+    }
+
+    /// Declares a sequence of the batch ended: what it is still decoded with is padding to taps.
+    pub fn end(&mut self, index: usize) {
+        if let Some(ended) = self.ended.get_mut(index) {
+            *ended = true;
+        }
     }
 
     /// Keeps only the given sequences, in the given order; they are indices into the current batch.
@@ -96,6 +107,7 @@ impl Cache {
             kept.append(&k.contiguous()?.index_select(&index, 0)?, &v.contiguous()?.index_select(&index, 0)?)?;
             *layer = kept;
         }
+        self.ended = keep.iter().map(|i| self.ended.get(*i).copied().unwrap_or(false)).collect();
         self.attended = attended;
         self.rows = rows;
         Ok(())

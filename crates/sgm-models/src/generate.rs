@@ -1,6 +1,5 @@
 use candle_core::{D, DType, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling as CandleSampling};
-
 use rayon::prelude::*;
 
 use crate::model::Mllm;
@@ -27,7 +26,8 @@ pub enum Sampling {
     Random {
         /// Divides the logits; above 0.
         temperature: f64,
-        /// Draw only from the most probable tokens that together reach this probability, in 0..=1.
+        /// Draw only from the most probable tokens that together reach this probability, above 0 and at most 1. With
+        /// `top_k`, the probabilities are still those among all tokens.
         top_p: Option<f64>,
         /// Draw only from this many most probable tokens.
         top_k: Option<usize>,
@@ -196,6 +196,7 @@ pub fn generate_tokens<M: Mllm + ?Sized>(
             next = keep.iter().filter_map(|at| next.get(*at).copied()).collect();
             rows.retain(|row| !row.done);
         }
+        rows.iter().enumerate().filter(|(_, row)| row.done).for_each(|(at, _)| cache.end(at));
         hidden = model.decode(&next, &mut cache)?;
     }
 }

@@ -63,6 +63,7 @@ impl Llava {
     ///
     /// As [`load`](Self::load).
     pub fn from_tensors(checkpoint: &Checkpoint, vb: &VarBuilder<'_>) -> Result<Self> {
+        let mut info = checkpoint.info(ARCHITECTURE)?;
         let config = checkpoint.config();
         let text = DecoderConfig::from_section(&config.section("text_config")?)?;
         let vision = VisionConfig::from_section(&config.section("vision_config")?)?;
@@ -81,7 +82,6 @@ impl Llava {
         let deepest = feature_layers.iter().copied().max().unwrap_or(0);
         let decoder = Decoder::new(&text, &language, head)?;
         let features = vision.patches() + usize::from(vision.has_class_token()) - usize::from(drop_class_token);
-        let mut info = checkpoint.info(ARCHITECTURE)?;
         info.sites = text.sites();
         Ok(Self {
             info,

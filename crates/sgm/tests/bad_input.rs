@@ -76,6 +76,8 @@ fn missing_files_are_named_with_what_to_do() {
 fn another_architecture_is_told_what_is_supported() {
     let copy = Copy::new();
     copy.edit("config.json", "LlavaForConditionalGeneration", "BertForMaskedLM");
+    // The class is looked at before anything that another family's configuration would get wrong.
+    copy.edit("config.json", "clip_vision_model", "another_tower");
     let text = message(copy.load());
     assert!(text.contains("BertForMaskedLM") && text.contains("supported: LlavaForConditionalGeneration"), "{text}");
     let copy = Copy::new();

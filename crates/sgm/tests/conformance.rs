@@ -211,6 +211,40 @@ fn rows_of_a_batch_answer_as_they_do_alone() {
     assert_eq!(right, together.into_iter().map(|g| g.tokens).collect::<Vec<_>>());
 }
 
+/// Counts the response tokens that pass the first site, by row.
+#[derive(Default)]
+struct ResponseCounter(std::sync::Mutex<std::collections::BTreeMap<usize, usize>>);
+
+impl sgm::models::Tap for ResponseCounter {
+    fn apply(&self, site: sgm::core::Site, output: Tensor, spans: &sgm::models::TokenSpans) -> sgm::models::Result<Tensor> {
+        assert_eq!(output.dims()[..2], [spans.batch(), spans.tokens()]);
+        if site == "lm.layers.0.mlp.gate_proj".parse().unwrap() {
+            for (index, row) in spans.rows().iter().enumerate() {
+                let responses = spans.row(index).iter().filter(|k| **k == TokenKind::Response).count();
+                *self.0.lock().unwrap().entry(*row).or_default() += responses;
+            }
+        }
+        Ok(output)
+    }
+}
+
+#[test]
+fn taps_see_every_response_token_once_and_nothing_after_the_end() {
+    let s = subjects().pop().unwrap();
+    let prompts: Vec<Prompt> = ["hello.", "tell me a story.", "thank you.", "who are you?"].map(|q| Prompt::user(q, None)).into();
+    let counter = Arc::new(ResponseCounter::default());
+    let attached = s.model.taps().attach(counter.clone());
+    let answers = s.model.generate(&prompts, &GenerateOptions { max_new_tokens: 30, ..Default::default() }).unwrap();
+    drop(attached);
+    let seen = counter.0.lock().unwrap();
+    for (row, answer) in answers.iter().enumerate() {
+        // The last token at full length, or the one that brought the end, is chosen but never fed back.
+        let fed = if answer.finish == sgm::models::FinishReason::Length { answer.tokens.len() - 1 } else { answer.tokens.len() };
+        assert_eq!(seen[&row], fed, "{answer:?}");
+    }
+    assert!(answers.iter().any(|a| a.tokens.len() != answers[0].tokens.len()), "the answers do not differ in length");
+}
+
 #[test]
 fn the_number_of_threads_does_not_matter() {
     let s = subjects().pop().unwrap();
