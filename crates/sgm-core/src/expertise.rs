@@ -79,8 +79,17 @@ impl Expertise {
     ///
     /// Any error of this crate, when the file is missing, of another kind or damaged.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_bytes(&path, &tensor_file::read(path.as_ref())?)
+    }
+
+    /// Parses the bytes of such a file; `path` says in errors where they came from.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
         let path = path.as_ref();
-        let (metadata, sites) = tensor_file::load(path, FORMAT, &["auroc", "auroc_se"])?;
+        let (metadata, sites) = tensor_file::parse(path, bytes, FORMAT, &["auroc", "auroc_se"])?;
         let mut expertise = Self::new(metadata);
         for (site, mut vectors) in sites {
             let auroc = vectors.remove("auroc").ok_or_else(|| missing(path, site, "auroc"))?;

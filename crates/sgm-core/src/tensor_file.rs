@@ -30,13 +30,17 @@ pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites
     write_atomically(path, &file)
 }
 
-/// Reads a file of kind `format` whose tensors are called `<site>/<one of what>`.
-pub(crate) fn load(path: &Path, format: &'static str, what: &[&str]) -> Result<(Metadata, BTreeMap<Site, Vectors>)> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+/// The bytes of a file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })
+}
+
+/// Parses a file of kind `format` whose tensors are called `<site>/<one of what>`; `path` is for messages.
+pub(crate) fn parse(path: &Path, bytes: &[u8], format: &'static str, what: &[&str]) -> Result<(Metadata, BTreeMap<Site, Vectors>)> {
     let unreadable = |reason: safetensors::SafeTensorError| Error::NotSafetensors { path: path.to_owned(), reason: reason.to_string() };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(unreadable)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
     let metadata = Metadata::from_strings(path, format, header.metadata().as_ref())?;
-    let file = SafeTensors::deserialize(&bytes).map_err(unreadable)?;
+    let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
     let mut sites: BTreeMap<Site, Vectors> = BTreeMap::new();
     // Sorted, so that the first complaint about a file is always the same one.
     let tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect::<HashMap<_, _>>().into_iter().collect();

@@ -23,6 +23,13 @@
 //!
 //! Models compute in f32 on the CPU, whatever dtype the checkpoint is stored in. Results do not depend
 //! on the number of threads.
+//!
+//! # Threads
+//!
+//! candle takes its threads from the environment. `RAYON_NUM_THREADS` unset, it reads `/proc/cpuinfo` at every
+//! matrix product, which small models notice. `CANDLE_NUM_THREADS=1` suits programs that run many batches, which
+//! [`Generator::generate`] and [`response_nll`] do in parallel: candle's own pool for elementwise operations serves
+//! one caller at a time.
 #![deny(unsafe_code)]
 
 mod activation;
