@@ -73,7 +73,7 @@ pub enum Error {
         mask: &'static str,
     },
 
-    /// The store has no such site.
+    /// A site is unknown, or a file of the store cannot be written.
     #[error(transparent)]
     Core(#[from] sgm_core::Error),
 

@@ -24,6 +24,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn ones_leave_every_bit() {
+        let values = [0.0, -0.0, 1.5e-45, -3.25, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, 1.0];
+        let mut scaled = values;
+        scale_rows(&mut scaled, &[1.0; 4]);
+        assert_eq!(scaled.map(f32::to_bits), values.map(f32::to_bits));
+        // What does not fill a row, and no neurons at all.
+        scale_rows(&mut scaled, &[2.0; 9]);
+        scale_rows(&mut scaled, &[]);
+        assert_eq!(scaled.map(f32::to_bits), values.map(f32::to_bits));
+    }
+
     proptest! {
         #[test]
         fn every_neuron_gets_its_own_scale_and_shift(rows in prop::collection::vec(prop::array::uniform3(-1e3f32..1e3), 0..9), scale in prop::array::uniform3(0f32..1.0), shift in prop::array::uniform3(-1f32..1.0)) {
