@@ -2,8 +2,8 @@
 
 /// Tells candle how many threads there are, unless the environment already does.
 ///
-/// Without `RAYON_NUM_THREADS` candle reads `/proc/cpuinfo` at every matrix product, a fifth of the running time
-/// of a small model. And it runs elementwise operations on one pool that serves a single caller at a time, for
+/// Without `RAYON_NUM_THREADS` candle reads `/proc/cpuinfo` at every matrix product, which a small model
+/// notices. And it runs elementwise operations on one pool that serves a single caller at a time, for
 /// which batches that run in parallel would queue; with one thread in that pool each batch uses its own.
 #[allow(unsafe_code, reason = "the environment is candle's only setting")]
 pub(crate) fn settle() {

@@ -48,7 +48,7 @@ fn llava_qwen2_siglip() {
 /// The embedded organism, against goldens made with the training recipe's own script.
 ///
 /// Scaling all its neurons at random leaves a network that amplifies rounding: transformers itself, in f64, is 1.1e-5
-/// from these f32 goldens. Hence the wider tolerance; nothing else comes near it.
+/// from these f32 goldens (`tools/organism/rounding.py`). Hence the wider tolerance; nothing else comes near it.
 #[test]
 fn organism() {
     let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sgm-organism/tests/golden/golden.safetensors");
