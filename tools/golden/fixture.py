@@ -29,18 +29,33 @@ class Fixture:
     note: str
     model_class: type
     config: object
-    processor: object
+    processor: object  # of a model without images, its tokenizer
     prompts: dict  # letter -> Prompt
     cases: dict  # case -> list of prompt letters, one per row
     write: Callable  # (fixture, model, directory): writes the checkpoint
     load: Callable  # (fixture, directory) -> (model, HF loading report): reads it back, for --verify
     decoder: str = "model.language_model"
-    image_features: str = "model.multi_modal_projector"
+    image_features: str = "model.multi_modal_projector"  # the module whose output is recorded, if the model has it
     disk_dtype: torch.dtype = torch.float32  # the weights are rounded to it before anything is recorded
     logit_gain: float = 3.0
     residual_gain: float = 1.0  # of o_proj and down_proj
     seed: int = 1  # where the search for clear greedy margins begins
     ablations: dict = field(default_factory=dict)  # name -> function that changes a config: must move the logits
+    # What differs between families; the defaults serve most.
+    sites: Callable = None  # model -> {(layer, projection): (module, slice of its output or None)}
+    positions: Callable = None  # (model, inputs) -> position_ids or None, where the model is to count by itself
+    value: Callable = None  # (name, parameter, noise) -> a parameter's values, or None for the usual ones
+    nested_images: bool = False  # the processor takes a list of images per row
+    encode_options: dict = field(default_factory=dict)  # further arguments of the processor
+    min_distinct: int = 6  # distinct tokens in a generated row
+
+    def __post_init__(self):
+        self.sites = self.sites or (lambda model: gated_mlps(model, self.decoder))
+        self.positions = self.positions or (lambda _model, inputs: attended_positions(inputs["attention_mask"]))
+
+    @property
+    def tokenizer(self):
+        return getattr(self.processor, "tokenizer", self.processor)
 
 
 CASES = {"single": ["a"], "batch_left": ["b", "c"], "batch_right": ["b", "c"], "text": ["d"], "two_images": ["e"]}
@@ -89,7 +104,7 @@ def images():
     return {"a": picture(90, 70, 1), "b": picture(61, 113, 2)}
 
 
-def randomise(model, seed, logit_gain, residual_gain, quiet):
+def randomise(fixture, model, seed, quiet):
     """Give every parameter a value that shows: norms around 1, no zero bias, unit gain in the matrices.
 
     The tokens in `quiet` are made unlikely (halves of characters, so that generated text can be read).
@@ -100,12 +115,15 @@ def randomise(model, seed, logit_gain, residual_gain, quiet):
     for name, parameter in sorted(model.named_parameters()):
         noise = torch.randn(parameter.shape, generator=generator)
         leaf = name.rsplit(".", 1)[-1]
-        if re.search(r"(norm|layrnorm|layer_norm\d)\.weight$", name):
+        own = fixture.value(name, parameter, noise) if fixture.value else None
+        if own is not None:
+            value = own
+        elif re.search(r"(norm|layrnorm|layer_norm\d)\.weight$", name):
             value = 1 + 0.2 * noise
         elif leaf == "bias":
             value = 0.2 * noise
         elif parameter is head:  # also the embedding, where the two are tied
-            value = noise * logit_gain / parameter.shape[-1] ** 0.5
+            value = noise * fixture.logit_gain / parameter.shape[-1] ** 0.5
         elif parameter is embedding:
             value = 0.8 * noise
         elif leaf == "class_embedding" or "position_embedding" in name:
@@ -113,7 +131,7 @@ def randomise(model, seed, logit_gain, residual_gain, quiet):
         elif re.search(r"[qk]_proj\.weight$", name):
             value = 1.3 * noise / parameter.shape[-1] ** 0.5
         elif re.search(r"(o|down)_proj\.weight$", name):
-            value = residual_gain * noise / parameter.shape[-1] ** 0.5
+            value = fixture.residual_gain * noise / parameter.shape[-1] ** 0.5
         else:
             value = noise / parameter[0].numel() ** 0.5
         if parameter is head:
@@ -137,10 +155,16 @@ def make_alpha(width, generator):
     return alpha
 
 
-def sites(model, decoder):
+def gated_mlps(model, decoder):
     """(layer, projection) -> MLP linear, for every decoder layer."""
     layers = model.get_submodule(decoder).layers
-    return {(i, p): getattr(layer.mlp, p) for i, layer in enumerate(layers) for p in PROJECTIONS}
+    return {(i, p): (getattr(layer.mlp, p), None) for i, layer in enumerate(layers) for p in PROJECTIONS}
+
+
+def width(site):
+    """The number of neurons of a site."""
+    module, part = site
+    return len(range(module.out_features)[part or slice(None)])
 
 
 class Hooks:
@@ -149,16 +173,21 @@ class Hooks:
     def __init__(self):
         self.handles = []
 
-    def scale(self, modules, alphas):
-        for key, module in modules.items():
-            self.handles.append(module.register_forward_hook(lambda _m, _i, out, a=alphas[key]: out * a))
+    def scale(self, sites, alphas):
+        for key, (module, part) in sites.items():
+            self.handles.append(module.register_forward_hook(lambda _m, _i, out, a=alphas[key], p=part: scaled(out, a, p)))
 
     def record(self, modules, into):
         for key, module in modules.items():
             self.handles.append(module.register_forward_hook(lambda _m, _i, out, k=key: into.__setitem__(k, first(out))))
 
+    def record_sites(self, sites, into):
+        for key, (module, part) in sites.items():
+            keep = lambda _m, _i, out, k=key, p=part: into.__setitem__(k, out[..., p or slice(None)].detach().clone())
+            self.handles.append(module.register_forward_hook(keep))
+
     def record_embeds(self, module, into):
-        hook = lambda _m, _a, kw: into.__setitem__("inputs_embeds", kw["inputs_embeds"].clone())
+        hook = lambda _m, _a, kw: kw.get("inputs_embeds") is not None and into.update(inputs_embeds=kw["inputs_embeds"].clone())
         self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def __enter__(self):
@@ -170,16 +199,27 @@ class Hooks:
 
 
 def first(out):
-    return (out[0] if isinstance(out, tuple) else out).detach().clone()
+    out = getattr(out, "last_hidden_state", out)
+    return (out[0] if isinstance(out, (tuple, list)) else out).detach().clone()
 
 
-def positions(mask):
+def scaled(out, alpha, part):
+    if part is None:
+        return out * alpha
+    out = out.clone()
+    out[..., part] *= alpha
+    return out
+
+
+def attended_positions(mask):
     """Position of every token, counted over attended tokens only."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def forward(model, inputs):
-    return model(**inputs, position_ids=positions(inputs["attention_mask"]), use_cache=False).logits
+def forward(fixture, model, inputs):
+    positions = fixture.positions(model, inputs)
+    more = {} if positions is None else {"position_ids": positions}
+    return model(**inputs, **more, use_cache=False).logits
 
 
 def pooled(out, mask):
@@ -202,20 +242,36 @@ def greedy(model, inputs):
     return out.sequences[:, -NEW_TOKENS:].clone(), float((top[..., 0] - top[..., 1]).min())
 
 
-def recomputed(model, inputs, generated):
+def recomputed(fixture, model, inputs, generated):
     """The same tokens by one forward pass without a cache: they must be the argmax at every step."""
-    mask = torch.cat([inputs["attention_mask"], torch.ones_like(generated)], 1)
-    full = dict(inputs, input_ids=torch.cat([inputs["input_ids"], generated], 1), attention_mask=mask)
-    return forward(model, full)[:, -NEW_TOKENS - 1 : -1].argmax(-1)
+    return forward(fixture, model, extended(inputs, generated))[:, -NEW_TOKENS - 1 : -1].argmax(-1)
+
+
+def extended(inputs, generated):
+    """The inputs with generated tokens after them, in every tensor that has an entry for each token."""
+    tokens, new = inputs["input_ids"].shape[1], generated.shape[1]
+    out = dict(inputs)
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            fill = 1 if name == "attention_mask" else 0
+            out[name] = torch.cat([inputs[name], torch.full_like(generated, fill)], 1)
+    if "cross_attention_mask" in inputs:
+        last = inputs["cross_attention_mask"][:, -1:]
+        out["cross_attention_mask"] = torch.cat([inputs["cross_attention_mask"], last.repeat_interleave(new, 1)], 1)
+    out["input_ids"] = torch.cat([inputs["input_ids"], generated], 1)
+    assert out["attention_mask"].shape[1] == tokens + new
+    return out
 
 
 def encode(fixture, letters, rendered, pictures, side="left"):
     """What the HF processor makes of some prompts: the tensors, and nothing else."""
-    shown = [pictures[i] for letter in letters for i in fixture.prompts[letter].images]
-    fixture.processor.tokenizer.padding_side = side
+    shown = [[pictures[i] for i in fixture.prompts[letter].images] for letter in letters]
+    shown = shown if fixture.nested_images else [picture for row in shown for picture in row]
+    images = {"images": shown} if any(fixture.prompts[letter].images for letter in letters) else {}
+    fixture.tokenizer.padding_side = side
     text = [rendered[letter] for letter in letters]
-    out = fixture.processor(text=text, images=shown or None, padding=True, return_tensors="pt")
-    fixture.processor.tokenizer.padding_side = "left"
+    out = fixture.processor(text=text, padding=True, return_tensors="pt", **images, **fixture.encode_options)
+    fixture.tokenizer.padding_side = "left"
     return {k: v for k, v in out.items() if isinstance(v, torch.Tensor)}
 
 
@@ -226,34 +282,36 @@ class Unsuitable(Exception):
 @torch.no_grad()
 def record_case(fixture, model, case, inputs, alphas, min_margin):
     """All tensors of one case, and a report on how they behave."""
-    modules = sites(model, fixture.decoder)
+    modules = fixture.sites(model)
     mask, single, report, out = inputs["attention_mask"], case == "single", {}, dict(inputs)
+    special = torch.tensor(sorted(fixture.tokenizer.all_special_ids))
     if case != "batch_right":
         for name, scales in (("generated", None), ("generated_scaled", alphas)):
             with Hooks() as hooks:
                 if scales:
                     hooks.scale(modules, scales)
                 tokens, margin = greedy(model, inputs)
-                if margin < min_margin or (tokens >= fixture.config.image_token_id).any():
+                if margin < min_margin or torch.isin(tokens, special).any():
                     raise Unsuitable
-                if min(len(set(row)) for row in tokens.tolist()) < 6:
+                if min(len(set(row)) for row in tokens.tolist()) < fixture.min_distinct:
                     raise Unsuitable
-                assert torch.equal(recomputed(model, inputs, tokens), tokens), "cached and recomputed tokens differ"
+                same = torch.equal(recomputed(fixture, model, inputs, tokens), tokens)
+                assert same, f"{case}: cached and recomputed tokens differ"
             out[name] = tokens
             report[f"{name}_margin"] = margin
 
     got, hidden, probes = {}, {}, {}
     decoder = model.get_submodule(fixture.decoder)
     with Hooks() as hooks:
-        hooks.record(modules, got)
+        hooks.record_sites(modules, got)
         hooks.record(dict(enumerate(decoder.layers)), hidden)
         hooks.record_embeds(decoder, probes)
-        if "pixel_values" in inputs:
+        if fixture.image_features and "pixel_values" in inputs:
             hooks.record({"image_features": model.get_submodule(fixture.image_features)}, probes)
-        out["logits"] = forward(model, inputs)
+        out["logits"] = forward(fixture, model, inputs)
     with Hooks() as hooks:
         hooks.scale(modules, alphas)
-        out["logits_scaled"] = forward(model, inputs)
+        out["logits_scaled"] = forward(fixture, model, inputs)
     for (layer, projection), value in got.items():
         name = f"layers.{layer}.{projection}"
         out[f"{name}.mean"], out[f"{name}.max"] = pooled(value, mask)
@@ -262,20 +320,21 @@ def record_case(fixture, model, case, inputs, alphas, min_margin):
     if single:
         out |= {f"hidden.{i}": value for i, value in hidden.items()} | probes
     attended = mask.bool()
-    folded = folded_logits(model, modules, inputs, alphas)
+    folded = folded_logits(fixture, model, modules, inputs, alphas)
     report["folded_vs_hooked"] = gap(folded[attended], out["logits_scaled"][attended])
     report["scaled_vs_plain"] = gap(out["logits_scaled"][attended], out["logits"][attended])
     return {f"{case}.{name}": value.contiguous() for name, value in out.items()}, report
 
 
-def folded_logits(model, modules, inputs, alphas):
+def folded_logits(fixture, model, modules, inputs, alphas):
     """The same scales in the weights: rows of W and entries of b."""
     saved = {name: p.clone() for name, p in model.named_parameters()}
-    for key, module in modules.items():
-        module.weight.mul_(alphas[key][:, None])
+    for key, (module, part) in modules.items():
+        part = part or slice(None)
+        module.weight[part] *= alphas[key][:, None]
         if module.bias is not None:
-            module.bias.mul_(alphas[key])
-    logits = forward(model, inputs)
+            module.bias[part] *= alphas[key]
+    logits = forward(fixture, model, inputs)
     for name, parameter in model.named_parameters():
         parameter.copy_(saved[name])
     return logits
@@ -297,7 +356,7 @@ def unused_parameters(fixture, model, inputs, logits):
             parameter.fill_(1.0)
         else:
             parameter.neg_()
-        if gap(forward(model, inputs), logits) < 1e-3:
+        if gap(forward(fixture, model, inputs), logits) < 1e-3:
             unused.append(name)
         parameter.copy_(saved)
     return unused
@@ -312,7 +371,7 @@ def ablated(fixture, model, inputs, logits):
         change(config)
         other = fixture.model_class._from_config(config, attn_implementation="eager").float().eval()
         other.load_state_dict(model.state_dict())
-        moved[name] = gap(forward(other, inputs), logits)
+        moved[name] = gap(forward(fixture, other, inputs), logits)
         assert moved[name] > 1e-3, f"{name} does not show in the logits"
     return moved
 
