@@ -27,24 +27,21 @@ pub(crate) const LLAVA_1_5: &str = "{% for message in messages %}\
 
 impl ChatTemplate {
     /// Compiles the template of a checkpoint: `chat_template.jinja`, `chat_template.json`, or the field
-    /// of `processor_config.json` or `tokenizer_config.json`, in this order; without any, `fallback`.
-    pub(crate) fn load(checkpoint: &Checkpoint, fallback: &str) -> Result<Self> {
-        let source = match find(checkpoint)? {
-            Some(source) => source,
-            None => {
+    /// of `processor_config.json` or `tokenizer_config.json`, in this order; without any, `fallback` if there is one.
+    pub(crate) fn load(checkpoint: &Checkpoint, fallback: Option<&str>) -> Result<Option<Self>> {
+        let source = match (find(checkpoint)?, fallback) {
+            (Some(source), _) => source,
+            (None, None) => return Ok(None),
+            (None, Some(fallback)) => {
                 tracing::warn!("the checkpoint has no chat template; using the model family's usual one");
                 fallback.to_owned()
             }
         };
         let mut special_tokens = serde_json::Map::new();
-        if let Some(config) = checkpoint.json("tokenizer_config.json")? {
-            for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
-                // A token is written as a string or as an object with its content.
-                let token = config.get(name).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
-                special_tokens.insert(name.to_owned(), json!(token.unwrap_or("")));
-            }
+        for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
+            special_tokens.insert(name.to_owned(), json!(checkpoint.special_token(name)?.unwrap_or_default()));
         }
-        Self::compile(&source, special_tokens)
+        Self::compile(&source, special_tokens).map(Some)
     }
 
     fn compile(source: &str, special_tokens: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
@@ -61,13 +58,20 @@ impl ChatTemplate {
     }
 
     /// The text of a conversation, with the opening of the model's turn if `add_generation_prompt`.
-    pub(crate) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+    ///
+    /// Templates of multimodal models are given a message's content as a list of `parts`, those of text models as a string.
+    pub(crate) fn render(&self, messages: &[Message], add_generation_prompt: bool, parts: bool) -> Result<String> {
         let part = |content: &Content| match content {
             Content::Text(text) => json!({"type": "text", "text": text}),
             Content::Image(_) => json!({"type": "image"}),
         };
-        let messages: Vec<_> =
-            messages.iter().map(|m| json!({"role": m.role.name(), "content": m.content.iter().map(part).collect::<Vec<_>>()})).collect();
+        let text = |content: &Content| match content {
+            Content::Text(text) => text.clone(),
+            Content::Image(_) => String::new(),
+        };
+        let content =
+            |m: &Message| if parts { m.content.iter().map(part).collect() } else { json!(m.content.iter().map(text).collect::<String>()) };
+        let messages: Vec<_> = messages.iter().map(|m| json!({"role": m.role.name(), "content": content(m)})).collect();
         let mut context = self.special_tokens.clone();
         context.insert("messages".to_owned(), json!(messages));
         context.insert("add_generation_prompt".to_owned(), json!(add_generation_prompt));
@@ -129,7 +133,7 @@ mod tests {
 
     fn render(source: &str, messages: &[Message]) -> Result<String> {
         let tokens = [("bos_token".to_owned(), json!("<s>"))].into_iter().collect();
-        ChatTemplate::compile(source, tokens)?.render(messages, true)
+        ChatTemplate::compile(source, tokens)?.render(messages, true, true)
     }
 
     #[test]

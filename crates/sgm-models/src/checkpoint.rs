@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use sha2::{Digest, Sha256};
+use tokenizers::Tokenizer;
 
 use crate::config::Section;
+use crate::linear::Weights;
 use crate::model::ModelInfo;
 use crate::{Error, Result, decoder};
 
@@ -88,17 +90,34 @@ impl Checkpoint {
         Section::parse(&self.files.path(file).display().to_string(), &bytes).map(Some)
     }
 
+    /// The tokenizer, without padding and truncation of its own.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        let bytes = self.read("tokenizer.json")?.ok_or_else(|| {
+            self.missing("tokenizer.json (convert a slow tokenizer with transformers' AutoTokenizer and save_pretrained)")
+        })?;
+        let error = |e: tokenizers::Error| Error::Tokenizer { reason: e.to_string() };
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(error)?;
+        // Batches are padded here, where token kinds are known; a file's own settings would interfere.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(error)?;
+        Ok(tokenizer)
+    }
+
+    /// The text of a special token by its name in `tokenizer_config.json`, such as `bos_token`.
+    pub(crate) fn special_token(&self, name: &str) -> Result<Option<String>> {
+        let Some(config) = self.json("tokenizer_config.json")? else { return Ok(None) };
+        // A token is written as a string or as an object with its content.
+        let token = config.get(name).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+        Ok(token.map(str::to_owned))
+    }
+
     pub(crate) fn missing(&self, wanted: &'static str) -> Error {
         Error::MissingFile { path: self.files.path(""), wanted }
     }
 
-    /// What is known of the model, its sites aside; refuses another architecture than `expected`.
-    pub(crate) fn info(&self, expected: &'static str) -> Result<ModelInfo> {
+    /// What is known of the model, its sites aside.
+    pub(crate) fn info(&self) -> Result<ModelInfo> {
         let architecture = self.architecture()?;
-        if architecture != expected {
-            let supported = crate::ARCHITECTURES;
-            return Err(Error::Unsupported { what: "architecture", got: architecture.to_owned(), supported });
-        }
         let generation = self.json("generation_config.json")?;
         let mut eos = generation.as_ref().map_or(Ok(Vec::new()), |g| g.ids("eos_token_id"))?;
         if eos.is_empty() {
@@ -112,8 +131,7 @@ impl Checkpoint {
             architecture: architecture.to_owned(),
             config_sha256: self.config_sha256.clone(),
             dtype: self.dtype()?.as_str().to_owned(),
-            // The default of transformers' LlamaConfig.
-            eos: if eos.is_empty() { vec![2] } else { eos },
+            eos,
             sites: Vec::new(),
         })
     }
@@ -129,6 +147,11 @@ impl Checkpoint {
             _ => DType::F32,
         };
         Ok(decoder::compute_dtype(&self.device, stored))
+    }
+
+    /// The weights, matrices as they are stored where that serves.
+    pub(crate) fn weights(&self) -> Result<Weights<'static>> {
+        Ok(Weights::new(self.tensors()?, None))
     }
 
     /// The weights by their names in the checkpoint, converted as they load to the dtype the model computes in.

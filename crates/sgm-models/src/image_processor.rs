@@ -65,6 +65,27 @@ fn blend(channel: u8, alpha: u8) -> u8 {
     u8::try_from((((x >> 8) + x) >> 8) >> 7).unwrap_or(u8::MAX)
 }
 
+/// TEMPORARY
+#[derive(Debug, Clone, Default)]
+pub struct ProcessedImages {
+    /// a
+    pub tensors: std::collections::BTreeMap<String, Tensor>,
+    /// b
+    pub images: Vec<ImageLayout>,
+}
+/// TEMPORARY
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageLayout {
+    /// a
+    pub height: u32,
+    /// a
+    pub width: u32,
+    /// a
+    pub rows: usize,
+    /// a
+    pub cols: usize,
+}
+
 /// An image processor with the settings of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageProcessor {
@@ -190,6 +211,15 @@ impl ImageProcessor {
             None => resized,
             Some((height, width)) => center_crop(&resized, width, height),
         })
+    }
+
+    /// What a model takes of the images of a batch, row by row.
+    pub fn process(&self, rows: &[Vec<&RgbImage>]) -> Result<ProcessedImages> {
+        let images: Vec<&RgbImage> = rows.concat();
+        let layout = |image: &&RgbImage| ImageLayout { height: image.height(), width: image.width(), rows: 1, cols: 1 };
+        let tensors =
+            if images.is_empty() { [].into() } else { [("pixel_values".to_owned(), self.pixels(images.iter().copied())?)].into() };
+        Ok(ProcessedImages { images: images.iter().map(layout).collect(), tensors })
     }
 
     /// Pixels f32 `[images, 3, height, width]`, normalised.
