@@ -8,28 +8,23 @@ use crate::Result;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::{Linear, Weights};
 
-/// Cosines and sines of the positions of one pass, `[rows or none, tokens, rotated / 2]`.
+/// Cosines and sines of the positions of one pass, `[rows, tokens, rotated / 2]` or `[tokens, rotated / 2]`.
 #[derive(Debug)]
 pub(crate) struct Rotation {
     pub(crate) cos: Tensor,
     pub(crate) sin: Tensor,
-    /// The tables are of all positions so far, and keys are cached unrotated.
-    pub(crate) whole: bool,
 }
 
 impl Rotation {
-    /// Rotates the first dimensions of heads `[batch, heads, tokens, head_dim]`, which are at the last of the positions.
+    /// Rotates the first dimensions of heads `[batch, heads, tokens, head_dim]`.
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let (tokens, known, axis) = (x.dim(2)?, self.cos.dim(D::Minus2)?, self.cos.rank() - 2);
-        let last =
-            |table: &Tensor| if known == tokens { Ok(table.clone()) } else { table.narrow(axis, known - tokens, tokens)?.contiguous() };
-        let (cos, sin) = (last(&self.cos)?, last(&self.sin)?);
+        let Self { cos, sin } = self;
         let (rotated, head_dim) = (2 * cos.dim(D::Minus1)?, x.dim(3)?);
         if rotated == head_dim {
-            return Ok(candle_nn::rotary_emb::rope(x, &cos, &sin)?);
+            return Ok(candle_nn::rotary_emb::rope(x, cos, sin)?);
         }
-        let turned = candle_nn::rotary_emb::rope(&x.narrow(3, 0, rotated)?.contiguous()?, &cos, &sin)?;
-        Ok(Tensor::cat(&[&turned, &x.narrow(3, rotated, head_dim - rotated)?], 3)?)
+        let turned = candle_nn::rotary_emb::rope(&x.narrow(3, 0, rotated)?.contiguous()?, cos, sin)?;
+        Ok(Tensor::cat(&[&turned, &x.narrow(3, rotated, head_dim - rotated)?], 3)?.contiguous()?)
     }
 }
 
@@ -88,12 +83,7 @@ impl Attention {
         let q = rotation.apply(&normed(split(self.q.forward(x)?, heads)?, &self.q_norm)?)?;
         let k = normed(split(self.k.forward(x)?, kv_heads)?, &self.k_norm)?;
         let v = split(self.v.forward(x)?, kv_heads)?;
-        let (k, v) = if rotation.whole {
-            let (k, v) = cache.append(&k, &v)?;
-            (rotation.apply(&k.contiguous()?)?, v)
-        } else {
-            cache.append(&rotation.apply(&k)?, &v)?
-        };
+        let (k, v) = cache.append(&rotation.apply(&k)?, &v)?;
 
         // The query heads of a group share their key head, so they are its rows: no key is repeated.
         let group = heads / kv_heads * tokens;

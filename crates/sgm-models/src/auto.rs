@@ -11,7 +11,7 @@ use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::Weights;
 use crate::model::{Mllm, ModelInfo, ModelInputs};
-use crate::{Cache, Error, Processor, Result, TapRegistry, TokenSpans, llava, text};
+use crate::{Cache, Error, Processor, Result, TapRegistry, llava, text};
 
 /// What a family adds to the decoder: how images enter it.
 pub(crate) trait Family: fmt::Debug + Send + Sync {
@@ -155,7 +155,8 @@ impl Mllm for AutoMllm {
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
         let Embedded { embeddings, order, after } = self.family.embed(&self.decoder, inputs)?;
         let pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
-        let taps = self.taps.for_pass(|| TokenSpans::new(inputs.kinds.concat(), inputs.rows.clone()));
+        cache.remember(&embeddings);
+        let taps = self.taps.for_pass(|| cache.spans());
         self.decoder.forward(embeddings, &pass, cache, &taps, &after)
     }
 
@@ -166,7 +167,14 @@ impl Mllm for AutoMllm {
             return Err(Error::Inputs { reason });
         }
         let embeddings = self.decoder.embed(&Tensor::new(tokens, self.decoder.device())?.unsqueeze(1)?)?;
+        cache.remember(&embeddings);
         let pass = cache.extend(self.decoder.window(), self.decoder.device())?;
+        if self.decoder.begins_anew(&pass) {
+            let (embeddings, pass) = cache.begin_anew(self.decoder.window(), self.decoder.device())?;
+            let taps = self.taps.for_pass(|| cache.spans());
+            let hidden = self.decoder.forward(embeddings, &pass, cache, &taps, &[])?;
+            return Ok(hidden.narrow(1, hidden.dim(1)? - 1, 1)?.contiguous()?);
+        }
         let taps = self.taps.for_pass(|| cache.response_spans());
         self.decoder.forward(embeddings, &pass, cache, &taps, &[])
     }

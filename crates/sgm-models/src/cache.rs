@@ -20,8 +20,10 @@ pub struct Cache {
     rows: Vec<usize>,
     /// Whether each sequence has ended, though it is still in the batch.
     ended: Vec<bool>,
-    /// Whether passes are told the positions of all tokens rather than of the new ones.
-    whole: bool,
+    /// The largest rotary position so far.
+    reached: u32,
+    /// The embeddings `[batch, tokens, hidden]` of all passes, kept for decoders that may have to begin anew.
+    history: Option<Vec<Tensor>>,
 }
 
 /// Cache slots kept ready beyond the prefilled tokens before the buffers must grow.
@@ -46,9 +48,12 @@ pub(crate) struct Order {
 
 /// What attention needs to know about the tokens of one pass.
 pub(crate) struct Pass {
-    /// Rotary positions of the new tokens, or of all, row-major; one row when all rows agree.
+    /// Rotary positions of the new tokens, row-major; one row when all rows agree.
     pub(crate) positions: Vec<Position>,
     pub(crate) position_rows: usize,
+    /// The largest rotary position so far, and before this pass.
+    pub(crate) reached: u32,
+    pub(crate) reached_before: u32,
     /// `[batch or 1, 1, new, seen + new]`, 0 where a token may attend, negative infinity elsewhere;
     /// none when every new token may attend to everything.
     pub(crate) mask: Option<Tensor>,
@@ -57,9 +62,18 @@ pub(crate) struct Pass {
 }
 
 impl Cache {
-    pub(crate) fn new(layers: usize, whole: bool) -> Self {
-        let layers = vec![KvCache::new(2, 1); layers];
-        Self { layers, kinds: Vec::new(), positions: Vec::new(), next: Vec::new(), rows: Vec::new(), ended: Vec::new(), whole }
+    /// An empty cache, which keeps the embeddings it is shown if the decoder may `begin_anew`.
+    pub(crate) fn new(layers: usize, begin_anew: bool) -> Self {
+        Self {
+            layers: vec![KvCache::new(2, 1); layers],
+            kinds: Vec::new(),
+            positions: Vec::new(),
+            next: Vec::new(),
+            rows: Vec::new(),
+            ended: Vec::new(),
+            reached: 0,
+            history: begin_anew.then(Vec::new),
+        }
     }
 
     /// The number of sequences; 0 before the prefill.
@@ -92,9 +106,6 @@ impl Cache {
             return Err(Error::Inputs { reason: "the cache is in use; prefill needs a new one".to_owned() });
         }
         let tokens = kinds.first().map_or(0, Vec::len);
-        for layer in &mut self.layers {
-            *layer = KvCache::new(2, tokens + HEADROOM);
-        }
         (self.positions, self.next) = match order.positions {
             Positions::Given { positions, next } => (positions, next),
             Positions::From(first) => kinds.iter().map(|row| counted(row, first)).unzip(),
@@ -102,7 +113,32 @@ impl Cache {
         self.kinds = kinds.to_vec();
         self.ended = vec![false; rows.len()];
         self.rows = rows.to_vec();
+        self.empty_layers();
         self.pass(tokens, order.prefix, window, device)
+    }
+
+    fn empty_layers(&mut self) {
+        let capacity = self.tokens() + HEADROOM;
+        self.layers.iter_mut().for_each(|layer| *layer = KvCache::new(2, capacity));
+    }
+
+    /// Keeps the embeddings of a pass, if the decoder may have to begin anew.
+    pub(crate) fn remember(&mut self, embeddings: &Tensor) {
+        if let Some(history) = &mut self.history {
+            history.push(embeddings.clone());
+        }
+    }
+
+    /// Forgets all keys and values; returns everything seen so far as if it came in one pass.
+    pub(crate) fn begin_anew(&mut self, window: Option<usize>, device: &Device) -> Result<(Tensor, Pass)> {
+        self.empty_layers();
+        let embeddings = Tensor::cat(self.history.as_deref().unwrap_or_default(), 1)?.contiguous()?;
+        Ok((embeddings, self.pass(self.tokens(), false, window, device)?))
+    }
+
+    /// The kinds of all tokens so far.
+    pub(crate) fn spans(&self) -> TokenSpans {
+        TokenSpans::new(self.kinds.concat(), self.rows.clone())
     }
 
     /// Registers one further token of each sequence.
@@ -145,6 +181,9 @@ impl Cache {
         let rows = kept(&self.rows, keep).ok_or_else(missing)?;
         let index: Vec<u32> = keep.iter().map(|i| u32::try_from(*i).map_err(|_| missing())).collect::<Result<_>>()?;
         let capacity = self.tokens() + HEADROOM;
+        for embeddings in self.history.iter_mut().flatten() {
+            *embeddings = embeddings.index_select(&Tensor::new(index.as_slice(), embeddings.device())?, 0)?;
+        }
         for layer in &mut self.layers {
             let (Some(k), Some(v)) = (layer.k()?, layer.v()?) else { continue };
             let index = Tensor::new(index.as_slice(), k.device())?;
@@ -156,14 +195,18 @@ impl Cache {
         Ok(())
     }
 
-    fn pass(&self, new: usize, prefix: bool, window: Option<usize>, device: &Device) -> Result<Pass> {
+    fn pass(&mut self, new: usize, prefix: bool, window: Option<usize>, device: &Device) -> Result<Pass> {
         let total = self.tokens();
-        let told = if self.whole { total } else { new };
+        let newest = self.positions.iter().flat_map(|row| row.iter().skip(total - new)).flatten().max();
+        let reached_before = self.reached;
+        self.reached = self.reached.max(newest.copied().unwrap_or(0));
         let same = self.positions.windows(2).all(|pair| matches!(pair, [a, b] if a == b));
         let rows = if same { self.positions.get(..1).unwrap_or_default() } else { self.positions.as_slice() };
         Ok(Pass {
-            positions: rows.iter().flat_map(|row| row.iter().skip(total - told).copied()).collect(),
+            positions: rows.iter().flat_map(|row| row.iter().skip(total - new).copied()).collect(),
             position_rows: rows.len(),
+            reached: self.reached,
+            reached_before,
             mask: self.mask(new, prefix, None, device)?,
             window_mask: if window.is_some() { self.mask(new, prefix, window, device)? } else { None },
         })

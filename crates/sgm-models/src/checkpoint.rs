@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -9,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use crate::config::Section;
 use crate::linear::Weights;
+use crate::mapped::{MappedBackend, MappedWeights};
 use crate::model::ModelInfo;
 use crate::{Error, Result, decoder};
 
@@ -20,7 +22,24 @@ pub struct Checkpoint {
     config: Section,
     config_sha256: String,
     device: Device,
+    half: HalfWeights,
 }
+
+/// What becomes of matrices stored in 16 bits where the model computes in 32, as it does on a CPU.
+///
+/// The results are the same bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HalfWeights {
+    /// They are widened as they load if they take up to 2 GiB, and kept otherwise.
+    #[default]
+    Auto,
+    /// They are widened as they load: twice the memory.
+    Widen,
+    /// They are kept, and widened at every product: slower.
+    Keep,
+}
+
+const WIDEN_UP_TO: usize = 2 << 30;
 
 #[derive(Debug)]
 enum Files {
@@ -61,7 +80,14 @@ impl Checkpoint {
         let bytes = files.read(CONFIG)?.ok_or_else(missing)?;
         let config = Section::parse(&files.path(CONFIG).display().to_string(), &bytes)?;
         let config_sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Self { name, config, config_sha256, device: Device::Cpu, files })
+        Ok(Self { name, config, config_sha256, device: Device::Cpu, half: HalfWeights::Auto, files })
+    }
+
+    /// Chooses what becomes of matrices stored in 16 bits.
+    #[must_use]
+    pub fn with_half_weights(mut self, half: HalfWeights) -> Self {
+        self.half = half;
+        self
     }
 
     /// The class name of the model, the first of `architectures` in `config.json`.
@@ -151,7 +177,18 @@ impl Checkpoint {
 
     /// The weights, matrices as they are stored where that serves.
     pub(crate) fn weights(&self) -> Result<Weights<'static>> {
-        Ok(Weights::new(self.tensors()?, None))
+        let dtype = self.dtype()?;
+        if matches!(self.files, Files::Embedded(_)) || dtype != DType::F32 {
+            return Ok(Weights::new(self.tensors()?, None));
+        }
+        let mapped = Arc::new(MappedWeights::open(&self.weight_files()?)?);
+        let keep = match self.half {
+            HalfWeights::Auto => mapped.half_bytes() > WIDEN_UP_TO,
+            HalfWeights::Widen => false,
+            HalfWeights::Keep => true,
+        };
+        let vb = VarBuilder::from_backend(Box::new(MappedBackend(mapped.clone())), dtype, self.device.clone());
+        Ok(Weights::new(vb, if keep { Some(mapped) } else { None }))
     }
 
     /// The weights by their names in the checkpoint, converted as they load to the dtype the model computes in.
@@ -165,12 +202,8 @@ impl Checkpoint {
         let dtype = self.dtype()?;
         match &self.files {
             Files::Directory(_) => {
-                let paths = self.weight_files()?;
-                for path in &paths {
-                    check_safetensors(path)?;
-                }
-                map_weights(&paths, dtype, &self.device)
-                    .map_err(|e| Error::Weights { path: self.files.path(WEIGHTS), reason: e.to_string() })
+                let mapped = MappedWeights::open(&self.weight_files()?)?;
+                Ok(VarBuilder::from_backend(Box::new(MappedBackend(Arc::new(mapped))), dtype, self.device.clone()))
             }
             Files::Embedded(_) => {
                 let bytes = self.read(WEIGHTS)?.ok_or_else(|| self.missing(WEIGHTS))?;
@@ -225,22 +258,4 @@ impl Files {
             },
         }
     }
-}
-
-/// Reads a file's header, so that damage is reported with the file's name.
-#[allow(unsafe_code, reason = "memory-mapping is the one way not to read the weights to look at their header")]
-fn check_safetensors(path: &Path) -> Result<()> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(io)?;
-    // SAFETY: the map is read-only, and `Checkpoint::tensors` documents that the files must not change meanwhile.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-    safetensors::SafeTensors::deserialize(&map).map_err(|e| Error::Weights { path: path.to_owned(), reason: e.to_string() })?;
-    Ok(())
-}
-
-#[allow(unsafe_code, reason = "memory-mapping is the one way not to hold the weights twice")]
-fn map_weights(paths: &[PathBuf], dtype: DType, device: &Device) -> candle_core::Result<VarBuilder<'static>> {
-    // SAFETY: the maps are read-only, and `Checkpoint::tensors` documents that the files must not change
-    // while they are mapped.
-    unsafe { VarBuilder::from_mmaped_safetensors(paths, dtype, device) }
 }

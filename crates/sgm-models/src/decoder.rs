@@ -2,14 +2,14 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::kv_cache::KvCache;
-use candle_nn::{Embedding, Module, RmsNorm};
+use candle_nn::{Module, RmsNorm};
 use sgm_core::{Projection, Site};
 
 use crate::activation::Activation;
 use crate::attention::{Attention, Rotation, softcapped};
 use crate::cache::Pass;
 use crate::decoder_config::{Attends, DecoderConfig};
-use crate::linear::{Linear, Weights};
+use crate::linear::{Embedding, Linear, Weights};
 use crate::rope::Rope;
 use crate::tap::PassTaps;
 use crate::{Cache, Error, Result};
@@ -34,15 +34,11 @@ impl Decoder {
     /// `head`, unless the embeddings serve as head or there is no other.
     pub(crate) fn new(config: &DecoderConfig, weights: &Weights<'_>, head: &Weights<'_>) -> Result<Self> {
         let DecoderConfig { vocabulary, hidden, .. } = *config;
-        let embeddings = weights.get((vocabulary, hidden), "embed_tokens.weight")?;
-        let head = if config.tied || !head.has("lm_head.weight") {
-            Linear::from_matrix(embeddings.clone())
-        } else {
-            head.linear("lm_head", hidden, vocabulary, false)?
-        };
+        let (embeddings, tied) = weights.embedding("embed_tokens", vocabulary, hidden)?;
+        let head = if config.tied || !head.has("lm_head.weight") { tied } else { head.linear("lm_head", hidden, vocabulary, false)? };
         let layer = |(index, attends): (usize, &Attends)| Layer::new(config, index, *attends, &weights.pp("layers").pp(index));
         Ok(Self {
-            embeddings: Embedding::new(embeddings, hidden),
+            embeddings,
             embedding_scale: config.embedding_scale,
             layers: config.layers.iter().enumerate().map(layer).collect::<Result<_>>()?,
             norm: weights.rms_norm("norm", hidden, config.rms_eps, config.norm_offset)?,
@@ -64,6 +60,11 @@ impl Decoder {
         })
     }
 
+    /// Whether this pass is the one in which the rotation changes, so that all before it must be computed anew.
+    pub(crate) fn begins_anew(&self, pass: &Pass) -> bool {
+        self.rope.changes_at().is_some_and(|at| pass.reached_before < at && at <= pass.reached)
+    }
+
     pub(crate) fn window(&self) -> Option<usize> {
         self.window
     }
@@ -73,7 +74,7 @@ impl Decoder {
     }
 
     pub(crate) fn new_cache(&self) -> Cache {
-        Cache::new(self.layers.len(), self.rope.depends_on_length())
+        Cache::new(self.layers.len(), self.rope.changes_at().is_some())
     }
 
     /// Runs all layers over embeddings `[batch, new tokens, hidden]`; returns the normalised hidden states.
@@ -82,8 +83,8 @@ impl Decoder {
     pub(crate) fn forward(&self, embeddings: Tensor, pass: &Pass, cache: &mut Cache, taps: &PassTaps, after: &[Tensor]) -> Result<Tensor> {
         let dtype = embeddings.dtype();
         let rotation = |rope: &Rope| -> Result<Rotation> {
-            let (cos, sin) = rope.tables(&pass.positions, pass.position_rows, dtype, &self.device)?;
-            Ok(Rotation { cos, sin, whole: self.rope.depends_on_length() })
+            let (cos, sin) = rope.tables(pass, dtype, &self.device)?;
+            Ok(Rotation { cos, sin })
         };
         let (everywhere, in_window) = (rotation(&self.rope)?, self.window_rope.as_ref().map(rotation).transpose()?);
         let mask = |mask: &Option<Tensor>| mask.as_ref().map(|m| m.to_dtype(dtype)).transpose();

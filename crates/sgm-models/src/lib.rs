@@ -49,6 +49,7 @@ mod image_tokens;
 mod likelihood;
 mod linear;
 mod llava;
+mod mapped;
 mod model;
 mod processor;
 mod prompt;
@@ -60,7 +61,7 @@ mod vision;
 
 pub use auto::{ARCHITECTURES, AutoMllm};
 pub use cache::Cache;
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, HalfWeights};
 pub use error::Error;
 pub use generate::{EosPolicy, FinishReason, GenerateOptions, Generation, Generator, Sampling, generate_tokens};
 pub use image_processor::{ImageProcessor, decode_image, load_image};

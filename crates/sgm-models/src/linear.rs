@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::quantized::{QMatMul, QTensor};
-use candle_core::{DType, Result as CandleResult, Shape, Tensor};
+use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
 use candle_nn::{Module, RmsNorm, VarBuilder};
 
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ pub(crate) enum StoredWeight {
 /// A checkpoint's matrices in the form it stores them, by their names.
 pub(crate) trait StoredWeights: Send + Sync {
     /// The matrix, or none if it should be taken in the model's dtype.
-    fn matrix(&self, name: &str) -> CandleResult<Option<StoredWeight>>;
+    fn matrix(&self, name: &str, device: &Device) -> CandleResult<Option<StoredWeight>>;
 }
 
 /// Where a model's weights come from: a `VarBuilder`, and the matrices that need not be converted.
@@ -69,6 +69,16 @@ impl<'a> Weights<'a> {
         Ok(Linear { weight: self.matrix(name, inputs, outputs)?, bias })
     }
 
+    /// The table `name` of `tokens` vectors, and the layer that compares with them, for models that use it as their head.
+    pub(crate) fn embedding(&self, name: &str, tokens: usize, hidden: usize) -> CandleResult<(Embedding, Linear)> {
+        let matrix = self.matrix(name, hidden, tokens)?;
+        let table = match &matrix {
+            Matrix::Dense(table) | Matrix::Half(table) => table.clone(),
+            Matrix::Quantized(_) => self.vb.pp(name).get((tokens, hidden), "weight")?,
+        };
+        Ok((Embedding { table, dtype: self.vb.dtype() }, Linear { weight: matrix, bias: None }))
+    }
+
     /// A layer stored as the rows of one matrix, split into layers of the given numbers of outputs, without biases.
     pub(crate) fn fused(&self, name: &str, inputs: usize, outputs: &[usize]) -> CandleResult<Vec<Linear>> {
         let whole = self.matrix(name, inputs, outputs.iter().sum())?;
@@ -86,7 +96,7 @@ impl<'a> Weights<'a> {
     fn matrix(&self, name: &str, inputs: usize, outputs: usize) -> CandleResult<Matrix> {
         let below = self.vb.pp(name);
         let stored = match &self.stored {
-            Some(stored) => stored.matrix(&format!("{}.weight", below.prefix()))?,
+            Some(stored) => stored.matrix(&format!("{}.weight", below.prefix()), self.vb.device())?,
             None => None,
         };
         let check = |shape: &Shape| match shape.dims() {
@@ -139,10 +149,20 @@ impl Matrix {
     }
 }
 
-impl Linear {
-    /// A layer without bias over a matrix `[outputs, inputs]`.
-    pub(crate) fn from_matrix(weight: Tensor) -> Self {
-        Self { weight: Matrix::Dense(weight), bias: None }
+/// A table of vectors, one for each token id.
+#[derive(Debug, Clone)]
+pub(crate) struct Embedding {
+    /// `[tokens, hidden]`, in the stored dtype.
+    table: Tensor,
+    dtype: DType,
+}
+
+impl Embedding {
+    /// The vectors `[.., hidden]` of ids u32 `[..]`, in the model's dtype.
+    pub(crate) fn forward(&self, ids: &Tensor) -> CandleResult<Tensor> {
+        let mut shape = ids.dims().to_vec();
+        shape.push(self.table.dim(1)?);
+        self.table.index_select(&ids.flatten_all()?, 0)?.reshape(shape)?.to_dtype(self.dtype)
     }
 }
 

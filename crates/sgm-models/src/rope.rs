@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::cache::Pass;
 use crate::config::Section;
 use crate::{Error, Result};
 
@@ -134,21 +135,16 @@ impl Rope {
         Ok(Self { frequencies: narrow(frequencies), axes: axes(scaling, model_type, pairs)?, factor, long })
     }
 
-    /// The dimensions of a head that are rotated.
-    pub(crate) fn rotated(&self) -> usize {
-        2 * self.frequencies.len()
+    /// The position from which on all frequencies are others, so that what was computed before no longer holds.
+    pub(crate) fn changes_at(&self) -> Option<u32> {
+        self.long.as_ref().map(|long| long.beyond)
     }
 
-    /// Whether the frequencies depend on the length of the sequence, so that keys can only be rotated when they are used.
-    pub(crate) fn depends_on_length(&self) -> bool {
-        self.long.is_some()
-    }
-
-    /// Cosines and sines `[rows, tokens, rotated / 2]` of row-major positions, `[tokens, ...]` for one row.
-    pub(crate) fn tables(&self, positions: &[Position], rows: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
-        let last = positions.iter().flatten().max().copied().unwrap_or(0);
+    /// Cosines and sines `[rows, tokens, rotated / 2]` of a pass, `[tokens, ...]` where all rows agree.
+    pub(crate) fn tables(&self, pass: &Pass, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+        let Pass { positions, position_rows: rows, reached, .. } = pass;
         let frequencies = match &self.long {
-            Some(long) if last >= long.beyond => &long.frequencies,
+            Some(long) if *reached >= long.beyond => &long.frequencies,
             _ => &self.frequencies,
         };
         #[allow(clippy::cast_precision_loss, reason = "the reference rotates in f32")]
@@ -157,7 +153,7 @@ impl Rope {
         let pairs = frequencies.len();
         let shape = match rows {
             1 => vec![positions.len(), pairs],
-            _ => vec![rows, positions.len() / rows, pairs],
+            _ => vec![*rows, positions.len() / rows, pairs],
         };
         let table = |values: Vec<f32>| {
             let table = Tensor::from_vec(values, shape.clone(), device)?;
