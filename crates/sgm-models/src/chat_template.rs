@@ -53,6 +53,10 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
+        environment.add_function("strftime_now", |format: String| -> std::result::Result<String, minijinja::Error> {
+            let error = |e: jiff::Error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}"));
+            jiff::fmt::strtime::format(&format, &now().map_err(error)?).map_err(error)
+        });
         environment.add_template_owned(NAME, without_generation_marks(source)).map_err(error)?;
         Ok(Self { environment, special_tokens })
     }
@@ -78,6 +82,15 @@ impl ChatTemplate {
         let template = self.environment.get_template(NAME);
         let rendered = template.and_then(|t| t.render(Value::from(Serde(&context))));
         rendered.map_err(|e| Error::ChatTemplate { reason: format!("{e:#}") })
+    }
+}
+
+/// The time that templates write into prompts: that of `SOURCE_DATE_EPOCH`, seconds since 1970, if the environment has it, so
+/// that a run can be repeated, and otherwise the local time.
+fn now() -> std::result::Result<jiff::Zoned, jiff::Error> {
+    match std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok()) {
+        Some(seconds) => Ok(jiff::Timestamp::from_second(seconds)?.to_zoned(jiff::tz::TimeZone::UTC)),
+        None => Ok(jiff::Zoned::now()),
     }
 }
 
@@ -147,6 +160,15 @@ mod tests {
     fn generation_marks_python_methods_and_tokens_work() {
         let source = "{{ bos_token }}{% for m in messages %}{%- generation -%}{{ m['content'][0].text.upper().strip() }}{% endgeneration %}{% endfor %}";
         assert_eq!(render(source, &[message(Role::User, " hi ")]).unwrap(), "<s>HI");
+    }
+
+    #[test]
+    fn templates_may_write_the_date() {
+        let year: u32 = render("{{ strftime_now('%Y') }}", &[]).unwrap().parse().unwrap();
+        assert!((2024..2200).contains(&year), "{year}");
+        let date = render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap();
+        assert!(matches!(date.split(' ').collect::<Vec<_>>()[..], [day, month, _] if day.len() == 2 && month.len() == 3), "{date}");
+        assert!(matches!(render("{{ strftime_now('%') }}", &[]), Err(Error::ChatTemplate { .. })));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::config::Section;
 use crate::linear::Weights;
 use crate::mapped::{MappedBackend, MappedWeights};
 use crate::model::ModelInfo;
-use crate::{Error, Result, decoder};
+use crate::{Error, Result, decoder, hub};
 
 /// The files of a model in the Hugging Face layout: a directory, or a set of embedded files.
 #[derive(Debug)]
@@ -54,11 +54,20 @@ const INDEX: &str = "model.safetensors.index.json";
 impl Checkpoint {
     /// Opens a model directory, to run on the CPU.
     ///
+    /// What is no directory may be a model id, `organisation/name` or `organisation/name@revision`: it is looked for in the
+    /// local Hugging Face cache and, with feature `hub`, downloaded into it.
+    ///
     /// # Errors
     ///
-    /// [`Error::MissingFile`] when it is no directory or has no `config.json`; [`Error::Config`] when that is not JSON.
-    pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
-        let directory = directory.as_ref();
+    /// [`Error::NotFound`] when it is neither; [`Error::MissingFile`] when the directory has no `config.json`;
+    /// [`Error::Config`] when that is not JSON; [`Error::Hub`] when a download fails.
+    pub fn open(model: impl AsRef<Path>) -> Result<Self> {
+        let model = model.as_ref();
+        if !model.exists() {
+            let id = model.to_string_lossy();
+            return Self::new(id.clone().into_owned(), Files::Directory(hub::directory(&id)?));
+        }
+        let directory = model;
         let name = std::fs::canonicalize(directory)
             .ok()
             .and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()))

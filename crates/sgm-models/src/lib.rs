@@ -44,6 +44,7 @@ mod decoder;
 mod decoder_config;
 mod error;
 mod generate;
+mod hub;
 mod image_processor;
 mod image_tokens;
 mod likelihood;

@@ -57,7 +57,11 @@ fn message<T>(result: Result<T, Error>) -> String {
 #[test]
 fn missing_files_are_named_with_what_to_do() {
     let absent = Checkpoint::open("no/such/directory").unwrap_err();
-    assert!(matches!(&absent, Error::MissingFile { wanted: "config.json", .. }), "{absent}");
+    assert!(matches!(&absent, Error::NotFound { cache: None, .. }), "{absent}");
+    let id = Checkpoint::open("an-organisation/no-such-model").unwrap_err();
+    assert!(matches!(&id, Error::NotFound { cache: Some(_), .. }) && id.to_string().contains("hf download"), "{id}");
+    let empty = Checkpoint::open(tempfile::tempdir().unwrap().path()).unwrap_err();
+    assert!(matches!(&empty, Error::MissingFile { wanted: "config.json", .. }), "{empty}");
     for file in ["model.safetensors", "tokenizer.json", "processor_config.json"] {
         let copy = Copy::new();
         std::fs::remove_file(copy.path(file)).unwrap();
