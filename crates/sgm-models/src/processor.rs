@@ -197,7 +197,8 @@ impl Processor {
             kinds.push([kinds1, kinds2].concat());
         }
         let batch = kinds.len();
-        let pixel_values = if images.is_empty() { None } else { Some(self.images.pixels(images.iter().map(AsRef::as_ref))?) };
+        let images: Vec<&RgbImage> = images.iter().map(AsRef::as_ref).collect();
+        let pixel_values = if images.is_empty() { None } else { self.images.process(&[images])?.tensors.remove("pixel_values") };
         Ok(ModelInputs {
             input_ids: Tensor::from_vec(ids, (batch, tokens), &Device::Cpu)?,
             kinds,
