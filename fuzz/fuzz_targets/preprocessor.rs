@@ -7,6 +7,6 @@ use sgm_models::{ImageProcessor, decode_image};
 fuzz_target!(|bytes: &[u8]| {
     let _ = decode_image("fuzz", bytes);
     if let Ok(processor) = ImageProcessor::from_json(bytes) {
-        let _ = processor.fit(&image::RgbImage::new(3, 2));
+        let _ = processor.process(&[vec![&image::RgbImage::new(3, 2)]]);
     }
 });

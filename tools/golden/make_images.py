@@ -3,7 +3,8 @@
 
     python tools/golden/make_images.py
 
-writes crates/sgm-models/tests/golden/images/: the images, images.safetensors and images.json.
+writes crates/sgm-models/tests/golden/images/: the images, images.safetensors and images.json, and through
+image_families.py families.safetensors and families.json.
 The README beside this script says what is in them and how the processors compute; every rule stated
 there is implemented below in numpy and must reproduce both backends bit for bit.
 """
@@ -13,6 +14,7 @@ import math
 import shutil
 from pathlib import Path
 
+import image_families
 import numpy as np
 import PIL
 import torch
@@ -61,7 +63,10 @@ def write_images():
     save(palette, "palette.png", optimize=True)
     save(palette, "palette_trns.png", transparency=int(np.asarray(palette)[20, 30]))
     save(Image.fromarray(canvas(72, 50, 7)), "photo.jpg", quality=85, subsampling=2)
-    return sorted(p for p in OUT.iterdir())
+    written = sorted(p for p in OUT.iterdir())
+    save(Image.fromarray(canvas(200, 2, 8)[:1]), "line.png", optimize=True)  # these are for image_families alone
+    save(Image.fromarray(canvas(2, 2, 9)[:1, :1]), "dot.png", optimize=True)
+    return written
 
 
 def processors(kind, size, crop, resample):
@@ -238,6 +243,7 @@ def main():
         "results": report,
     }
     (OUT / "images.json").write_text(json.dumps(meta, indent=1) + "\n")
+    image_families.record(OUT)
     for file in OUT.iterdir():
         file.chmod(0o644)
         print(f"{file.stat().st_size:8d} {file.name}")

@@ -1,0 +1,144 @@
+//! LLaVA-NeXT: the whole image, then tiles of it at the best of several resolutions.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+
+use image::RgbImage;
+
+use super::pixels::{Pixels, common, extent_of, tensor, window};
+use super::settings::{Extent, MAX_PIXELS, MAX_TILES, Size, as_pair, extent, flag, whole};
+use super::{ImageLayout, ProcessedImages};
+use crate::config::Section;
+use crate::{Error, Result};
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Anyres {
+    /// Heights and widths to choose from.
+    resolutions: Vec<Extent>,
+    /// The whole image is resized to this, whatever its shape.
+    base: Extent,
+    /// The side of the tiles that a resolution is cut into.
+    tile: u32,
+    /// What the whole image and the tiles are resized to, which usually they already are.
+    resize: Option<Size>,
+    crop: Option<Extent>,
+    /// Whether images with fewer tiles are filled up with zeros.
+    pad: bool,
+}
+
+impl Anyres {
+    pub(super) fn new(config: &Section, side: Option<u32>) -> Result<Self> {
+        let side = side.unwrap_or(224);
+        let size = Size::read(config, "size", false)?.unwrap_or(Size::Shortest(side));
+        let base = match size {
+            Size::Exact(extent) => extent,
+            Size::Shortest(edge) | Size::ShortestLongest(edge, _) => (edge, edge),
+            Size::Longest(_) | Size::Within(_) => return Err(config.error("size", "expected height and width, or shortest_edge")),
+        };
+        let crop = extent(config, "crop_size")?.unwrap_or((side, side));
+        let tile = crop.0;
+        let resolutions = match config.get("image_grid_pinpoints") {
+            None => vec![(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)],
+            Some(value) => value
+                .as_array()
+                .and_then(|list| list.iter().map(as_pair).collect::<Option<Vec<_>>>())
+                .filter(|list| !list.is_empty())
+                .ok_or_else(|| config.error("image_grid_pinpoints", "expected a list of [height, width], in pixels"))?,
+        };
+        if let Some((height, width)) = resolutions.iter().find(|(h, w)| h.div_ceil(tile) * w.div_ceil(tile) > MAX_TILES) {
+            let reason = format!("{height}x{width} would be cut into more than {MAX_TILES} tiles of crop_size");
+            return Err(config.error("image_grid_pinpoints", reason));
+        }
+        Ok(Self {
+            resolutions,
+            base,
+            tile,
+            resize: if flag(config, "do_resize", true)? { Some(size) } else { None },
+            crop: if flag(config, "do_center_crop", true)? { Some(crop) } else { None },
+            pad: flag(config, "do_pad", true)?,
+        })
+    }
+
+    pub(super) fn process(&self, pixels: &Pixels, rows: &[Vec<&RgbImage>]) -> Result<ProcessedImages> {
+        let (mut tiles, mut images, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
+        for image in rows.iter().flatten() {
+            let best = self.best_resolution(extent_of(image));
+            images.push(ImageLayout::new(image, best.0.div_ceil(self.tile), best.1.div_ceil(self.tile)));
+            sizes.extend([i64::from(image.height()), i64::from(image.width())]);
+            tiles.push(self.tiles(pixels, image, best)?);
+        }
+        let (height, width) = common(tiles.iter().flatten())?;
+        let most = tiles.iter().map(Vec::len).max().unwrap_or(0);
+        if !self.pad && tiles.iter().any(|t| t.len() != most) {
+            return Err(Error::Inputs { reason: "the images have different numbers of tiles and do_pad is false".to_owned() });
+        }
+        let tile = 3 * height as usize * width as usize;
+        let mut data = Vec::new();
+        for (index, tiles) in tiles.iter().enumerate() {
+            tiles.iter().for_each(|tile| pixels.planes(tile, (height, width), &mut data));
+            data.resize((index + 1) * most * tile, 0.0);
+        }
+        let values = tensor(data, &[tiles.len(), most, 3, height as usize, width as usize])?;
+        let sizes = tensor(sizes, &[tiles.len(), 2])?;
+        Ok(ProcessedImages { tensors: [("pixel_values".to_owned(), values), ("image_sizes".to_owned(), sizes)].into(), images })
+    }
+
+    /// The resolution that keeps most of the image's pixels, and of those the one with the least padding.
+    fn best_resolution(&self, (height, width): Extent) -> Extent {
+        let pixels = u64::from(height) * u64::from(width);
+        let [h, w] = [height, width].map(f64::from);
+        let rate = |&(to_height, to_width): &Extent| {
+            let scale = (f64::from(to_width) / w).min(f64::from(to_height) / h);
+            let kept = (u64::from(whole(w * scale)) * u64::from(whole(h * scale))).min(pixels);
+            (kept, Reverse(u64::from(to_height) * u64::from(to_width)))
+        };
+        let mut best = None;
+        for resolution in &self.resolutions {
+            let rated = (rate(resolution), *resolution);
+            best = best.filter(|(rate, _)| *rate >= rated.0).or(Some(rated));
+        }
+        best.map_or((0, 0), |(_, resolution)| resolution)
+    }
+
+    /// The whole image and the tiles, row by row.
+    fn tiles(&self, pixels: &Pixels, image: &RgbImage, (height, width): Extent) -> Result<Vec<RgbImage>> {
+        let [h, w] = [image.height(), image.width()].map(f64::from);
+        let (scale_h, scale_w) = (f64::from(height) / h, f64::from(width) / w);
+        let fitted = if scale_w < scale_h {
+            (whole((h * scale_w).ceil()).min(height), width)
+        } else {
+            (height, whole((w * scale_h).ceil()).min(width))
+        };
+        let whole_image = pixels.resize(Cow::Borrowed(image), self.base)?;
+        let large = pixels.resize(Cow::Borrowed(image), fitted)?;
+        let (top, left) = ((height - fitted.0) / 2, (width - fitted.1) / 2);
+        let large = window(&large, (-i64::from(top), -i64::from(left)), (height, width), [0; 3]);
+
+        let mut tiles = vec![self.finish(pixels, whole_image)?];
+        let mut total = 0;
+        for top in (0..height).step_by(self.tile as usize) {
+            for left in (0..width).step_by(self.tile as usize) {
+                let extent = (self.tile.min(height - top), self.tile.min(width - left));
+                let tile = window(&large, (i64::from(top), i64::from(left)), extent, [0; 3]);
+                let tile = self.finish(pixels, Cow::Owned(tile))?;
+                total += u64::from(tile.width()) * u64::from(tile.height());
+                if total > MAX_PIXELS {
+                    return Err(Error::Inputs { reason: format!("the tiles of {height}x{width} come to more than {MAX_PIXELS} pixels") });
+                }
+                tiles.push(tile);
+            }
+        }
+        Ok(tiles)
+    }
+
+    fn finish(&self, pixels: &Pixels, mut image: Cow<'_, RgbImage>) -> Result<RgbImage> {
+        if let Some(size) = self.resize {
+            let extent = size.target(extent_of(&image));
+            image = pixels.resize(image, extent)?;
+        }
+        Ok(match self.crop {
+            Some(crop) => pixels.centre(&image, crop),
+            None => image.into_owned(),
+        })
+    }
+}
