@@ -160,6 +160,7 @@ def saved():
         "untied head; its tokenizer would add a second <|begin_of_text|>; written by save_pretrained.",
         model_class=hf.Idefics3ForConditionalGeneration,
         config=config,
+        seed=78,
         processor=hf.Idefics3Processor(images, tokens, image_seq_len=sequence(config), chat_template=TURNS_WITH_METHOD),
         ablations={
             "layer_norm_eps": lambda c: setattr(c.vision_config, "layer_norm_eps", 1e-6),
@@ -196,6 +197,7 @@ def smolvlm_whole():
         cases=fx.CASES,
         record_layers=False,
         value=value,
+        seed=49,
         write=write_saved_pil,
         ablations={"rms_norm_eps": lambda c: setattr(c.text_config, "rms_norm_eps", 1e-6)},
     )
@@ -214,6 +216,7 @@ def smolvlm_hub():
         processor=smolvlm_processor(hf.SmolVLMImageProcessor, tokens, config, TURNS_WITH_FILTER),
         record_layers=False,
         disk_dtype=torch.bfloat16,
+        seed=60,
         write=write_hub,
         ablations={"rope_theta": lambda c: c.text_config.rope_parameters.update(rope_theta=10000.0)},
     )

@@ -333,7 +333,7 @@ def renamed(model, prefixes):
     """The state dict under other names; a tied head is left out."""
     tensors = {}
     for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+        if name == "lm_head.weight" and getattr(model.config, "tie_word_embeddings", False):
             continue
         old = next(p for p in prefixes if name.startswith(p))
         tensors[prefixes[old] + name.removeprefix(old)] = value.contiguous()

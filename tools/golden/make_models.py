@@ -117,6 +117,7 @@ def build(name, out):
         "expected_rendered": rendered,
         "token_ids": {letter: token_ids(fixture, text) for letter, text in rendered.items()},
         **({"encode_options": fixture.encode_options} if fixture.encode_options else {}),
+        **texts_for_tokenizer(fixture, rendered),
         "images": {letter: f"img_{letter}.png" for letter in pictures},
         "case_inputs": {
             case: {"padding_side": sides[case], "rows": [{"prompt": l, "images": fixture.prompts[l].images} for l in letters]}
@@ -141,9 +142,10 @@ def build(name, out):
     tensors |= {f"alpha.layers.{layer}.{projection}": a for (layer, projection), a in alphas.items()}
     save_file(dict(sorted(tensors.items())), directory / "golden.safetensors")
     (directory / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
-    for file in directory.iterdir():
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    for file in files:
         file.chmod(0o644)
-    size = sum(f.stat().st_size for f in directory.iterdir())
+    size = sum(file.stat().st_size for file in files)
     print(f"{name}: {size / 1000:.0f} KB, seed {seed}, margin {golden['min_greedy_margin']:.4f}, checks {json.dumps(checks)}")
     print(f"   unused: {unused}")
 
@@ -163,6 +165,12 @@ def render(fixture, prompt):
     return fixture.processor.apply_chat_template(
         prompt.messages, add_generation_prompt=prompt.add_generation_prompt, tokenize=False
     )
+
+
+def texts_for_tokenizer(fixture, rendered):
+    """Where the processor changes the text before it expands images: what `token_ids` are of."""
+    texts = {letter: fixture.before_tokenizer(text) for letter, text in rendered.items()}
+    return {} if texts == rendered else {"tokenized_text": texts}
 
 
 def token_ids(fixture, text):

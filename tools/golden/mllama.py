@@ -157,6 +157,7 @@ def saved():
         text_config(tokens),
         TURNS,
         cases={case: letters for case, letters in CASES.items() if case != "batch_right"},
+        seed=102,
         note="Llama 3.2 Vision as save_pretrained writes it: up to four tiles, two gated global layers, the outputs of layers 0 "
         "and 2 beside the last, cross attention in decoder layers 1 and 3, Llama 3 rope, every gate away from 0.",
         ablations={
@@ -188,6 +189,7 @@ def hub():
         cases={case: letters for case, letters in CASES.items() if case != "two_turns"} | MIXED,
         record_layers=False,
         disk_dtype=torch.bfloat16,
+        seed=74,
         write=write_hub,
         ablations={"rms_norm_eps": lambda c: setattr(c.text_config, "rms_norm_eps", 1e-5)},
     )

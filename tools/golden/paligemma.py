@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers.models.paligemma import processing_paligemma
@@ -127,6 +128,7 @@ def saved():
         note="PaliGemma 1 as save_pretrained writes it (language_model.model.*, vision_tower.* without vision_model): Gemma "
         "with one key head for four query heads and a head size that is not hidden/heads, tied head.",
         config=config(tokens, vision(layer_norm_eps=1e-3), text),
+        seed=5,
         logit_gain=2.0,
         residual_gain=4.0,
         ablations={
@@ -152,6 +154,7 @@ def hub():
         config=config(tokens, vision(), text),
         cases=CASES_WITHOUT_RIGHT,
         record_layers=False,
+        seed=54,
         logit_gain=2.0,
         residual_gain=4.0,
         write=write_hub,
@@ -180,7 +183,8 @@ def gemma2_hub():
         config=config(tokens, vision(), text),
         cases=CASES_WITHOUT_RIGHT,
         record_layers=False,
-        disk_dtype=llava.torch.bfloat16,
+        disk_dtype=torch.bfloat16,
+        seed=99,
         logit_gain=2.0,
         write=write_hub,
         ablate_generated=True,
