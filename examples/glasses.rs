@@ -13,7 +13,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
 use sgm::core::Intervention;
-use sgm::models::{Checkpoint, Llava, Mllm};
+use sgm::models::{AutoMllm, Checkpoint, Mllm};
 use sgm::suppress::Operator;
 use sgm::toxic_qa::{
     Benchmark, Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Provenance, RecordWriter, Report, Run, Source,
@@ -74,7 +74,7 @@ fn main() -> Result<()> {
         (None, None) => Box::new(OrganismSource::embedded(part, Contrast::Benign)?),
     };
     let model = match &arguments.model {
-        Some(directory) => Llava::load(&Checkpoint::open(directory)?)?,
+        Some(directory) => AutoMllm::load(&Checkpoint::open(directory)?)?,
         None => sgm::organism::load()?,
     };
     let judge = match &arguments.words {

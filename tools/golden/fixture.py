@@ -48,10 +48,25 @@ class Fixture:
     nested_images: bool = False  # the processor takes a list of images per row
     encode_options: dict = field(default_factory=dict)  # further arguments of the processor
     min_distinct: int = 6  # distinct tokens in a generated row
+    pictures: Callable = None  # () -> {letter: image}, instead of `images`
+    render: Callable = None  # Prompt -> text, for families without a chat template
+    before_tokenizer: Callable = None  # text -> text: what the processor changes before it expands images
+    new_token_type: int = 0  # of generated tokens, in token_type_ids
+    generator: Callable = None  # model -> the module whose generation_config is used
+    ablate_generated: bool = False  # ablations look at the prompt and the text generated from it
+    record_layers: bool = True  # `single` with the outputs of every site and layer
+    record_positions: bool = False  # the position ids of every case
+    probes: dict = field(default_factory=dict)  # name -> (module, function of its output): more tensors of `single`
+    stored: Callable = None  # (name, parameter) -> its values as the checkpoint will hold them, instead of `disk_dtype`
+    reload: Callable = None  # directory -> (tokenizer, image processor or None) of a checkpoint that is not in HF's layout
+    stepwise: bool = False  # cache or not, an earlier token may depend on later ones: check step by step
 
     def __post_init__(self):
         self.sites = self.sites or (lambda model: gated_mlps(model, self.decoder))
         self.positions = self.positions or (lambda _model, inputs: attended_positions(inputs["attention_mask"]))
+        self.pictures = self.pictures or images
+        self.before_tokenizer = self.before_tokenizer or (lambda text: text)
+        self.generator = self.generator or (lambda model: model)
 
     @property
     def tokenizer(self):
@@ -135,7 +150,7 @@ def randomise(fixture, model, seed, quiet):
         else:
             value = noise / parameter[0].numel() ** 0.5
         if parameter is head:
-            value[quiet] *= 0.1
+            value[[token for token in quiet if token < len(value)]] *= 0.1
         parameter.data.copy_(value)
 
 
@@ -186,8 +201,14 @@ class Hooks:
             keep = lambda _m, _i, out, k=key, p=part: into.__setitem__(k, out[..., p or slice(None)].detach().clone())
             self.handles.append(module.register_forward_hook(keep))
 
+    def probe(self, probes, into):
+        for key, (module, of) in probes.items():
+            keep = lambda _m, _i, out, k=key, f=of: into.__setitem__(k, f(out).detach().clone())
+            self.handles.append(module.register_forward_hook(keep))
+
     def record_embeds(self, module, into):
-        hook = lambda _m, _a, kw: kw.get("inputs_embeds") is not None and into.update(inputs_embeds=kw["inputs_embeds"].clone())
+        given = lambda kw: {k: v.clone() for k, v in kw.items() if k == "inputs_embeds" and v is not None}
+        hook = lambda _m, _a, kw: into.update(given(kw))
         self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def __enter__(self):
@@ -229,31 +250,35 @@ def pooled(out, mask):
     return mean.float(), out.masked_fill(~keep, -torch.inf).max(1).values
 
 
-def greedy(model, inputs):
+def greedy(fixture, model, inputs):
     """The 16 tokens HF generates with its cache, EOS ignored, and the smallest top-1 to top-2 gap."""
-    settings, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
+    config = fixture.generator(model).generation_config
+    eos, config.eos_token_id = config.eos_token_id, None
     try:
         out = model.generate(
             **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
     finally:
-        model.generation_config.eos_token_id = settings
+        config.eos_token_id = eos
     top = torch.stack(out.logits, 1).topk(2, -1).values
     return out.sequences[:, -NEW_TOKENS:].clone(), float((top[..., 0] - top[..., 1]).min())
 
 
 def recomputed(fixture, model, inputs, generated):
     """The same tokens by one forward pass without a cache: they must be the argmax at every step."""
-    return forward(fixture, model, extended(inputs, generated))[:, -NEW_TOKENS - 1 : -1].argmax(-1)
+    if fixture.stepwise:
+        steps = [forward(fixture, model, extended(fixture, inputs, generated[:, :n]))[:, -1] for n in range(NEW_TOKENS)]
+        return torch.stack(steps, 1).argmax(-1)
+    return forward(fixture, model, extended(fixture, inputs, generated))[:, -NEW_TOKENS - 1 : -1].argmax(-1)
 
 
-def extended(inputs, generated):
+def extended(fixture, inputs, generated):
     """The inputs with generated tokens after them, in every tensor that has an entry for each token."""
     tokens, new = inputs["input_ids"].shape[1], generated.shape[1]
     out = dict(inputs)
     for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
         if name in inputs:
-            fill = 1 if name == "attention_mask" else 0
+            fill = {"attention_mask": 1, "token_type_ids": fixture.new_token_type}.get(name, 0)
             out[name] = torch.cat([inputs[name], torch.full_like(generated, fill)], 1)
     if "cross_attention_mask" in inputs:
         last = inputs["cross_attention_mask"][:, -1:]
@@ -272,7 +297,7 @@ def encode(fixture, letters, rendered, pictures, side="left"):
     text = [rendered[letter] for letter in letters]
     out = fixture.processor(text=text, padding=True, return_tensors="pt", **images, **fixture.encode_options)
     fixture.tokenizer.padding_side = "left"
-    return {k: v for k, v in out.items() if isinstance(v, torch.Tensor)}
+    return {k: v for k, v in out.items() if isinstance(v, torch.Tensor) and k != "labels"}
 
 
 class Unsuitable(Exception):
@@ -284,13 +309,13 @@ def record_case(fixture, model, case, inputs, alphas, min_margin):
     """All tensors of one case, and a report on how they behave."""
     modules = fixture.sites(model)
     mask, single, report, out = inputs["attention_mask"], case == "single", {}, dict(inputs)
-    special = torch.tensor(sorted(fixture.tokenizer.all_special_ids))
+    special = torch.tensor(sorted({*fixture.tokenizer.all_special_ids, *fixture.tokenizer.added_tokens_decoder}))
     if case != "batch_right":
         for name, scales in (("generated", None), ("generated_scaled", alphas)):
             with Hooks() as hooks:
                 if scales:
                     hooks.scale(modules, scales)
-                tokens, margin = greedy(model, inputs)
+                tokens, margin = greedy(fixture, model, inputs)
                 if margin < min_margin or torch.isin(tokens, special).any():
                     raise Unsuitable
                 if min(len(set(row)) for row in tokens.tolist()) < fixture.min_distinct:
@@ -308,6 +333,8 @@ def record_case(fixture, model, case, inputs, alphas, min_margin):
         hooks.record_embeds(decoder, probes)
         if fixture.image_features and "pixel_values" in inputs:
             hooks.record({"image_features": model.get_submodule(fixture.image_features)}, probes)
+        if single:
+            hooks.probe({k: (model.get_submodule(m), of) for k, (m, of) in fixture.probes.items()}, probes)
         out["logits"] = forward(fixture, model, inputs)
     with Hooks() as hooks:
         hooks.scale(modules, alphas)
@@ -315,10 +342,14 @@ def record_case(fixture, model, case, inputs, alphas, min_margin):
     for (layer, projection), value in got.items():
         name = f"layers.{layer}.{projection}"
         out[f"{name}.mean"], out[f"{name}.max"] = pooled(value, mask)
-        if single:
+        if single and fixture.record_layers:
             out[f"{name}.out"] = value
-    if single:
+    if single and fixture.record_layers:
         out |= {f"hidden.{i}": value for i, value in hidden.items()} | probes
+    elif single:
+        out |= {name: value for name, value in probes.items() if name in ("image_features", *fixture.probes)}
+    if fixture.record_positions:
+        out["position_ids"] = fixture.positions(model, inputs)
     attended = mask.bool()
     folded = folded_logits(fixture, model, modules, inputs, alphas)
     report["folded_vs_hooked"] = gap(folded[attended], out["logits_scaled"][attended])

@@ -333,7 +333,7 @@ def renamed(model, prefixes):
     """The state dict under other names; a tied head is left out."""
     tensors = {}
     for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+        if name == "lm_head.weight" and getattr(model.config, "tie_word_embeddings", False):
             continue
         old = next(p for p in prefixes if name.startswith(p))
         tensors[prefixes[old] + name.removeprefix(old)] = value.contiguous()
@@ -411,6 +411,11 @@ def write_old_processor(fixture, directory):
             "size": {"shortest_edge": images.size.shortest_edge},
         },
     )
+    write_old_tokenizer(tokenizer, directory, "LlavaProcessor", add_bos_token=True, add_eos_token=False)
+
+
+def write_old_tokenizer(tokenizer, directory, processor_class, **settings):
+    """tokenizer.json, tokenizer_config.json and special_tokens_map.json as transformers 4 wrote them."""
     tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
     added = {
         str(i): dict(content=t.content, lstrip=False, normalized=False, rstrip=False, single_word=False, special=True)
@@ -420,18 +425,17 @@ def write_old_processor(fixture, directory):
     write_json(
         directory / "tokenizer_config.json",
         {
-            "add_bos_token": True,
-            "add_eos_token": False,
+            **settings,
             "added_tokens_decoder": added,
             "clean_up_tokenization_spaces": False,
             "model_max_length": tokenizer.model_max_length,
             "padding_side": "left",
-            "processor_class": "LlavaProcessor",
+            "processor_class": processor_class,
             "tokenizer_class": "PreTrainedTokenizerFast",
             **named,
         },
     )
-    write_json(directory / "special_tokens_map.json", named)
+    write_json(directory / "special_tokens_map.json", {k: v for k, v in named.items() if v})
 
 
 def write_json(path, value):

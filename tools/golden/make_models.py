@@ -20,7 +20,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import fixture as fx
+import gguf_files
+import idefics3
+import instructblip
 import llava
+import llava_next
+import qwen_vl
+import mllama
+import paligemma
+import text
 
 BUILDERS = {
     "llava_mha": llava.mha,
@@ -28,6 +36,37 @@ BUILDERS = {
     "llava_llama3rope_modules": llava.llama3rope_modules,
     "llava_original": llava.original,
     "llava_qwen2_siglip": llava.qwen2_siglip,
+    "llava_next_mistral": llava_next.mistral,
+    "llava_next_vicuna_hub": llava_next.vicuna_hub,
+    "qwen2_vl_untied": qwen_vl.qwen2_untied,
+    "qwen2_vl_hub": qwen_vl.qwen2_hub,
+    "qwen2_5_vl_modules": qwen_vl.qwen2_5_modules,
+    "qwen2_5_vl_hub": qwen_vl.qwen2_5_hub,
+    "qwen3_vl_deepstack": qwen_vl.qwen3_deepstack,
+    "qwen3_vl_hub": qwen_vl.qwen3_hub,
+    "gguf_llama": gguf_files.llama,
+    "gguf_qwen2": gguf_files.qwen2,
+    "gguf_gemma3": gguf_files.gemma3,
+    "gguf_llava": gguf_files.llava_mmproj,
+    "text_llama": text.llama,
+    "text_mistral": text.mistral,
+    "text_qwen2": text.qwen2,
+    "text_qwen3": text.qwen3,
+    "text_gemma": text.gemma,
+    "text_gemma2": text.gemma2,
+    "text_gemma3": text.gemma3,
+    "text_phi3": text.phi3,
+    "text_phi3_longrope": text.phi3_longrope,
+    "paligemma_saved": paligemma.saved,
+    "paligemma_hub": paligemma.hub,
+    "paligemma_gemma2_hub": paligemma.gemma2_hub,
+    "idefics3_saved": idefics3.saved,
+    "smolvlm_whole": idefics3.smolvlm_whole,
+    "smolvlm_hub": idefics3.smolvlm_hub,
+    "mllama_saved": mllama.saved,
+    "mllama_hub": mllama.hub,
+    "instructblip_saved": instructblip.saved,
+    "instructblip_hub": instructblip.hub,
 }
 OUT = Path(__file__).resolve().parents[2] / "crates/sgm-models/tests/golden"
 MIN_MARGIN = 0.02
@@ -45,7 +84,7 @@ def build(name, out):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     shown = {letter for prompt in fixture.prompts.values() for letter in prompt.images}
-    pictures = {letter: picture for letter, picture in fx.images().items() if letter in shown}
+    pictures = {letter: picture for letter, picture in fixture.pictures().items() if letter in shown}
     for letter, picture in pictures.items():
         picture.save(directory / f"img_{letter}.png", optimize=True)
 
@@ -66,7 +105,7 @@ def build(name, out):
         "f64_vs_f32": f64_gap(fixture, model, single, logits),
         "image_mirrored": fx.gap(mirrored(fixture, model, single), logits) if pictures else None,
         "rows_alone_vs_batch": rows_gap(fixture, model, rendered, pictures, tensors),
-        "config_ablations": fx.ablated(fixture, model, single, logits),
+        "config_ablations": ablations(fixture, model, single, tensors),
     }
     unused = fx.unused_parameters(fixture, model, single, logits)
     golden = {
@@ -77,6 +116,8 @@ def build(name, out):
         "add_generation_prompt": {letter: p.add_generation_prompt for letter, p in fixture.prompts.items()},
         "expected_rendered": rendered,
         "token_ids": {letter: token_ids(fixture, text) for letter, text in rendered.items()},
+        **({"encode_options": fixture.encode_options} if fixture.encode_options else {}),
+        **texts_for_tokenizer(fixture, rendered),
         "images": {letter: f"img_{letter}.png" for letter in pictures},
         "case_inputs": {
             case: {"padding_side": sides[case], "rows": [{"prompt": l, "images": fixture.prompts[l].images} for l in letters]}
@@ -101,23 +142,41 @@ def build(name, out):
     tensors |= {f"alpha.layers.{layer}.{projection}": a for (layer, projection), a in alphas.items()}
     save_file(dict(sorted(tensors.items())), directory / "golden.safetensors")
     (directory / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
-    for file in directory.iterdir():
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    for file in files:
         file.chmod(0o644)
-    size = sum(f.stat().st_size for f in directory.iterdir())
+    size = sum(file.stat().st_size for file in files)
     print(f"{name}: {size / 1000:.0f} KB, seed {seed}, margin {golden['min_greedy_margin']:.4f}, checks {json.dumps(checks)}")
     print(f"   unused: {unused}")
 
 
+def ablations(fixture, model, inputs, tensors):
+    logits = tensors["single.logits"]
+    if fixture.ablate_generated:
+        inputs = fx.extended(fixture, inputs, tensors["single.generated"])
+        with torch.no_grad():
+            logits = fx.forward(fixture, model, inputs)
+    return fx.ablated(fixture, model, inputs, logits)
+
+
 def render(fixture, prompt):
+    if fixture.render:
+        return fixture.render(prompt)
     return fixture.processor.apply_chat_template(
         prompt.messages, add_generation_prompt=prompt.add_generation_prompt, tokenize=False
     )
 
 
+def texts_for_tokenizer(fixture, rendered):
+    """Where the processor changes the text before it expands images: what `token_ids` are of."""
+    texts = {letter: fixture.before_tokenizer(text) for letter, text in rendered.items()}
+    return {} if texts == rendered else {"tokenized_text": texts}
+
+
 def token_ids(fixture, text):
     """Token ids before images are expanded; a template that writes the beginning token itself is told so."""
     more = {k: v for k, v in fixture.encode_options.items() if k == "add_special_tokens"}
-    return fixture.tokenizer(text, **more)["input_ids"]
+    return fixture.tokenizer(fixture.before_tokenizer(text), **more)["input_ids"]
 
 
 def search(fixture, model, inputs):
@@ -125,8 +184,9 @@ def search(fixture, model, inputs):
     quiet = fx.unreadable(fixture.tokenizer)
     for seed in range(fixture.seed, fixture.seed + 2000):
         fx.randomise(fixture, model, seed, quiet)
-        for parameter in model.parameters():  # not model.to(...): that would round the rope frequencies too
-            parameter.data.copy_(parameter.data.to(fixture.disk_dtype))
+        for name, parameter in model.named_parameters():  # not model.to(...): that would round the rope frequencies too
+            stored = fixture.stored(name, parameter.data) if fixture.stored else parameter.data.to(fixture.disk_dtype)
+            parameter.data.copy_(stored)
         generator = torch.Generator().manual_seed(seed)
         alphas = {k: fx.make_alpha(fx.width(site), generator) for k, site in fixture.sites(model).items()}
         tensors, reports = {}, {}
@@ -169,6 +229,12 @@ def versions():
     return {m.__name__: m.__version__ for m in (torch, torchvision, transformers)} | {"pillow": PIL.__version__}
 
 
+def hub_processors(directory, golden):
+    tokenizer, backend = transformers.AutoTokenizer.from_pretrained(directory), golden["image_backend"]
+    images = transformers.AutoImageProcessor.from_pretrained(directory, backend=backend) if golden["images"] else None
+    return tokenizer, images
+
+
 @torch.no_grad()
 def verify(name, out):
     """Reload the directory and compare: logits bit for bit, token ids, pixels, rendered prompts."""
@@ -180,19 +246,21 @@ def verify(name, out):
         inputs = {k: tensors[f"{case}.{k}"] for k in INPUTS if f"{case}.{k}" in tensors}
         if not torch.equal(fx.forward(fixture, model, inputs), tensors[f"{case}.logits"]):
             problems[case] = "logits differ"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    image_processor = transformers.AutoImageProcessor.from_pretrained(directory) if golden["images"] else None
+    tokenizer, image_processor = fixture.reload(directory) if fixture.reload else hub_processors(directory, golden)
     for letter, text in golden["expected_rendered"].items():
         more = {k: v for k, v in fixture.encode_options.items() if k == "add_special_tokens"}
-        if tokenizer(text, **more)["input_ids"] != golden["token_ids"][letter]:
-            problems[f"token_ids {letter}"] = tokenizer(text, **more)["input_ids"]
+        ids = tokenizer(fixture.before_tokenizer(text), **more)["input_ids"]
+        if ids != golden["token_ids"][letter]:
+            problems[f"token_ids {letter}"] = ids
     for case, rows in golden["case_inputs"].items():
         shown = [[PIL.Image.open(directory / golden["images"][i]) for i in row["images"]] for row in rows["rows"]]
         shown = shown if fixture.nested_images else sum(shown, [])
         if any(shown) and not torch.equal(image_processor(shown, return_tensors="pt")["pixel_values"], tensors[f"{case}.pixel_values"]):
             problems[f"pixels {case}"] = "differ"
-    template = fx.template_on_disk(directory)
+    template = None if fixture.render or fixture.reload else fx.template_on_disk(directory)
     for letter, text in golden["expected_rendered"].items():
+        if fixture.render:
+            continue
         got = tokenizer.apply_chat_template(
             golden["messages"][letter],
             chat_template=template,

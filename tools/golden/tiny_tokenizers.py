@@ -7,14 +7,14 @@ SPACE = "\u2581"
 LETTERS = "aehiostu.?"  # anything else goes through the byte tokens
 
 
-def sentencepiece_style(words, added, prefix="normalizer"):
+def sentencepiece_style(words, added, prefix="normalizer", fallback=range(256)):
     """BPE with byte fallback as converted from SentencePiece (Llama 2): <unk>, <s>, </s>, 256 bytes, pieces.
 
     `words` become single tokens. `prefix` says who puts the leading space piece in front: the
     "normalizer" (before every segment between added tokens) or the "pre_tokenizer" (before the
-    first segment only).
+    first segment only). `fallback` are the bytes that have a token.
     """
-    first = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    first = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in fallback]
     words = [w.replace(" ", SPACE) for w in words]
     alphabet = sorted(set(SPACE + LETTERS + "".join(words)))
     pieces, merges = merge_chains(words, first + alphabet)
@@ -33,9 +33,9 @@ def sentencepiece_style(words, added, prefix="normalizer"):
     return tokenizer
 
 
-def byte_level(words, added):
-    """Byte-level BPE (GPT-2, Qwen 2): 256 byte characters, merges, then the added tokens; no BOS."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+def byte_level(words, added, alphabet=None):
+    """Byte-level BPE (GPT-2, Qwen 2): 256 byte characters (or `alphabet`), merges, then the added tokens; no BOS."""
+    alphabet = sorted(alphabet or pre_tokenizers.ByteLevel.alphabet())
     pieces, merges = merge_chains([w.replace(" ", "\u0120") for w in words], alphabet)
     tokenizer = Tokenizer(models.BPE(pieces, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -60,13 +60,13 @@ def special(text):
     return AddedToken(text, special=True, normalized=False)
 
 
-def wrap(tokenizer, **special_tokens):
-    """The transformers tokenizer around a `tokenizers` one."""
+def wrap(tokenizer, named={"image_token": "<image>"}, **special_tokens):
+    """The transformers tokenizer around a `tokenizers` one; `named` are tokens a processor asks it for."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         padding_side="left",
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=named,
         **special_tokens,
     )

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// A source of weights that scales the rows of every site as they load: weight and bias alike.
 ///
-/// Tensors are matched by [`Site::from_checkpoint_name`], so all Hugging Face layouts work. Products are
+/// Tensors are matched by [`Site::all_in_checkpoint_tensor`], so all Hugging Face layouts work, and gate and up in one matrix. Products are
 /// computed in f32 and rounded to the dtype that is asked for.
 pub struct ScaledBackend {
     inner: VarBuilder<'static>,
@@ -59,16 +59,25 @@ impl ScaledBackend {
     }
 
     fn scale(&self, name: &str, tensor: Tensor) -> CandleResult<Tensor> {
-        let Some((site, scale)) = Site::from_checkpoint_name(name).and_then(|site| self.scales.get_key_value(&site)) else {
+        let sites = Site::all_in_checkpoint_tensor(name);
+        if !sites.iter().any(|site| self.scales.contains_key(site)) {
             return Ok(tensor);
-        };
-        if tensor.dim(0)? != scale.len() {
-            candle_core::bail!("{name}: {:?} has not one row for each of the intervention's {} neurons", tensor.shape(), scale.len());
         }
-        let factors = Tensor::new(scale.as_slice(), tensor.device())?;
+        let rows = tensor.dim(0)? / sites.len();
+        let mut factors = Vec::with_capacity(tensor.dim(0)?);
+        for site in &sites {
+            match self.scales.get(site) {
+                Some(scale) if scale.len() == rows => factors.extend_from_slice(scale),
+                Some(scale) => {
+                    candle_core::bail!("{name}: {:?} has not one row for each of the {} neurons of {site}", tensor.shape(), scale.len())
+                }
+                None => factors.extend(std::iter::repeat_n(1.0, rows)),
+            }
+        }
+        let factors = Tensor::new(factors, tensor.device())?;
         let factors = if tensor.rank() == 2 { factors.unsqueeze(1)? } else { factors };
         let scaled = tensor.to_dtype(DType::F32)?.broadcast_mul(&factors)?.to_dtype(tensor.dtype())?;
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(*site);
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(sites);
         Ok(scaled)
     }
 }

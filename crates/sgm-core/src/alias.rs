@@ -36,11 +36,30 @@ impl Site {
             };
             return Some(Self::new(parse_index(layer)?, projection));
         }
-        let rest = LAYER_PREFIXES.iter().find_map(|prefix| module.strip_prefix(prefix))?;
-        let (layer, projection) = rest.split_once(".mlp.")?;
+        let (layer, projection) = in_mlp(module)?;
         let projection = Projection::ALL.into_iter().find(|p| p.name() == projection)?;
-        Some(Self::new(parse_index(layer)?, projection))
+        Some(Self::new(layer, projection))
     }
+
+    /// The sites whose neurons are the rows of a checkpoint's tensor, in order and with as many rows each; none for tensors
+    /// outside the language model's MLPs.
+    ///
+    /// That is one site, as for [`from_checkpoint_name`](Self::from_checkpoint_name), or gate and up together where they are
+    /// one matrix `gate_up_proj` (Phi-3).
+    pub fn all_in_checkpoint_tensor(name: &str) -> Vec<Self> {
+        let module = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")).unwrap_or(name);
+        match in_mlp(module) {
+            Some((layer, "gate_up_proj")) => vec![Self::new(layer, Projection::Gate), Self::new(layer, Projection::Up)],
+            _ => Self::from_checkpoint_name(name).into_iter().collect(),
+        }
+    }
+}
+
+/// The layer, and the name within its MLP, of a module of the language model.
+fn in_mlp(module: &str) -> Option<(usize, &str)> {
+    let rest = LAYER_PREFIXES.iter().find_map(|prefix| module.strip_prefix(prefix))?;
+    let (layer, name) = rest.split_once(".mlp.")?;
+    Some((parse_index(layer)?, name))
 }
 
 #[cfg(test)]
@@ -60,6 +79,10 @@ mod tests {
         ] {
             assert_eq!(Site::from_checkpoint_name(name), site, "{name}");
         }
+        let fused = Site::all_in_checkpoint_tensor("model.layers.3.mlp.gate_up_proj.weight");
+        assert_eq!(fused, [Site::new(3, Projection::Gate), Site::new(3, Projection::Up)]);
+        assert_eq!(Site::all_in_checkpoint_tensor("model.layers.12.mlp.down_proj.weight"), site.as_slice());
+        assert!(Site::all_in_checkpoint_tensor("visual.blocks.3.mlp.gate_up_proj.weight").is_empty());
         for name in [
             "visual.blocks.12.mlp.down_proj.weight",
             "model.visual.layers.12.mlp.down_proj",

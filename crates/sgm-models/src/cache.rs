@@ -1,6 +1,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::kv_cache::KvCache;
 
+use crate::rope::Position;
 use crate::{Error, Result, TokenKind, TokenSpans};
 
 /// The state of a batch of sequences between forward passes: keys and values of every layer, which
@@ -11,29 +12,68 @@ use crate::{Error, Result, TokenKind, TokenSpans};
 #[derive(Debug, Clone)]
 pub struct Cache {
     layers: Vec<KvCache>,
-    /// Whether each position seen so far is part of the sequence, per row.
-    attended: Vec<Vec<bool>>,
+    /// What each position seen so far holds, per row.
+    kinds: Vec<Vec<TokenKind>>,
+    /// The rotary position of each, and the one that comes next.
+    positions: Vec<Vec<Position>>,
+    next: Vec<u32>,
     rows: Vec<usize>,
     /// Whether each sequence has ended, though it is still in the batch.
     ended: Vec<bool>,
+    /// The largest rotary position so far.
+    reached: u32,
+    /// The embeddings `[batch, tokens, hidden]` of all passes, kept for decoders that may have to begin anew.
+    history: Option<Vec<Tensor>>,
 }
 
 /// Cache slots kept ready beyond the prefilled tokens before the buffers must grow.
 const HEADROOM: usize = 64;
 
+/// How the tokens of a prompt are numbered.
+#[derive(Debug)]
+pub(crate) enum Positions {
+    /// One after the other from this number, padding left out.
+    From(u32),
+    /// As given, `[batch][tokens]`, with the number of each row's next token.
+    Given { positions: Vec<Vec<Position>>, next: Vec<u32> },
+}
+
+/// How a prefill attends.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) positions: Positions,
+    /// The tokens of a prompt see each other in both directions, as in a prefix language model.
+    pub(crate) prefix: bool,
+}
+
 /// What attention needs to know about the tokens of one pass.
 pub(crate) struct Pass {
     /// Rotary positions of the new tokens, row-major; one row when all rows agree.
-    pub(crate) positions: Vec<u32>,
+    pub(crate) positions: Vec<Position>,
     pub(crate) position_rows: usize,
+    /// The largest rotary position so far, and before this pass.
+    pub(crate) reached: u32,
+    pub(crate) reached_before: u32,
     /// `[batch or 1, 1, new, seen + new]`, 0 where a token may attend, negative infinity elsewhere;
     /// none when every new token may attend to everything.
     pub(crate) mask: Option<Tensor>,
+    /// The same for sliding layers.
+    pub(crate) window_mask: Option<Tensor>,
 }
 
 impl Cache {
-    pub(crate) fn new(layers: usize) -> Self {
-        Self { layers: vec![KvCache::new(2, 1); layers], attended: Vec::new(), rows: Vec::new(), ended: Vec::new() }
+    /// An empty cache, which keeps the embeddings it is shown if the decoder may `begin_anew`.
+    pub(crate) fn new(layers: usize, begin_anew: bool) -> Self {
+        Self {
+            layers: vec![KvCache::new(2, 1); layers],
+            kinds: Vec::new(),
+            positions: Vec::new(),
+            next: Vec::new(),
+            rows: Vec::new(),
+            ended: Vec::new(),
+            reached: 0,
+            history: begin_anew.then(Vec::new),
+        }
     }
 
     /// The number of sequences; 0 before the prefill.
@@ -43,7 +83,7 @@ impl Cache {
 
     /// The number of positions seen so far, padding included.
     pub fn tokens(&self) -> usize {
-        self.attended.first().map_or(0, Vec::len)
+        self.kinds.first().map_or(0, Vec::len)
     }
 
     /// The keys and values of one layer.
@@ -54,26 +94,61 @@ impl Cache {
     }
 
     /// Registers the tokens of a prefill, `[batch][tokens]`, into an empty cache.
-    pub(crate) fn begin(&mut self, attended: Vec<Vec<bool>>, rows: Vec<usize>, window: Option<usize>, device: &Device) -> Result<Pass> {
+    pub(crate) fn begin(
+        &mut self,
+        kinds: &[Vec<TokenKind>],
+        rows: &[usize],
+        order: Order,
+        window: Option<usize>,
+        device: &Device,
+    ) -> Result<Pass> {
         if !self.rows.is_empty() {
             return Err(Error::Inputs { reason: "the cache is in use; prefill needs a new one".to_owned() });
         }
-        let tokens = attended.first().map_or(0, Vec::len);
-        for layer in &mut self.layers {
-            *layer = KvCache::new(2, tokens + HEADROOM);
-        }
-        self.attended = attended;
+        let tokens = kinds.first().map_or(0, Vec::len);
+        (self.positions, self.next) = match order.positions {
+            Positions::Given { positions, next } => (positions, next),
+            Positions::From(first) => kinds.iter().map(|row| counted(row, first)).unzip(),
+        };
+        self.kinds = kinds.to_vec();
         self.ended = vec![false; rows.len()];
-        self.rows = rows;
-        self.pass(tokens, window, device)
+        self.rows = rows.to_vec();
+        self.empty_layers();
+        self.pass(tokens, order.prefix, window, device)
+    }
+
+    fn empty_layers(&mut self) {
+        let capacity = self.tokens() + HEADROOM;
+        self.layers.iter_mut().for_each(|layer| *layer = KvCache::new(2, capacity));
+    }
+
+    /// Keeps the embeddings of a pass, if the decoder may have to begin anew.
+    pub(crate) fn remember(&mut self, embeddings: &Tensor) {
+        if let Some(history) = &mut self.history {
+            history.push(embeddings.clone());
+        }
+    }
+
+    /// Forgets all keys and values; returns everything seen so far as if it came in one pass.
+    pub(crate) fn begin_anew(&mut self, window: Option<usize>, device: &Device) -> Result<(Tensor, Pass)> {
+        self.empty_layers();
+        let embeddings = Tensor::cat(self.history.as_deref().unwrap_or_default(), 1)?.contiguous()?;
+        Ok((embeddings, self.pass(self.tokens(), false, window, device)?))
+    }
+
+    /// The kinds of all tokens so far.
+    pub(crate) fn spans(&self) -> TokenSpans {
+        TokenSpans::new(self.kinds.concat(), self.rows.clone())
     }
 
     /// Registers one further token of each sequence.
     pub(crate) fn extend(&mut self, window: Option<usize>, device: &Device) -> Result<Pass> {
-        for row in &mut self.attended {
-            row.push(true);
+        for ((kinds, positions), next) in self.kinds.iter_mut().zip(&mut self.positions).zip(&mut self.next) {
+            kinds.push(TokenKind::Response);
+            positions.push([*next; 3]);
+            *next = next.saturating_add(1);
         }
-        self.pass(1, window, device)
+        self.pass(1, false, window, device)
     }
 
     /// The spans of the newest token of each sequence: part of its response, unless that has ended.
@@ -96,10 +171,19 @@ impl Cache {
     /// [`Error::Inputs`] when an index is out of range.
     pub fn retain(&mut self, keep: &[usize]) -> Result<()> {
         let missing = || Error::Inputs { reason: format!("cannot keep sequences {keep:?} of {}", self.rows.len()) };
-        let attended = keep.iter().map(|i| self.attended.get(*i).cloned().ok_or_else(missing)).collect::<Result<_>>()?;
-        let rows = keep.iter().map(|i| self.rows.get(*i).copied().ok_or_else(missing)).collect::<Result<_>>()?;
+        fn kept<T: Clone>(all: &[T], keep: &[usize]) -> Option<Vec<T>> {
+            keep.iter().map(|i| all.get(*i).cloned()).collect()
+        }
+        let kinds = kept(&self.kinds, keep).ok_or_else(missing)?;
+        let positions = kept(&self.positions, keep).ok_or_else(missing)?;
+        let next = kept(&self.next, keep).ok_or_else(missing)?;
+        let ended = kept(&self.ended, keep).ok_or_else(missing)?;
+        let rows = kept(&self.rows, keep).ok_or_else(missing)?;
         let index: Vec<u32> = keep.iter().map(|i| u32::try_from(*i).map_err(|_| missing())).collect::<Result<_>>()?;
         let capacity = self.tokens() + HEADROOM;
+        for embeddings in self.history.iter_mut().flatten() {
+            *embeddings = embeddings.index_select(&Tensor::new(index.as_slice(), embeddings.device())?, 0)?;
+        }
         for layer in &mut self.layers {
             let (Some(k), Some(v)) = (layer.k()?, layer.v()?) else { continue };
             let index = Tensor::new(index.as_slice(), k.device())?;
@@ -107,40 +191,64 @@ impl Cache {
             kept.append(&k.contiguous()?.index_select(&index, 0)?, &v.contiguous()?.index_select(&index, 0)?)?;
             *layer = kept;
         }
-        self.ended = keep.iter().map(|i| self.ended.get(*i).copied().unwrap_or(false)).collect();
-        self.attended = attended;
-        self.rows = rows;
+        (self.kinds, self.positions, self.next, self.ended, self.rows) = (kinds, positions, next, ended, rows);
         Ok(())
     }
 
-    fn pass(&self, new: usize, window: Option<usize>, device: &Device) -> Result<Pass> {
+    fn pass(&mut self, new: usize, prefix: bool, window: Option<usize>, device: &Device) -> Result<Pass> {
         let total = self.tokens();
-        let padded = self.attended.iter().any(|row| row.contains(&false));
-        let rows = if padded { self.attended.as_slice() } else { self.attended.get(..1).unwrap_or_default() };
-        let position = |row: &[bool], at: usize| {
-            let before = row.iter().take(at + 1).filter(|a| **a).count();
-            u32::try_from(before.saturating_sub(1)).unwrap_or(u32::MAX)
-        };
-        let positions = rows.iter().flat_map(|row| (total - new..total).map(move |at| position(row, at))).collect();
-        let beyond_window = |query: usize, key: usize| window.is_some_and(|w| query >= key + w);
-        let mask = if new == 1 && !padded && window.is_none_or(|w| total <= w) {
-            None
-        } else {
-            // A padding query may attend to everything: what comes of it is finite and nobody reads it,
-            // whereas a query without any key would be NaN.
-            let mask: Vec<f32> = rows
-                .iter()
-                .flat_map(|row| (total - new..total).map(move |query| (row, query)))
-                .flat_map(|(row, query)| {
-                    let padding = row.get(query).is_some_and(|attended| !attended);
-                    row.iter().enumerate().map(move |(key, attended)| {
-                        let may = padding || (*attended && key <= query && !beyond_window(query, key));
-                        if may { 0.0 } else { f32::NEG_INFINITY }
-                    })
-                })
-                .collect();
-            Some(Tensor::from_vec(mask, (rows.len(), 1, new, total), device)?.to_dtype(DType::F32)?)
-        };
-        Ok(Pass { positions, position_rows: rows.len(), mask })
+        let newest = self.positions.iter().flat_map(|row| row.iter().skip(total - new)).flatten().max();
+        let reached_before = self.reached;
+        self.reached = self.reached.max(newest.copied().unwrap_or(0));
+        let same = self.positions.windows(2).all(|pair| matches!(pair, [a, b] if a == b));
+        let rows = if same { self.positions.get(..1).unwrap_or_default() } else { self.positions.as_slice() };
+        Ok(Pass {
+            positions: rows.iter().flat_map(|row| row.iter().skip(total - new).copied()).collect(),
+            position_rows: rows.len(),
+            reached: self.reached,
+            reached_before,
+            mask: self.mask(new, prefix, None, device)?,
+            window_mask: if window.is_some() { self.mask(new, prefix, window, device)? } else { None },
+        })
     }
+
+    fn mask(&self, new: usize, prefix: bool, window: Option<usize>, device: &Device) -> Result<Option<Tensor>> {
+        let total = self.tokens();
+        let padded = self.kinds.iter().any(|row| row.contains(&TokenKind::Padding));
+        if new == 1 && !padded && window.is_none_or(|w| total <= w) {
+            return Ok(None);
+        }
+        let rows = if padded || prefix { self.kinds.as_slice() } else { self.kinds.get(..1).unwrap_or_default() };
+        let is_prompt = |kind: TokenKind| matches!(kind, TokenKind::PromptText | TokenKind::Image);
+        let within = |query: usize, key: usize| key <= query && window.is_none_or(|w| query < key + w);
+        // A padding query may attend to everything: what comes of it is finite and nobody reads it,
+        // whereas a query without any key would be NaN.
+        let may = |query: usize, asking: TokenKind, key: usize, asked: TokenKind| match (asking, asked) {
+            (TokenKind::Padding, _) => true,
+            (_, TokenKind::Padding) => false,
+            _ => within(query, key) || prefix && is_prompt(asking) && is_prompt(asked),
+        };
+        let mut mask = Vec::with_capacity(rows.len() * new * total);
+        for row in rows {
+            for (query, asking) in row.iter().enumerate().skip(total - new) {
+                mask.extend(
+                    row.iter().enumerate().map(|(key, asked)| if may(query, *asking, key, *asked) { 0.0 } else { f32::NEG_INFINITY }),
+                );
+            }
+        }
+        Ok(Some(Tensor::from_vec(mask, (rows.len(), 1, new, total), device)?.to_dtype(DType::F32)?))
+    }
+}
+
+/// The positions of a row counted from `first`, and the next one; padding has that of the token before it.
+fn counted(kinds: &[TokenKind], first: u32) -> (Vec<Position>, u32) {
+    let mut next = first;
+    let positions = kinds.iter().map(|kind| {
+        if *kind != TokenKind::Padding {
+            next = next.saturating_add(1);
+        }
+        [next.saturating_sub(1).max(first); 3]
+    });
+    let positions = positions.collect();
+    (positions, next)
 }

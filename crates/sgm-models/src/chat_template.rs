@@ -27,24 +27,21 @@ pub(crate) const LLAVA_1_5: &str = "{% for message in messages %}\
 
 impl ChatTemplate {
     /// Compiles the template of a checkpoint: `chat_template.jinja`, `chat_template.json`, or the field
-    /// of `processor_config.json` or `tokenizer_config.json`, in this order; without any, `fallback`.
-    pub(crate) fn load(checkpoint: &Checkpoint, fallback: &str) -> Result<Self> {
-        let source = match find(checkpoint)? {
-            Some(source) => source,
-            None => {
+    /// of `processor_config.json` or `tokenizer_config.json`, in this order; without any, `fallback` if there is one.
+    pub(crate) fn load(checkpoint: &Checkpoint, fallback: Option<&str>) -> Result<Option<Self>> {
+        let source = match (find(checkpoint)?, fallback) {
+            (Some(source), _) => source,
+            (None, None) => return Ok(None),
+            (None, Some(fallback)) => {
                 tracing::warn!("the checkpoint has no chat template; using the model family's usual one");
                 fallback.to_owned()
             }
         };
         let mut special_tokens = serde_json::Map::new();
-        if let Some(config) = checkpoint.json("tokenizer_config.json")? {
-            for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
-                // A token is written as a string or as an object with its content.
-                let token = config.get(name).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
-                special_tokens.insert(name.to_owned(), json!(token.unwrap_or("")));
-            }
+        for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
+            special_tokens.insert(name.to_owned(), json!(checkpoint.special_token(name)?.unwrap_or_default()));
         }
-        Self::compile(&source, special_tokens)
+        Self::compile(&source, special_tokens).map(Some)
     }
 
     fn compile(source: &str, special_tokens: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
@@ -56,24 +53,44 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
+        environment.add_function("strftime_now", |format: String| -> std::result::Result<String, minijinja::Error> {
+            let error = |e: jiff::Error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}"));
+            jiff::fmt::strtime::format(&format, &now().map_err(error)?).map_err(error)
+        });
         environment.add_template_owned(NAME, without_generation_marks(source)).map_err(error)?;
         Ok(Self { environment, special_tokens })
     }
 
     /// The text of a conversation, with the opening of the model's turn if `add_generation_prompt`.
-    pub(crate) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+    ///
+    /// Templates of multimodal models are given a message's content as a list of `parts`, those of text models as a string.
+    pub(crate) fn render(&self, messages: &[Message], add_generation_prompt: bool, parts: bool) -> Result<String> {
         let part = |content: &Content| match content {
             Content::Text(text) => json!({"type": "text", "text": text}),
             Content::Image(_) => json!({"type": "image"}),
         };
-        let messages: Vec<_> =
-            messages.iter().map(|m| json!({"role": m.role.name(), "content": m.content.iter().map(part).collect::<Vec<_>>()})).collect();
+        let text = |content: &Content| match content {
+            Content::Text(text) => text.clone(),
+            Content::Image(_) => String::new(),
+        };
+        let content =
+            |m: &Message| if parts { m.content.iter().map(part).collect() } else { json!(m.content.iter().map(text).collect::<String>()) };
+        let messages: Vec<_> = messages.iter().map(|m| json!({"role": m.role.name(), "content": content(m)})).collect();
         let mut context = self.special_tokens.clone();
         context.insert("messages".to_owned(), json!(messages));
         context.insert("add_generation_prompt".to_owned(), json!(add_generation_prompt));
         let template = self.environment.get_template(NAME);
         let rendered = template.and_then(|t| t.render(Value::from(Serde(&context))));
         rendered.map_err(|e| Error::ChatTemplate { reason: format!("{e:#}") })
+    }
+}
+
+/// The time that templates write into prompts: that of `SOURCE_DATE_EPOCH`, seconds since 1970, if the environment has it, so
+/// that a run can be repeated, and otherwise the local time.
+fn now() -> std::result::Result<jiff::Zoned, jiff::Error> {
+    match std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok()) {
+        Some(seconds) => Ok(jiff::Timestamp::from_second(seconds)?.to_zoned(jiff::tz::TimeZone::UTC)),
+        None => Ok(jiff::Zoned::now()),
     }
 }
 
@@ -129,7 +146,7 @@ mod tests {
 
     fn render(source: &str, messages: &[Message]) -> Result<String> {
         let tokens = [("bos_token".to_owned(), json!("<s>"))].into_iter().collect();
-        ChatTemplate::compile(source, tokens)?.render(messages, true)
+        ChatTemplate::compile(source, tokens)?.render(messages, true, true)
     }
 
     #[test]
@@ -143,6 +160,15 @@ mod tests {
     fn generation_marks_python_methods_and_tokens_work() {
         let source = "{{ bos_token }}{% for m in messages %}{%- generation -%}{{ m['content'][0].text.upper().strip() }}{% endgeneration %}{% endfor %}";
         assert_eq!(render(source, &[message(Role::User, " hi ")]).unwrap(), "<s>HI");
+    }
+
+    #[test]
+    fn templates_may_write_the_date() {
+        let year: u32 = render("{{ strftime_now('%Y') }}", &[]).unwrap().parse().unwrap();
+        assert!((2024..2200).contains(&year), "{year}");
+        let date = render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap();
+        assert!(matches!(date.split(' ').collect::<Vec<_>>()[..], [day, month, _] if day.len() == 2 && month.len() == 3), "{date}");
+        assert!(matches!(render("{{ strftime_now('%') }}", &[]), Err(Error::ChatTemplate { .. })));
     }
 
     #[test]

@@ -1,14 +1,18 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use sha2::{Digest, Sha256};
+use tokenizers::Tokenizer;
 
 use crate::config::Section;
+use crate::linear::Weights;
+use crate::mapped::{MappedBackend, MappedWeights};
 use crate::model::ModelInfo;
-use crate::{Error, Result, decoder};
+use crate::{Error, Result, decoder, hub};
 
 /// The files of a model in the Hugging Face layout: a directory, or a set of embedded files.
 #[derive(Debug)]
@@ -18,7 +22,24 @@ pub struct Checkpoint {
     config: Section,
     config_sha256: String,
     device: Device,
+    half: HalfWeights,
 }
+
+/// What becomes of matrices stored in 16 bits where the model computes in 32, as it does on a CPU.
+///
+/// The results are the same bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HalfWeights {
+    /// They are widened as they load if they take up to 2 GiB, and kept otherwise.
+    #[default]
+    Auto,
+    /// They are widened as they load: twice the memory.
+    Widen,
+    /// They are kept, and widened at every product: slower.
+    Keep,
+}
+
+const WIDEN_UP_TO: usize = 2 << 30;
 
 #[derive(Debug)]
 enum Files {
@@ -33,11 +54,20 @@ const INDEX: &str = "model.safetensors.index.json";
 impl Checkpoint {
     /// Opens a model directory, to run on the CPU.
     ///
+    /// What is no directory may be a model id, `organisation/name` or `organisation/name@revision`: it is looked for in the
+    /// local Hugging Face cache and, with feature `hub`, downloaded into it.
+    ///
     /// # Errors
     ///
-    /// [`Error::MissingFile`] when it is no directory or has no `config.json`; [`Error::Config`] when that is not JSON.
-    pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
-        let directory = directory.as_ref();
+    /// [`Error::NotFound`] when it is neither; [`Error::MissingFile`] when the directory has no `config.json`;
+    /// [`Error::Config`] when that is not JSON; [`Error::Hub`] when a download fails.
+    pub fn open(model: impl AsRef<Path>) -> Result<Self> {
+        let model = model.as_ref();
+        if !model.exists() {
+            let id = model.to_string_lossy();
+            return Self::new(id.clone().into_owned(), Files::Directory(hub::directory(&id)?));
+        }
+        let directory = model;
         let name = std::fs::canonicalize(directory)
             .ok()
             .and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()))
@@ -59,7 +89,14 @@ impl Checkpoint {
         let bytes = files.read(CONFIG)?.ok_or_else(missing)?;
         let config = Section::parse(&files.path(CONFIG).display().to_string(), &bytes)?;
         let config_sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Self { name, config, config_sha256, device: Device::Cpu, files })
+        Ok(Self { name, config, config_sha256, device: Device::Cpu, half: HalfWeights::Auto, files })
+    }
+
+    /// Chooses what becomes of matrices stored in 16 bits.
+    #[must_use]
+    pub fn with_half_weights(mut self, half: HalfWeights) -> Self {
+        self.half = half;
+        self
     }
 
     /// The class name of the model, the first of `architectures` in `config.json`.
@@ -88,17 +125,34 @@ impl Checkpoint {
         Section::parse(&self.files.path(file).display().to_string(), &bytes).map(Some)
     }
 
+    /// The tokenizer, without padding and truncation of its own.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        let bytes = self.read("tokenizer.json")?.ok_or_else(|| {
+            self.missing("tokenizer.json (convert a slow tokenizer with transformers' AutoTokenizer and save_pretrained)")
+        })?;
+        let error = |e: tokenizers::Error| Error::Tokenizer { reason: e.to_string() };
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(error)?;
+        // Batches are padded here, where token kinds are known; a file's own settings would interfere.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(error)?;
+        Ok(tokenizer)
+    }
+
+    /// The text of a special token by its name in `tokenizer_config.json`, such as `bos_token`.
+    pub(crate) fn special_token(&self, name: &str) -> Result<Option<String>> {
+        let Some(config) = self.json("tokenizer_config.json")? else { return Ok(None) };
+        // A token is written as a string or as an object with its content.
+        let token = config.get(name).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+        Ok(token.map(str::to_owned))
+    }
+
     pub(crate) fn missing(&self, wanted: &'static str) -> Error {
         Error::MissingFile { path: self.files.path(""), wanted }
     }
 
-    /// What is known of the model, its sites aside; refuses another architecture than `expected`.
-    pub(crate) fn info(&self, expected: &'static str) -> Result<ModelInfo> {
+    /// What is known of the model, its sites aside.
+    pub(crate) fn info(&self) -> Result<ModelInfo> {
         let architecture = self.architecture()?;
-        if architecture != expected {
-            let supported = crate::ARCHITECTURES;
-            return Err(Error::Unsupported { what: "architecture", got: architecture.to_owned(), supported });
-        }
         let generation = self.json("generation_config.json")?;
         let mut eos = generation.as_ref().map_or(Ok(Vec::new()), |g| g.ids("eos_token_id"))?;
         if eos.is_empty() {
@@ -112,8 +166,7 @@ impl Checkpoint {
             architecture: architecture.to_owned(),
             config_sha256: self.config_sha256.clone(),
             dtype: self.dtype()?.as_str().to_owned(),
-            // The default of transformers' LlamaConfig.
-            eos: if eos.is_empty() { vec![2] } else { eos },
+            eos,
             sites: Vec::new(),
         })
     }
@@ -131,6 +184,22 @@ impl Checkpoint {
         Ok(decoder::compute_dtype(&self.device, stored))
     }
 
+    /// The weights, matrices as they are stored where that serves.
+    pub(crate) fn weights(&self) -> Result<Weights<'static>> {
+        let dtype = self.dtype()?;
+        if matches!(self.files, Files::Embedded(_)) || dtype != DType::F32 {
+            return Ok(Weights::new(self.tensors()?, None));
+        }
+        let mapped = Arc::new(MappedWeights::open(&self.weight_files()?)?);
+        let keep = match self.half {
+            HalfWeights::Auto => mapped.half_bytes() > WIDEN_UP_TO,
+            HalfWeights::Widen => false,
+            HalfWeights::Keep => true,
+        };
+        let vb = VarBuilder::from_backend(Box::new(MappedBackend(mapped.clone())), dtype, self.device.clone());
+        Ok(Weights::new(vb, if keep { Some(mapped) } else { None }))
+    }
+
     /// The weights by their names in the checkpoint, converted as they load to the dtype the model computes in.
     ///
     /// A directory's files are memory-mapped: they must not change while the model loads.
@@ -142,12 +211,8 @@ impl Checkpoint {
         let dtype = self.dtype()?;
         match &self.files {
             Files::Directory(_) => {
-                let paths = self.weight_files()?;
-                for path in &paths {
-                    check_safetensors(path)?;
-                }
-                map_weights(&paths, dtype, &self.device)
-                    .map_err(|e| Error::Weights { path: self.files.path(WEIGHTS), reason: e.to_string() })
+                let mapped = MappedWeights::open(&self.weight_files()?)?;
+                Ok(VarBuilder::from_backend(Box::new(MappedBackend(Arc::new(mapped))), dtype, self.device.clone()))
             }
             Files::Embedded(_) => {
                 let bytes = self.read(WEIGHTS)?.ok_or_else(|| self.missing(WEIGHTS))?;
@@ -202,22 +267,4 @@ impl Files {
             },
         }
     }
-}
-
-/// Reads a file's header, so that damage is reported with the file's name.
-#[allow(unsafe_code, reason = "memory-mapping is the one way not to read the weights to look at their header")]
-fn check_safetensors(path: &Path) -> Result<()> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(io)?;
-    // SAFETY: the map is read-only, and `Checkpoint::tensors` documents that the files must not change meanwhile.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-    safetensors::SafeTensors::deserialize(&map).map_err(|e| Error::Weights { path: path.to_owned(), reason: e.to_string() })?;
-    Ok(())
-}
-
-#[allow(unsafe_code, reason = "memory-mapping is the one way not to hold the weights twice")]
-fn map_weights(paths: &[PathBuf], dtype: DType, device: &Device) -> candle_core::Result<VarBuilder<'static>> {
-    // SAFETY: the maps are read-only, and `Checkpoint::tensors` documents that the files must not change
-    // while they are mapped.
-    unsafe { VarBuilder::from_mmaped_safetensors(paths, dtype, device) }
 }

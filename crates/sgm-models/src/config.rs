@@ -33,6 +33,11 @@ impl Section {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether the file has the key, even with the value `null`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// The object under a key; an absent one is empty.
     pub(crate) fn section(&self, key: &str) -> Result<Self> {
         let map = match self.get(key) {

@@ -1,123 +1,68 @@
 //! The tapped decoder: one implementation of the language model for every family.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Embedding, Linear, Module, RmsNorm, VarBuilder};
+use candle_nn::kv_cache::KvCache;
+use candle_nn::{Module, RmsNorm};
 use sgm_core::{Projection, Site};
 
 use crate::activation::Activation;
+use crate::attention::{Attention, Rotation, softcapped};
 use crate::cache::Pass;
-use crate::config::Section;
+use crate::decoder_config::{Attends, DecoderConfig};
+use crate::linear::{Embedding, Linear, Weights};
 use crate::rope::Rope;
 use crate::tap::PassTaps;
-use crate::{Cache, Error, Result, SiteInfo};
-
-/// The text models whose configurations the decoder understands.
-const TEXT_MODELS: &[&str] = &["llama", "mistral", "qwen2"];
-
-/// The shape of a decoder, read from the language model's part of `config.json`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct DecoderConfig {
-    pub(crate) vocabulary: usize,
-    pub(crate) hidden: usize,
-    intermediate: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    rms_eps: f64,
-    activation: Activation,
-    qkv_bias: bool,
-    output_bias: bool,
-    mlp_bias: bool,
-    /// The number of positions back that a token may attend to, itself included.
-    window: Option<usize>,
-    rope: Rope,
-}
-
-impl DecoderConfig {
-    /// Reads a `text_config` section; what it leaves out has the default of its model type, as in transformers.
-    pub(crate) fn from_section(text: &Section) -> Result<Self> {
-        let model_type = text.string("model_type")?.unwrap_or("llama");
-        let (vocabulary, intermediate, kv_heads) = match model_type {
-            "llama" => (32_000, 11_008, None),
-            "mistral" => (32_000, 14_336, Some(8)),
-            "qwen2" => (151_936, 22_016, Some(32)),
-            _ => return Err(Error::Unsupported { what: "text model", got: model_type.to_owned(), supported: TEXT_MODELS }),
-        };
-        let hidden = text.positive("hidden_size", 4096)?;
-        let heads = text.positive("num_attention_heads", 32)?;
-        let kv_heads = text.positive("num_key_value_heads", kv_heads.unwrap_or(heads))?;
-        let head_dim = text.positive("head_dim", hidden / heads)?;
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(text.error("num_key_value_heads", format!("{kv_heads} does not divide num_attention_heads {heads}")));
-        }
-        if !head_dim.is_multiple_of(2) {
-            return Err(text.error("head_dim", format!("{head_dim} is odd; rotary embeddings need pairs")));
-        }
-        let attention_bias = model_type == "qwen2" || text.bool("attention_bias")?.unwrap_or(false);
-        let window = match model_type {
-            "mistral" => text.usize("sliding_window")?,
-            "qwen2" if text.bool("use_sliding_window")?.unwrap_or(false) => {
-                return Err(text.error("use_sliding_window", "sliding windows in only some layers are not supported"));
-            }
-            _ => None,
-        };
-        Ok(Self {
-            vocabulary: text.positive("vocab_size", vocabulary)?,
-            hidden,
-            intermediate: text.positive("intermediate_size", intermediate)?,
-            layers: text.positive("num_hidden_layers", 32)?,
-            heads,
-            kv_heads,
-            head_dim,
-            rms_eps: text.f64("rms_norm_eps")?.unwrap_or(1e-6),
-            activation: Activation::from_name(text.string("hidden_act")?.unwrap_or("silu"))?,
-            qkv_bias: attention_bias,
-            output_bias: attention_bias && model_type != "qwen2",
-            mlp_bias: model_type == "llama" && text.bool("mlp_bias")?.unwrap_or(false),
-            window,
-            rope: Rope::from_config(text, head_dim, 10_000.0)?,
-        })
-    }
-
-    /// The sites of the decoder with their widths, by layer and projection.
-    pub(crate) fn sites(&self) -> Vec<SiteInfo> {
-        (0..self.layers)
-            .flat_map(|layer| Projection::ALL.map(|projection| Site::new(layer, projection)))
-            .map(|site| SiteInfo { site, width: if site.projection == Projection::Down { self.hidden } else { self.intermediate } })
-            .collect()
-    }
-}
+use crate::{Cache, Error, Result};
 
 /// The decoder's weights.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     embeddings: Embedding,
+    embedding_scale: Option<f64>,
     layers: Vec<Layer>,
     norm: RmsNorm,
     head: Linear,
+    logit_softcap: Option<f64>,
     rope: Rope,
+    window_rope: Option<Rope>,
     window: Option<usize>,
     device: Device,
 }
 
 impl Decoder {
-    /// Loads the decoder from `vb`, where `embed_tokens`, `layers` and `norm` are, and its head from
-    /// `head`; without a head the embeddings serve, as checkpoints with tied weights intend.
-    pub(crate) fn new(config: &DecoderConfig, vb: &VarBuilder<'_>, head: Option<VarBuilder<'_>>) -> Result<Self> {
-        let embeddings = candle_nn::embedding(config.vocabulary, config.hidden, vb.pp("embed_tokens"))?;
-        let layers = (0..config.layers).map(|i| Layer::new(config, i, &vb.pp("layers").pp(i))).collect::<Result<_>>()?;
-        let head = match head {
-            Some(vb) => Linear::new(vb.get((config.vocabulary, config.hidden), "weight")?, None),
-            None => Linear::new(embeddings.embeddings().clone(), None),
-        };
-        let norm = candle_nn::rms_norm(config.hidden, config.rms_eps, vb.pp("norm"))?;
-        Ok(Self { embeddings, layers, norm, head, rope: config.rope.clone(), window: config.window, device: vb.device().clone() })
+    /// Loads the decoder from `weights`, where `embed_tokens`, `layers` and `norm` are, and its head `lm_head` from
+    /// `head`, unless the embeddings serve as head or there is no other.
+    pub(crate) fn new(config: &DecoderConfig, weights: &Weights<'_>, head: &Weights<'_>) -> Result<Self> {
+        let DecoderConfig { vocabulary, hidden, .. } = *config;
+        let (embeddings, tied) = weights.embedding("embed_tokens", vocabulary, hidden)?;
+        let head = if config.tied || !head.has("lm_head.weight") { tied } else { head.linear("lm_head", hidden, vocabulary, false)? };
+        let layer = |(index, attends): (usize, &Attends)| Layer::new(config, index, *attends, &weights.pp("layers").pp(index));
+        Ok(Self {
+            embeddings,
+            embedding_scale: config.embedding_scale,
+            layers: config.layers.iter().enumerate().map(layer).collect::<Result<_>>()?,
+            norm: weights.rms_norm("norm", hidden, config.rms_eps, config.norm_offset)?,
+            head,
+            logit_softcap: config.logit_softcap,
+            rope: config.rope.clone(),
+            window_rope: config.window_rope.clone(),
+            window: config.window,
+            device: weights.vb().device().clone(),
+        })
     }
 
-    /// The embeddings `[batch, tokens, hidden]` of token ids `[batch, tokens]`.
+    /// The embeddings `[.., hidden]` of token ids `[..]`.
     pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        Ok(self.embeddings.forward(ids)?)
+        let embeddings = self.embeddings.forward(ids)?;
+        Ok(match self.embedding_scale {
+            None => embeddings,
+            Some(scale) => (embeddings * scale)?,
+        })
+    }
+
+    /// Whether this pass is the one in which the rotation changes, so that all before it must be computed anew.
+    pub(crate) fn begins_anew(&self, pass: &Pass) -> bool {
+        self.rope.changes_at().is_some_and(|at| pass.reached_before < at && at <= pass.reached)
     }
 
     pub(crate) fn window(&self) -> Option<usize> {
@@ -129,122 +74,99 @@ impl Decoder {
     }
 
     pub(crate) fn new_cache(&self) -> Cache {
-        Cache::new(self.layers.len())
+        Cache::new(self.layers.len(), self.rope.changes_at().is_some())
     }
 
     /// Runs all layers over embeddings `[batch, new tokens, hidden]`; returns the normalised hidden states.
-    pub(crate) fn forward(&self, embeddings: Tensor, pass: &Pass, cache: &mut Cache, taps: &PassTaps) -> Result<Tensor> {
-        let (cos, sin) = self.rope.tables(&pass.positions, pass.position_rows, embeddings.dtype(), &self.device)?;
-        let mask = pass.mask.as_ref().map(|m| m.to_dtype(embeddings.dtype())).transpose()?;
+    ///
+    /// `after` has what is added to the hidden states after each of the first layers.
+    pub(crate) fn forward(&self, embeddings: Tensor, pass: &Pass, cache: &mut Cache, taps: &PassTaps, after: &[Tensor]) -> Result<Tensor> {
+        let dtype = embeddings.dtype();
+        let rotation = |rope: &Rope| -> Result<Rotation> {
+            let (cos, sin) = rope.tables(pass, dtype, &self.device)?;
+            Ok(Rotation { cos, sin })
+        };
+        let (everywhere, in_window) = (rotation(&self.rope)?, self.window_rope.as_ref().map(rotation).transpose()?);
+        let mask = |mask: &Option<Tensor>| mask.as_ref().map(|m| m.to_dtype(dtype)).transpose();
+        let (causal, windowed) = (mask(&pass.mask)?, mask(&pass.window_mask)?);
         let mut hidden = embeddings;
         for (i, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(hidden, &cos, &sin, mask.as_ref(), cache.layer(i)?, taps)?;
+            let context = match layer.attends {
+                Attends::Window => Context { rotation: in_window.as_ref().unwrap_or(&everywhere), mask: windowed.as_ref() },
+                _ => Context { rotation: &everywhere, mask: causal.as_ref() },
+            };
+            hidden = layer.forward(hidden, &context, cache.layer(i)?, taps)?;
+            if let Some(added) = after.get(i) {
+                hidden = (hidden + added)?;
+            }
         }
         Ok(self.norm.forward(&hidden)?)
     }
 
     /// Logits `[.., vocabulary]` of hidden states `[.., hidden]`.
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.head.forward(hidden)?)
+        let logits = self.head.forward(hidden)?;
+        match self.logit_softcap {
+            None => Ok(logits),
+            Some(cap) => softcapped(&logits, cap),
+        }
     }
+}
+
+/// What a layer's attention sees of the pass.
+struct Context<'a> {
+    rotation: &'a Rotation,
+    mask: Option<&'a Tensor>,
 }
 
 #[derive(Debug)]
 struct Layer {
+    attends: Attends,
     input_norm: RmsNorm,
     attention: Attention,
-    post_attention_norm: RmsNorm,
+    /// Of the attention's output, before it is added.
+    attention_output_norm: Option<RmsNorm>,
+    mlp_norm: RmsNorm,
     mlp: Mlp,
+    /// Of the MLP's output, before it is added.
+    mlp_output_norm: Option<RmsNorm>,
 }
 
 impl Layer {
-    fn new(config: &DecoderConfig, index: usize, vb: &VarBuilder<'_>) -> Result<Self> {
-        let norm = |name: &str| candle_nn::rms_norm(config.hidden, config.rms_eps, vb.pp(name));
-        Ok(Self {
-            input_norm: norm("input_layernorm")?,
-            attention: Attention::new(config, &vb.pp("self_attn"))?,
-            post_attention_norm: norm("post_attention_layernorm")?,
-            mlp: Mlp::new(config, index, &vb.pp("mlp"))?,
-        })
-    }
-
-    fn forward(
-        &self,
-        hidden: Tensor,
-        cos: &Tensor,
-        sin: &Tensor,
-        mask: Option<&Tensor>,
-        cache: &mut candle_nn::kv_cache::KvCache,
-        taps: &PassTaps,
-    ) -> Result<Tensor> {
-        let attended = self.attention.forward(&self.input_norm.forward(&hidden)?, cos, sin, mask, cache)?;
-        let hidden = (hidden + attended)?;
-        let transformed = self.mlp.forward(&self.post_attention_norm.forward(&hidden)?, taps)?;
-        Ok((hidden + transformed)?)
-    }
-}
-
-/// Grouped-query attention with rotary positions.
-#[derive(Debug)]
-struct Attention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-}
-
-impl Attention {
-    fn new(config: &DecoderConfig, vb: &VarBuilder<'_>) -> Result<Self> {
-        let DecoderConfig { hidden, heads, kv_heads, head_dim, qkv_bias, .. } = *config;
-        let linear = |name: &str, inputs, outputs, bias| candle_nn::linear_b(inputs, outputs, bias, vb.pp(name));
-        Ok(Self {
-            q: linear("q_proj", hidden, heads * head_dim, qkv_bias)?,
-            k: linear("k_proj", hidden, kv_heads * head_dim, qkv_bias)?,
-            v: linear("v_proj", hidden, kv_heads * head_dim, qkv_bias)?,
-            o: linear("o_proj", heads * head_dim, hidden, config.output_bias)?,
-            heads,
-            kv_heads,
-            head_dim,
-        })
-    }
-
-    fn forward(
-        &self,
-        x: &Tensor,
-        cos: &Tensor,
-        sin: &Tensor,
-        mask: Option<&Tensor>,
-        cache: &mut candle_nn::kv_cache::KvCache,
-    ) -> Result<Tensor> {
-        let (batch, tokens, _) = x.dims3()?;
-        let Self { heads, kv_heads, head_dim, .. } = *self;
-        let split = |y: Tensor, heads: usize| y.reshape((batch, tokens, heads, head_dim))?.transpose(1, 2)?.contiguous();
-        let q = candle_nn::rotary_emb::rope(&split(self.q.forward(x)?, heads)?, cos, sin)?;
-        let k = candle_nn::rotary_emb::rope(&split(self.k.forward(x)?, kv_heads)?, cos, sin)?;
-        let v = split(self.v.forward(x)?, kv_heads)?;
-        let (k, v) = cache.append(&k, &v)?;
-
-        // The query heads of a group share their key head, so they are its rows: no key is repeated.
-        let group = heads / kv_heads * tokens;
-        let q = (q * (head_dim as f64).powf(-0.5))?.reshape((batch, kv_heads, group, head_dim))?;
-        let scores = q.matmul(&k.t()?)?;
-        let seen = scores.dim(3)?;
-        let scores = match mask {
-            None => scores,
-            Some(mask) => scores.reshape((batch, heads, tokens, seen))?.broadcast_add(mask)?.reshape((batch, kv_heads, group, seen))?,
+    fn new(config: &DecoderConfig, index: usize, attends: Attends, weights: &Weights<'_>) -> Result<Self> {
+        if attends == Attends::Image {
+            let supported = &["self-attention"];
+            return Err(Error::Unsupported { what: "attention", got: "cross-attention".to_owned(), supported });
+        }
+        let norm = |name: &str| weights.rms_norm(name, config.hidden, config.rms_eps, config.norm_offset);
+        let (after_attention, mlp_norm, after_mlp) = if config.output_norms {
+            (Some(norm("post_attention_layernorm")?), "pre_feedforward_layernorm", Some(norm("post_feedforward_layernorm")?))
+        } else {
+            (None, "post_attention_layernorm", None)
         };
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-        let y = weights.matmul(&v)?.reshape((batch, heads, tokens, head_dim))?;
-        Ok(self.o.forward(&y.transpose(1, 2)?.reshape((batch, tokens, heads * head_dim))?)?)
+        Ok(Self {
+            attends,
+            input_norm: norm("input_layernorm")?,
+            attention: Attention::new(config, &weights.pp("self_attn"))?,
+            attention_output_norm: after_attention,
+            mlp_norm: norm(mlp_norm)?,
+            mlp: Mlp::new(config, index, &weights.pp("mlp"))?,
+            mlp_output_norm: after_mlp,
+        })
+    }
+
+    fn forward(&self, hidden: Tensor, context: &Context<'_>, cache: &mut KvCache, taps: &PassTaps) -> Result<Tensor> {
+        let normed = |y: Tensor, norm: &Option<RmsNorm>| norm.as_ref().map_or(Ok(y.clone()), |norm| norm.forward(&y));
+        let attended = self.attention.forward(&self.input_norm.forward(&hidden)?, context.rotation, context.mask, cache)?;
+        let hidden = (hidden + normed(attended, &self.attention_output_norm)?)?;
+        let transformed = self.mlp.forward(&self.mlp_norm.forward(&hidden)?, taps)?;
+        Ok((hidden + normed(transformed, &self.mlp_output_norm)?)?)
     }
 }
 
 /// The gated MLP, with a tap on the output of each projection.
 #[derive(Debug)]
-struct Mlp {
+pub(crate) struct Mlp {
     gate: Linear,
     up: Linear,
     down: Linear,
@@ -253,19 +175,20 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn new(config: &DecoderConfig, layer: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+    pub(crate) fn new(config: &DecoderConfig, layer: usize, weights: &Weights<'_>) -> Result<Self> {
         let DecoderConfig { hidden, intermediate, mlp_bias, activation, .. } = *config;
-        let linear = |p: Projection, inputs, outputs| candle_nn::linear_b(inputs, outputs, mlp_bias, vb.pp(p.name()));
-        Ok(Self {
-            gate: linear(Projection::Gate, hidden, intermediate)?,
-            up: linear(Projection::Up, hidden, intermediate)?,
-            down: linear(Projection::Down, intermediate, hidden)?,
-            activation,
-            layer,
-        })
+        let [gate, up] = if config.fused {
+            let parts = weights.fused("gate_up_proj", hidden, &[intermediate, intermediate])?;
+            <[Linear; 2]>::try_from(parts).map_err(|_| candle_core::Error::Msg("gate_up_proj has two parts".to_owned()))?
+        } else {
+            let linear = |p: Projection| weights.linear(p.name(), hidden, intermediate, mlp_bias);
+            [linear(Projection::Gate)?, linear(Projection::Up)?]
+        };
+        let down = weights.linear(Projection::Down.name(), intermediate, hidden, mlp_bias)?;
+        Ok(Self { gate, up, down, activation, layer })
     }
 
-    fn forward(&self, x: &Tensor, taps: &PassTaps) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, taps: &PassTaps) -> Result<Tensor> {
         let site = |projection| Site::new(self.layer, projection);
         let gate = taps.apply(site(Projection::Gate), self.gate.forward(x)?)?;
         let up = taps.apply(site(Projection::Up), self.up.forward(x)?)?;

@@ -13,6 +13,24 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// There is no model of this name, neither a directory nor in the Hugging Face cache.
+    #[error("`{name}` is no model directory{}", not_cached(.cache))]
+    NotFound {
+        /// The path or id.
+        name: String,
+        /// The cache, if the name can be a model id.
+        cache: Option<PathBuf>,
+    },
+
+    /// A model cannot be downloaded.
+    #[error("{id}: cannot download: {reason}; gated models need HF_TOKEN in the environment")]
+    Hub {
+        /// The model id.
+        id: String,
+        /// What the hub client says.
+        reason: String,
+    },
+
     /// A model directory lacks a file.
     #[error("{path}: the model directory has no {wanted}; copy the whole checkpoint directory, with its tokenizer and processor files")]
     MissingFile {
@@ -119,4 +137,16 @@ pub enum Error {
     /// A site or an intervention is wrong.
     #[error(transparent)]
     Core(#[from] sgm_core::Error),
+}
+
+fn not_cached(cache: &Option<PathBuf>) -> String {
+    match cache {
+        None => String::new(),
+        Some(cache) if cfg!(feature = "hub") => {
+            format!(", and not in the Hugging Face cache {}; unset HF_HUB_OFFLINE to download it", cache.display())
+        }
+        Some(cache) => {
+            format!(", and not in the Hugging Face cache {}; download it with `hf download`, or build with feature `hub`", cache.display())
+        }
+    }
 }

@@ -64,7 +64,7 @@ enum Family {
 }
 
 /// What an [`ImageProcessor`] makes of the images of a batch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ProcessedImages {
     /// The tensors under their Hugging Face names and in their shapes: `pixel_values` in f32 (also where settings
     /// leave transformers with 8 bits), everything else in i64. `num_tiles`, nested lists there, is

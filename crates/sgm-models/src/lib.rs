@@ -5,7 +5,8 @@
 //! all families, and around it what a published checkpoint needs to run: vision tower, projector,
 //! image processor, tokenizer, chat template, key-value cache, sampling.
 //!
-//! * [`Checkpoint`] is a model directory in the Hugging Face layout; [`Llava`] is the model in it;
+//! * [`Checkpoint`] is a model directory in the Hugging Face layout; [`AutoMllm`] is the model in it, of any supported
+//!   family ([`ARCHITECTURES`]);
 //! * [`Mllm`] is what a model can do: prefill, decode, logits;
 //! * [`Tap`] sees, and may replace, the output of each site; [`TapRegistry::attach`] returns a guard, and
 //!   dropping the guard restores the model. A model without taps does nothing extra;
@@ -13,9 +14,9 @@
 //! * [`response_nll`] gives the likelihood of given responses.
 //!
 //! ```no_run
-//! use sgm_models::{Checkpoint, GenerateOptions, Generator, Llava, Prompt, load_image};
+//! use sgm_models::{AutoMllm, Checkpoint, GenerateOptions, Generator, Prompt, load_image};
 //!
-//! let model = Llava::load(&Checkpoint::open("llava-1.5-7b-hf")?)?;
+//! let model = AutoMllm::load(&Checkpoint::open("llava-1.5-7b-hf")?)?;
 //! let image = std::sync::Arc::new(load_image("cat.png")?);
 //! let answers = model.generate(&[Prompt::user("What is this?", Some(image))], &GenerateOptions::default())?;
 //! # Ok::<(), sgm_models::Error>(())
@@ -33,41 +34,49 @@
 #![deny(unsafe_code)]
 
 mod activation;
+mod attention;
+mod auto;
 mod cache;
 mod chat_template;
 mod checkpoint;
 mod config;
 mod decoder;
+mod decoder_config;
 mod error;
 mod generate;
+mod hub;
 mod image_file;
 mod image_processor;
+mod image_tokens;
 mod likelihood;
+mod linear;
 mod llava;
+mod mapped;
 mod model;
 mod processor;
 mod prompt;
+mod qwen_grid;
+mod qwen_vision;
+mod qwen_vl;
 mod rope;
 mod tap;
+mod text;
 mod tokens;
 mod vision;
 
+pub use auto::{ARCHITECTURES, AutoMllm};
 pub use cache::Cache;
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, HalfWeights};
 pub use error::Error;
 pub use generate::{EosPolicy, FinishReason, GenerateOptions, Generation, Generator, Sampling, generate_tokens};
 pub use image_file::{decode_image, load_image};
 pub use image_processor::{ImageBackend, ImageLayout, ImageProcessor, ProcessedImages};
 pub use likelihood::response_nll;
-pub use llava::Llava;
 pub use model::{Mllm, ModelInfo, ModelInputs, SiteInfo};
 pub use processor::{Padding, Processor};
 pub use prompt::{Content, Message, Prompt, Role};
 pub use tap::{Tap, TapGuard, TapRegistry};
 pub use tokens::{TokenKind, TokenMask, TokenSpans};
-
-/// The architectures there are adapters for, by their class names in `config.json`.
-pub const ARCHITECTURES: &[&str] = &[llava::ARCHITECTURE];
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

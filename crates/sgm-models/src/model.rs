@@ -52,10 +52,8 @@ pub struct ModelInputs {
     pub kinds: Vec<Vec<TokenKind>>,
     /// The caller's number of each row, which taps see.
     pub rows: Vec<usize>,
-    /// Pixels f32 `[images, 3, height, width]` of all rows' images in order.
-    pub pixel_values: Option<Tensor>,
-    /// Further tensors that a family's processor makes, by their Hugging Face names.
-    pub extras: BTreeMap<String, Tensor>,
+    /// Pixels, and what a family's image processor makes beside them, by their Hugging Face names.
+    pub tensors: BTreeMap<String, Tensor>,
 }
 
 impl ModelInputs {
@@ -76,6 +74,11 @@ impl ModelInputs {
             return Err(Error::Inputs { reason });
         }
         Ok((batch, tokens))
+    }
+
+    /// One of the tensors beside the token ids.
+    pub(crate) fn tensor(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Error::Inputs { reason: format!("this model also needs `{name}`; use its processor") })
     }
 }
 

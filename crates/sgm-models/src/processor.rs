@@ -1,12 +1,14 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, Tokenizer};
 
-use crate::chat_template::{self, ChatTemplate};
+use crate::chat_template::ChatTemplate;
 use crate::checkpoint::Checkpoint;
-use crate::image_processor::ImageProcessor;
+use crate::image_processor::{ImageProcessor, ProcessedImages};
+use crate::image_tokens::ImageText;
 use crate::model::ModelInputs;
 use crate::prompt::{Message, Prompt};
 use crate::{Error, Result, TokenKind};
@@ -20,17 +22,25 @@ pub enum Padding {
     Right,
 }
 
-/// A model's tokenizer, chat template and image processor.
+/// A model's tokenizer, chat template and, if it takes images, image processor.
 #[derive(Debug)]
 pub struct Processor {
     tokenizer: Tokenizer,
-    template: ChatTemplate,
-    images: ImageProcessor,
-    image_token: u32,
-    image_text: String,
-    features_per_image: usize,
+    template: Option<ChatTemplate>,
+    images: Option<(ImageProcessor, Box<dyn ImageText>)>,
+    image_token: Option<u32>,
+    bos: Option<String>,
     pad: u32,
     eos: Option<u32>,
+}
+
+/// How a family's images become tokens and tensors.
+pub(crate) struct Images {
+    pub(crate) processor: ImageProcessor,
+    /// The token that stands for an image feature.
+    pub(crate) token: u32,
+    /// The image's place in text, given how the tokenizer writes that token.
+    pub(crate) text: Box<dyn FnOnce(String) -> Box<dyn ImageText>>,
 }
 
 /// The token ids of one sequence with what each of them is.
@@ -40,43 +50,45 @@ struct Sequence {
 }
 
 impl Processor {
-    pub(crate) fn load(checkpoint: &Checkpoint, image_token: u32, features_per_image: usize, image_size: usize) -> Result<Self> {
-        let bytes = checkpoint.read("tokenizer.json")?;
-        let bytes = bytes.ok_or_else(|| {
-            checkpoint.missing("tokenizer.json (convert a slow tokenizer with transformers' AutoTokenizer and save_pretrained)")
-        })?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(tokenizer_error)?;
-        // Batches are padded here, where token kinds are known; a file's own settings would interfere.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(tokenizer_error)?;
-        let image_text = tokenizer.id_to_token(image_token).ok_or_else(|| Error::Tokenizer {
-            reason: format!("it has no token {image_token}, which config.json names as the image token"),
-        })?;
-        let named = |name: &str| -> Result<Option<u32>> {
-            let Some(config) = checkpoint.json("tokenizer_config.json")? else { return Ok(None) };
-            let token = config.get(name).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
-            Ok(token.and_then(|t| tokenizer.token_to_id(t)))
+    /// Loads tokenizer and chat template; `template` serves checkpoints that bring none.
+    pub(crate) fn load(checkpoint: &Checkpoint, images: Option<Images>, template: Option<&str>) -> Result<Self> {
+        let tokenizer = checkpoint.tokenizer()?;
+        let image_token = images.as_ref().map(|i| i.token);
+        let images = match images {
+            None => None,
+            Some(images) => {
+                let token = tokenizer.id_to_token(images.token).ok_or_else(|| Error::Tokenizer {
+                    reason: format!("it has no token {}, which config.json names as the image token", images.token),
+                })?;
+                Some((images.processor, (images.text)(token)))
+            }
         };
-        let eos = named("eos_token")?;
-        let pad = match named("pad_token")? {
+        let named = |name: &str| -> Result<Option<String>> { Ok(checkpoint.special_token(name)?) };
+        let id = |token: Option<String>| token.and_then(|t| tokenizer.token_to_id(&t));
+        let eos = id(named("eos_token")?);
+        let pad = match id(named("pad_token")?) {
             Some(id) => Some(id),
             None => checkpoint.config().u32("pad_token_id")?,
         };
         Ok(Self {
-            template: ChatTemplate::load(checkpoint, chat_template::LLAVA_1_5)?,
-            images: ImageProcessor::load(checkpoint, image_size)?,
+            template: ChatTemplate::load(checkpoint, template)?,
+            images,
             image_token,
-            image_text,
-            features_per_image,
+            bos: named("bos_token")?.filter(|bos| !bos.is_empty()),
             pad: pad.or(eos).unwrap_or(0),
             eos,
             tokenizer,
         })
     }
 
-    /// The image processor.
-    pub fn images(&self) -> &ImageProcessor {
-        &self.images
+    /// The image processor; none for models that take no images.
+    pub fn images(&self) -> Option<&ImageProcessor> {
+        self.images.as_ref().map(|(processor, _)| processor)
+    }
+
+    /// The end-of-sequence token.
+    pub(crate) fn eos(&self) -> Option<u32> {
+        self.eos
     }
 
     /// The text of a prompt as the model sees it, with one placeholder for each image.
@@ -97,16 +109,26 @@ impl Processor {
     ///
     /// As [`render`](Self::render).
     pub fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.template.render(messages, add_generation_prompt)
+        let template = self.template.as_ref().ok_or_else(|| Error::ChatTemplate {
+            reason: "the checkpoint has none; give the prompt as raw text, or add a chat_template.jinja".to_owned(),
+        })?;
+        template.render(messages, add_generation_prompt, self.images.is_some())
     }
 
     /// Token ids of a text with special tokens, images not expanded.
+    ///
+    /// A text that begins with the beginning-of-sequence token itself, as some chat templates write it, gets no second one.
     ///
     /// # Errors
     ///
     /// [`Error::Tokenizer`].
     pub fn token_ids(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.tokenizer.encode(text, true).map_err(tokenizer_error)?.get_ids().to_vec())
+        Ok(self.encode(text)?.get_ids().to_vec())
+    }
+
+    fn encode(&self, text: &str) -> Result<Encoding> {
+        let has_own = self.bos.as_ref().is_some_and(|bos| text.starts_with(bos));
+        self.tokenizer.encode(text, !has_own).map_err(tokenizer_error)
     }
 
     /// The text of generated tokens, without special tokens.
@@ -120,12 +142,13 @@ impl Processor {
 
     /// Makes a batch of token ids that were prepared elsewhere, images already expanded.
     ///
-    /// `input_ids` and `attention_mask` are integers `[batch, tokens]`; positions whose mask is 0 are padding.
+    /// `input_ids` and `attention_mask` are integers `[batch, tokens]`; positions whose mask is 0 are padding. `tensors`
+    /// has pixels and what else the model's image processor makes, by their Hugging Face names.
     ///
     /// # Errors
     ///
     /// [`Error::Inputs`] when the two differ in shape or an id is negative.
-    pub fn tokens(&self, input_ids: &Tensor, attention_mask: &Tensor, pixel_values: Option<Tensor>) -> Result<ModelInputs> {
+    pub fn tokens(&self, input_ids: &Tensor, attention_mask: &Tensor, tensors: BTreeMap<String, Tensor>) -> Result<ModelInputs> {
         if input_ids.dims() != attention_mask.dims() {
             let reason = format!("input_ids are {:?}, attention_mask {:?}", input_ids.dims(), attention_mask.dims());
             return Err(Error::Inputs { reason });
@@ -134,7 +157,7 @@ impl Processor {
         let mask = attention_mask.to_dtype(DType::I64)?.to_vec2::<i64>()?;
         let kind = |id: &u32, mask: &i64| match mask {
             0 => TokenKind::Padding,
-            _ if *id == self.image_token => TokenKind::Image,
+            _ if Some(*id) == self.image_token => TokenKind::Image,
             _ => TokenKind::PromptText,
         };
         let id = |id: &i64| u32::try_from(*id).map_err(|_| Error::Inputs { reason: format!("{id} is not a token id") });
@@ -143,8 +166,7 @@ impl Processor {
             kinds: ids.iter().zip(&mask).map(|(ids, mask)| ids.iter().zip(mask).map(|(i, m)| kind(i, m)).collect()).collect(),
             rows: (0..ids.len()).collect(),
             input_ids: Tensor::new(ids, &Device::Cpu)?,
-            pixel_values,
-            extras: Default::default(),
+            tensors,
         })
     }
 
@@ -171,17 +193,31 @@ impl Processor {
     }
 
     fn batch<'a>(&self, examples: impl Iterator<Item = (&'a Prompt, Option<&'a str>)>, padding: Padding) -> Result<ModelInputs> {
-        let mut sequences = Vec::new();
-        let mut images: Vec<Arc<RgbImage>> = Vec::new();
-        for (index, (prompt, response)) in examples.enumerate() {
-            let text = self.render(prompt)?;
-            let own = prompt.images();
-            let placeholders = text.matches(&self.image_text).count();
-            if placeholders != own.len() {
-                return Err(Error::ImageCount { prompt: index, placeholders, images: own.len() });
+        let examples: Vec<_> = examples.collect();
+        let shown: Vec<Vec<Arc<RgbImage>>> = examples.iter().map(|(prompt, _)| prompt.images()).collect();
+        let counts: Vec<usize> = shown.iter().map(Vec::len).collect();
+        let processed = match (&self.images, counts.iter().position(|n| *n > 0)) {
+            (_, None) => ProcessedImages::default(),
+            (None, Some(prompt)) => {
+                return Err(Error::Inputs { reason: format!("prompt {prompt} shows an image, but this model takes text only") });
             }
-            sequences.push(self.sequence(&text, response)?);
-            images.extend(own);
+            (Some((processor, _)), _) => {
+                processor.process(&shown.iter().map(|row| row.iter().map(AsRef::as_ref).collect()).collect::<Vec<_>>())?
+            }
+        };
+        let mut layouts = processed.images.as_slice();
+        let mut sequences = Vec::new();
+        for (index, ((prompt, response), count)) in examples.iter().zip(&counts).enumerate() {
+            let (own, rest) = layouts.split_at_checked(*count).unwrap_or((layouts, &[]));
+            layouts = rest;
+            let text = self.render(prompt)?;
+            let text = match &self.images {
+                None => text,
+                Some((_, writer)) => {
+                    writer.expand(&text, own).map_err(|placeholders| Error::ImageCount { prompt: index, placeholders, images: *count })?
+                }
+            };
+            sequences.push(self.sequence(&text, *response)?);
         }
         let tokens = sequences.iter().map(|s| s.ids.len()).max().unwrap_or(0);
         let (mut ids, mut kinds) = (Vec::new(), Vec::new());
@@ -197,15 +233,16 @@ impl Processor {
             kinds.push([kinds1, kinds2].concat());
         }
         let batch = kinds.len();
-        let images: Vec<&RgbImage> = images.iter().map(AsRef::as_ref).collect();
-        let pixel_values = if images.is_empty() { None } else { self.images.process(&[images])?.tensors.remove("pixel_values") };
-        Ok(ModelInputs {
+        let mut inputs = ModelInputs {
             input_ids: Tensor::from_vec(ids, (batch, tokens), &Device::Cpu)?,
             kinds,
             rows: (0..batch).collect(),
-            pixel_values,
-            extras: Default::default(),
-        })
+            tensors: processed.tensors,
+        };
+        if let Some((_, writer)) = &self.images {
+            writer.finish(&mut inputs, &counts)?;
+        }
+        Ok(inputs)
     }
 
     fn sequence(&self, prompt: &str, response: Option<&str>) -> Result<Sequence> {
@@ -214,19 +251,18 @@ impl Processor {
             Some(response) => format!("{prompt}{}{response}", if prompt.ends_with(char::is_whitespace) { "" } else { " " }),
         };
         // Offsets in bytes tell where the prompt ends, whatever the tokenizer merges.
-        let encoding = self.tokenizer.encode(text, true).map_err(tokenizer_error)?;
-        let (mut ids, mut kinds) = (Vec::new(), Vec::new());
-        for (id, (start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
-            let kind =
-                if response.is_some() && *start >= prompt.len() && end > start { TokenKind::Response } else { TokenKind::PromptText };
-            if *id == self.image_token {
-                ids.extend(std::iter::repeat_n(*id, self.features_per_image));
-                kinds.extend(std::iter::repeat_n(TokenKind::Image, self.features_per_image));
+        let encoding = self.encode(&text)?;
+        let kind = |id: u32, (start, end): (usize, usize)| {
+            if Some(id) == self.image_token {
+                TokenKind::Image
+            } else if response.is_some() && start >= prompt.len() && end > start {
+                TokenKind::Response
             } else {
-                ids.push(*id);
-                kinds.push(kind);
+                TokenKind::PromptText
             }
-        }
+        };
+        let mut ids = encoding.get_ids().to_vec();
+        let mut kinds: Vec<_> = ids.iter().zip(encoding.get_offsets()).map(|(id, offsets)| kind(*id, *offsets)).collect();
         if let (Some(_), Some(eos)) = (response, self.eos)
             && ids.last() != Some(&eos)
         {

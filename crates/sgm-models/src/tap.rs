@@ -16,6 +16,7 @@ pub trait Tap: Send + Sync {
     ///
     /// `output` is `[batch, tokens, neurons]`, of the model's dtype, contiguous; position `(b, t)`
     /// belongs to token `t` of row `b` of `spans`. The returned tensor must have the same shape.
+    /// When a sequence outgrows the context of a LongRoPE model while it is decoded, all of it is computed, and seen, anew.
     /// A tap that only looks returns `output` itself, and must not keep a clone of it: a later tap may
     /// change it in place.
     ///

@@ -1,6 +1,6 @@
 //! The trained checkpoint, embedded.
 
-use sgm_models::{Checkpoint, Llava, Result};
+use sgm_models::{AutoMllm, Checkpoint, Result};
 
 /// The files of the checkpoint, in the Hugging Face layout.
 const FILES: &[(&str, &[u8])] = &[
@@ -27,6 +27,6 @@ pub fn checkpoint() -> Result<Checkpoint> {
 /// # Errors
 ///
 /// As [`checkpoint`].
-pub fn load() -> Result<Llava> {
-    Llava::load(&checkpoint()?)
+pub fn load() -> Result<AutoMllm> {
+    AutoMllm::load(&checkpoint()?)
 }

@@ -15,7 +15,7 @@ use sgm_bake::ScaledBackend;
 use sgm_capture::{Pool, PooledTap, Pooling};
 use sgm_core::{Intervention, Metadata, Site, SiteIntervention};
 use sgm_models::{
-    Checkpoint, EosPolicy, GenerateOptions, Llava, Mllm, ModelInputs, Padding, Prompt, TokenMask, generate_tokens, load_image,
+    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenMask, generate_tokens, load_image,
 };
 use sgm_suppress::{Amplify, Glasses};
 
@@ -138,10 +138,11 @@ pub fn parity(checkpoint: &Checkpoint, golden: &Path) -> Result<Vec<Check>> {
         Err(_) => Description::default(),
     };
     let golden = Golden { path: golden, tensors, description };
-    let model = Llava::load(checkpoint)?;
+    // Weights in full precision, whatever form the checkpoint would run in.
+    let model = AutoMllm::from_tensors(checkpoint, &checkpoint.tensors()?)?;
     let intervention = golden.intervention()?;
     let (vb, folded) = ScaledBackend::fold(checkpoint.tensors()?, &intervention)?;
-    let folded_model = Llava::from_tensors(checkpoint, &vb)?;
+    let folded_model = AutoMllm::from_tensors(checkpoint, &vb)?;
     folded.check_complete()?;
 
     let mut checks = golden.text_checks(&model)?;
@@ -187,7 +188,7 @@ impl Golden<'_> {
     }
 
     /// Chat template and tokenizer, prompt by prompt.
-    fn text_checks(&self, model: &Llava) -> Result<Vec<Check>> {
+    fn text_checks(&self, model: &AutoMllm) -> Result<Vec<Check>> {
         let processor = model.processor();
         let mut checks = Vec::new();
         for (letter, expected) in &self.description.expected_rendered {
@@ -208,11 +209,11 @@ impl Golden<'_> {
         Ok(checks)
     }
 
-    fn case_checks(&self, case: &str, model: &Llava, folded: &Llava, intervention: &Intervention) -> Result<Vec<Check>> {
+    fn case_checks(&self, case: &str, model: &AutoMllm, folded: &AutoMllm, intervention: &Intervention) -> Result<Vec<Check>> {
         let name = |what: &str| format!("{case}.{what}");
         let mask = self.tensor(&name("attention_mask"))?;
-        let pixels = self.tensors.get(&name("pixel_values")).cloned();
-        let inputs = model.processor().tokens(self.tensor(&name("input_ids"))?, mask, pixels)?;
+        let given = INPUTS.iter().filter_map(|what| Some(((*what).to_owned(), self.tensors.get(&name(what))?.clone())));
+        let inputs = model.processor().tokens(self.tensor(&name("input_ids"))?, mask, given.collect())?;
         let mut checks = self.processor_checks(case, model, &inputs)?;
 
         let tap = Arc::new(PooledTap::new(POOLS.map(|(pool, _)| Pooling { pool, mask: TokenMask::All }).to_vec()));
@@ -235,7 +236,7 @@ impl Golden<'_> {
     }
 
     /// From prompt and image files to ids and pixels.
-    fn processor_checks(&self, case: &str, model: &Llava, stored: &ModelInputs) -> Result<Vec<Check>> {
+    fn processor_checks(&self, case: &str, model: &AutoMllm, stored: &ModelInputs) -> Result<Vec<Check>> {
         let Some(given) = self.description.case_inputs.get(case) else { return Ok(Vec::new()) };
         let Ok(given) = CaseInputs::deserialize(given) else { return Ok(Vec::new()) };
         let missing = |letter: &str| self.wrong(format!("golden.json has no prompt or image `{letter}`"));
@@ -256,8 +257,10 @@ impl Golden<'_> {
             |inputs: &ModelInputs| -> Vec<bool> { inputs.kinds.iter().flatten().map(|k| *k != sgm_models::TokenKind::Padding).collect() };
         let wrong_mask = differences(&attended(&made), &attended(stored));
         let mut checks = vec![Check::count(case, "processor: ids and mask", wrong_mask + differences(&ids(&made)?, &ids(stored)?))];
-        if let (Some(made), Some(stored)) = (&made.pixel_values, &stored.pixel_values) {
-            checks.push(Check::tensors(case, "processor: pixels", made, stored)?);
+        for (name, made) in &made.tensors {
+            if let Some(stored) = stored.tensors.get(name) {
+                checks.push(Check::tensors(case, &format!("processor: {name}"), made, stored)?);
+            }
         }
         Ok(checks)
     }
@@ -286,7 +289,7 @@ impl Golden<'_> {
         Ok(checks)
     }
 
-    fn generation_check(&self, case: &str, tensor: &str, what: &str, model: &Llava, inputs: &ModelInputs) -> Result<Option<Check>> {
+    fn generation_check(&self, case: &str, tensor: &str, what: &str, model: &AutoMllm, inputs: &ModelInputs) -> Result<Option<Check>> {
         let Some(golden) = self.tensors.get(&format!("{case}.{tensor}")) else { return Ok(None) };
         let golden: Vec<Vec<i64>> = golden.to_dtype(DType::I64)?.to_vec2()?;
         let max_new_tokens = golden.first().map_or(0, Vec::len);
@@ -295,6 +298,19 @@ impl Golden<'_> {
         Ok(Some(Check::count(case, what, differences(&ours, &golden.concat()))))
     }
 }
+
+/// What a golden file may give a model beside token ids and mask: pixels, and what processors make with them.
+const INPUTS: [&str; 9] = [
+    "pixel_values",
+    "image_sizes",
+    "image_grid_thw",
+    "pixel_attention_mask",
+    "aspect_ratio_ids",
+    "aspect_ratio_mask",
+    "cross_attention_mask",
+    "qformer_input_ids",
+    "qformer_attention_mask",
+];
 
 const POOLS: [(Pool, &str); 2] = [(Pool::Mean, ".mean"), (Pool::Max, ".max")];
 
@@ -307,6 +323,9 @@ fn site(name: &str) -> Option<Site> {
 fn message(value: &serde_json::Value) -> Option<sgm_models::Message> {
     use sgm_models::{Content, Message, Role};
     let role = [Role::System, Role::User, Role::Assistant].into_iter().find(|r| Some(r.name()) == value["role"].as_str())?;
+    if let Some(text) = value["content"].as_str() {
+        return Some(Message { role, content: vec![Content::Text(text.to_owned())] });
+    }
     let content = value["content"].as_array()?.iter().map(|part| match part["type"].as_str()? {
         // What the image shows does not matter to a template.
         "image" => Some(Content::Image(Arc::default())),
@@ -315,7 +334,7 @@ fn message(value: &serde_json::Value) -> Option<sgm_models::Message> {
     Some(Message { role, content: content.collect::<Option<_>>()? })
 }
 
-fn logits(model: &Llava, inputs: &ModelInputs) -> Result<Tensor> {
+fn logits(model: &AutoMllm, inputs: &ModelInputs) -> Result<Tensor> {
     Ok(model.logits(&model.prefill(inputs, &mut model.new_cache())?)?)
 }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use sgm::capture::{self, ActivationStore, Example, Manifest, Pool, Pooling, StoreWriter};
-use sgm::models::{Checkpoint, Error, GenerateOptions, Generator, Llava, Mllm, Padding, Prompt, Sampling, TokenMask};
+use sgm::models::{AutoMllm, Checkpoint, Error, GenerateOptions, Generator, Mllm, Padding, Prompt, Sampling, TokenMask};
 use sgm::score::score_store;
 
 /// A copy of a small checkpoint that may be damaged.
@@ -27,8 +27,8 @@ impl Copy {
         self.dir.path().join(file)
     }
 
-    fn load(&self) -> Result<Llava, Error> {
-        Llava::load(&Checkpoint::open(self.dir.path())?)
+    fn load(&self) -> Result<AutoMllm, Error> {
+        AutoMllm::load(&Checkpoint::open(self.dir.path())?)
     }
 
     /// Replaces text in a JSON file, which must contain it.
@@ -57,7 +57,11 @@ fn message<T>(result: Result<T, Error>) -> String {
 #[test]
 fn missing_files_are_named_with_what_to_do() {
     let absent = Checkpoint::open("no/such/directory").unwrap_err();
-    assert!(matches!(&absent, Error::MissingFile { wanted: "config.json", .. }), "{absent}");
+    assert!(matches!(&absent, Error::NotFound { cache: None, .. }), "{absent}");
+    let id = Checkpoint::open("an-organisation/no-such-model").unwrap_err();
+    assert!(matches!(&id, Error::NotFound { cache: Some(_), .. }) && id.to_string().contains("hf download"), "{id}");
+    let empty = Checkpoint::open(tempfile::tempdir().unwrap().path()).unwrap_err();
+    assert!(matches!(&empty, Error::MissingFile { wanted: "config.json", .. }), "{empty}");
     for file in ["model.safetensors", "tokenizer.json", "processor_config.json"] {
         let copy = Copy::new();
         std::fs::remove_file(copy.path(file)).unwrap();
@@ -149,7 +153,7 @@ impl Copy {
 #[test]
 fn prompts_that_do_not_fit_their_images_are_refused() {
     let model = Copy::new().load().unwrap();
-    let raw = |text: &str, images: usize| Prompt::Raw { text: text.to_owned(), images: vec![Default::default(); images] };
+    let raw = |text: &str, images: usize| Prompt::Raw { text: text.to_owned(), images: vec![image().into(); images] };
     let error = model.processor().prompts([&raw("no placeholder", 1)], Padding::Left).unwrap_err();
     assert!(matches!(error, Error::ImageCount { prompt: 0, placeholders: 0, images: 1 }), "{error}");
     let error = model.processor().prompts([&raw("ok", 0), &raw("<image> <image>", 1)], Padding::Left).unwrap_err();
@@ -157,7 +161,7 @@ fn prompts_that_do_not_fit_their_images_are_refused() {
 
     // Tokens without pixels, and a cache that is not the batch's.
     let mut inputs = model.processor().prompts([&Prompt::user("what?", Some(image().into()))], Padding::Left).unwrap();
-    inputs.pixel_values = None;
+    inputs.tensors.clear();
     assert!(matches!(model.prefill(&inputs, &mut model.new_cache()), Err(Error::Inputs { .. })));
     assert!(matches!(model.decode(&[1], &mut model.new_cache()), Err(Error::Inputs { .. })));
     let text = model.processor().prompts([&Prompt::user("what?", None)], Padding::Left).unwrap();
@@ -189,7 +193,7 @@ fn example(id: &str, toxic: bool) -> Example {
     Example { id: id.to_owned(), prompt: Prompt::user("hello?", None), response: "hello.".to_owned(), toxic }
 }
 
-fn capture_into(model: &Llava, mask: TokenMask, directory: &Path) -> capture::Result<()> {
+fn capture_into(model: &AutoMllm, mask: TokenMask, directory: &Path) -> capture::Result<()> {
     let examples = [example("first", true), example("second", false)];
     capture::capture(model, &examples, Pooling { pool: Pool::Max, mask }, None, directory, 2)
 }

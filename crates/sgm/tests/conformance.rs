@@ -7,19 +7,19 @@ use std::sync::Arc;
 use candle_core::{DType, IndexOp, Tensor};
 use sgm::bake::ScaledBackend;
 use sgm::core::{Intervention, Metadata, SiteIntervention};
-use sgm::models::{Checkpoint, GenerateOptions, Generator, Llava, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens};
+use sgm::models::{AutoMllm, Checkpoint, GenerateOptions, Generator, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens};
 use sgm::suppress::{Amplify, Error, Glasses};
 
 /// A model under test, with the way to load it again from scaled weights.
 struct Subject {
     checkpoint: Checkpoint,
-    model: Llava,
+    model: AutoMllm,
     inputs: ModelInputs,
 }
 
 impl Subject {
     fn new(checkpoint: Checkpoint, question: &str) -> Self {
-        let model = Llava::load(&checkpoint).unwrap();
+        let model = AutoMllm::load(&checkpoint).unwrap();
         let image = Arc::new(image(40));
         let prompts = [
             Prompt::user(question, Some(image)),
@@ -30,9 +30,9 @@ impl Subject {
         Self { checkpoint, model, inputs }
     }
 
-    fn fold(&self, intervention: &Intervention) -> Llava {
+    fn fold(&self, intervention: &Intervention) -> AutoMllm {
         let (vb, folded) = ScaledBackend::fold(self.checkpoint.tensors().unwrap(), intervention).unwrap();
-        let model = Llava::from_tensors(&self.checkpoint, &vb).unwrap();
+        let model = AutoMllm::from_tensors(&self.checkpoint, &vb).unwrap();
         folded.check_complete().unwrap();
         model
     }
@@ -73,7 +73,7 @@ fn subjects() -> Vec<Subject> {
     subjects
 }
 
-fn logits(model: &Llava, inputs: &ModelInputs) -> Tensor {
+fn logits(model: &AutoMllm, inputs: &ModelInputs) -> Tensor {
     model.logits(&model.prefill(inputs, &mut model.new_cache()).unwrap()).unwrap()
 }
 

@@ -1,0 +1,188 @@
+//! One entry for every family: the architecture in `config.json` decides which adapter loads a checkpoint.
+
+use std::fmt;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::cache::{Order, Positions};
+use crate::checkpoint::Checkpoint;
+use crate::decoder::Decoder;
+use crate::decoder_config::DecoderConfig;
+use crate::linear::Weights;
+use crate::model::{Mllm, ModelInfo, ModelInputs};
+use crate::{Cache, Error, Processor, Result, TapRegistry, llava, qwen_vl, text};
+
+/// What a family adds to the decoder: how images enter it.
+pub(crate) trait Family: fmt::Debug + Send + Sync {
+    /// Turns a batch of prompts into what the decoder takes.
+    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<Embedded>;
+}
+
+/// A batch of prompts as the decoder takes it.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    /// `[batch, tokens, hidden]`, images in place.
+    pub(crate) embeddings: Tensor,
+    /// Numbering and visibility of the tokens.
+    pub(crate) order: Order,
+    /// Added to the hidden states `[batch, tokens, hidden]` after each of the first layers.
+    pub(crate) after: Vec<Tensor>,
+}
+
+impl Embedded {
+    /// A causal sequence, numbered from 0.
+    pub(crate) fn causal(embeddings: Tensor) -> Self {
+        Self { embeddings, order: Order { positions: Positions::From(0), prefix: false }, after: Vec::new() }
+    }
+}
+
+/// What an adapter makes of a checkpoint.
+pub(crate) struct Parts {
+    pub(crate) text: DecoderConfig,
+    pub(crate) decoder: Decoder,
+    pub(crate) processor: Processor,
+    pub(crate) family: Box<dyn Family>,
+}
+
+/// Loads a checkpoint of one family.
+type Adapter = fn(&Checkpoint, &Weights<'_>) -> Result<Parts>;
+
+/// The adapters, by the class names of `architectures` in `config.json`.
+const ADAPTERS: &[(&str, Adapter)] = &[
+    ("LlavaForConditionalGeneration", llava::load),
+    ("Qwen2VLForConditionalGeneration", qwen_vl::load),
+    ("Qwen2_5_VLForConditionalGeneration", qwen_vl::load),
+    ("Qwen3VLForConditionalGeneration", qwen_vl::load),
+    ("LlamaForCausalLM", text::load),
+    ("MistralForCausalLM", text::load),
+    ("Qwen2ForCausalLM", text::load),
+    ("Qwen3ForCausalLM", text::load),
+    ("GemmaForCausalLM", text::load),
+    ("Gemma2ForCausalLM", text::load),
+    ("Gemma3ForCausalLM", text::load),
+    ("Phi3ForCausalLM", text::load),
+];
+
+/// The architectures there are adapters for, by their class names in `config.json`.
+pub const ARCHITECTURES: &[&str] = &names();
+
+const fn names() -> [&'static str; ADAPTERS.len()] {
+    let mut names = [""; ADAPTERS.len()];
+    let mut i = 0;
+    while i < names.len() {
+        #[allow(clippy::indexing_slicing, reason = "evaluated when the crate is compiled")]
+        {
+            names[i] = ADAPTERS[i].0;
+        }
+        i += 1;
+    }
+    names
+}
+
+/// A model of any supported family.
+///
+/// The class name in `config.json` picks the adapter; [`ARCHITECTURES`] lists them. Configurations and tensor names of
+/// transformers 4 and 5 and of the published repositories are understood.
+#[derive(Debug)]
+pub struct AutoMllm {
+    info: ModelInfo,
+    taps: TapRegistry,
+    processor: Processor,
+    decoder: Decoder,
+    family: Box<dyn Family>,
+}
+
+impl AutoMllm {
+    /// Loads a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Any error of this crate: a missing or damaged file, an architecture without adapter, a configuration that
+    /// contradicts the weights.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
+        let adapter = adapter(checkpoint)?;
+        Self::assemble(checkpoint, adapter(checkpoint, &checkpoint.weights()?)?)
+    }
+
+    /// Loads a checkpoint whose tensors come through `vb`, for example with scales folded in as they load.
+    ///
+    /// All weights are converted to the dtype of `vb`, whatever the checkpoint stores.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn from_tensors(checkpoint: &Checkpoint, vb: &VarBuilder<'_>) -> Result<Self> {
+        let adapter = adapter(checkpoint)?;
+        Self::assemble(checkpoint, adapter(checkpoint, &Weights::new(vb.clone(), None))?)
+    }
+
+    fn assemble(checkpoint: &Checkpoint, parts: Parts) -> Result<Self> {
+        let Parts { text, decoder, processor, family } = parts;
+        let mut info = checkpoint.info()?;
+        info.sites = text.sites();
+        if info.eos.is_empty() {
+            info.eos = processor.eos().into_iter().collect();
+        }
+        Ok(Self { info, taps: TapRegistry::default(), processor, decoder, family })
+    }
+}
+
+fn adapter(checkpoint: &Checkpoint) -> Result<Adapter> {
+    let architecture = checkpoint.architecture()?;
+    let known = ADAPTERS.iter().find(|(name, _)| *name == architecture);
+    known.map(|(_, adapter)| *adapter).ok_or_else(|| Error::Unsupported {
+        what: "architecture",
+        got: architecture.to_owned(),
+        supported: ARCHITECTURES,
+    })
+}
+
+impl Mllm for AutoMllm {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn taps(&self) -> &TapRegistry {
+        &self.taps
+    }
+
+    fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    fn new_cache(&self) -> Cache {
+        self.decoder.new_cache()
+    }
+
+    fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
+        let Embedded { embeddings, order, after } = self.family.embed(&self.decoder, inputs)?;
+        let pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
+        cache.remember(&embeddings);
+        let taps = self.taps.for_pass(|| cache.spans());
+        self.decoder.forward(embeddings, &pass, cache, &taps, &after)
+    }
+
+    fn decode(&self, tokens: &[u32], cache: &mut Cache) -> Result<Tensor> {
+        if tokens.len() != cache.batch() || tokens.is_empty() {
+            let reason =
+                format!("{} tokens for a cache of {} sequences; prefill first, then give one token each", tokens.len(), cache.batch());
+            return Err(Error::Inputs { reason });
+        }
+        let embeddings = self.decoder.embed(&Tensor::new(tokens, self.decoder.device())?.unsqueeze(1)?)?;
+        cache.remember(&embeddings);
+        let pass = cache.extend(self.decoder.window(), self.decoder.device())?;
+        if self.decoder.begins_anew(&pass) {
+            let (embeddings, pass) = cache.begin_anew(self.decoder.window(), self.decoder.device())?;
+            let taps = self.taps.for_pass(|| cache.spans());
+            let hidden = self.decoder.forward(embeddings, &pass, cache, &taps, &[])?;
+            return Ok(hidden.narrow(1, hidden.dim(1)? - 1, 1)?.contiguous()?);
+        }
+        let taps = self.taps.for_pass(|| cache.response_spans());
+        self.decoder.forward(embeddings, &pass, cache, &taps, &[])
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.decoder.logits(hidden)
+    }
+}

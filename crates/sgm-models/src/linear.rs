@@ -1,0 +1,182 @@
+//! Linear layers over weights of any storage: f32, kept in 16 bits, or quantised.
+
+use std::sync::Arc;
+
+use candle_core::quantized::{QMatMul, QTensor};
+use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
+use candle_nn::{Module, RmsNorm, VarBuilder};
+
+use crate::{Error, Result};
+
+/// A weight matrix that a checkpoint keeps as it is stored.
+#[derive(Debug)]
+pub(crate) enum StoredWeight {
+    /// f16 or bf16 `[outputs, inputs]`.
+    Half(Tensor),
+    /// GGUF blocks `[outputs, inputs]`.
+    Quantized(Arc<QTensor>),
+}
+
+/// A checkpoint's matrices in the form it stores them, by their names.
+pub(crate) trait StoredWeights: Send + Sync {
+    /// The matrix, or none if it should be taken in the model's dtype.
+    fn matrix(&self, name: &str, device: &Device) -> CandleResult<Option<StoredWeight>>;
+}
+
+/// Where a model's weights come from: a `VarBuilder`, and the matrices that need not be converted.
+#[derive(Clone)]
+pub(crate) struct Weights<'a> {
+    vb: VarBuilder<'a>,
+    stored: Option<Arc<dyn StoredWeights>>,
+}
+
+impl<'a> Weights<'a> {
+    pub(crate) fn new(vb: VarBuilder<'a>, stored: Option<Arc<dyn StoredWeights>>) -> Self {
+        Self { vb, stored }
+    }
+
+    /// The weights below a name.
+    pub(crate) fn pp(&self, name: impl ToString) -> Self {
+        Self { vb: self.vb.pp(name), stored: self.stored.clone() }
+    }
+
+    /// The weights below the first of some names that has this tensor.
+    pub(crate) fn first(&self, names: &[&'static str], tensor: &str, part: &'static str) -> Result<Self> {
+        let found = names.iter().map(|name| if name.is_empty() { self.clone() } else { self.pp(name) }).find(|below| below.has(tensor));
+        let all = || names.iter().map(|name| format!("{name}.{tensor}")).collect();
+        found.ok_or_else(|| Error::MissingTensor { part, names: all() })
+    }
+
+    /// The weights below this point, all in the model's dtype.
+    pub(crate) fn vb(&self) -> &VarBuilder<'a> {
+        &self.vb
+    }
+
+    /// Whether there is a tensor of this name below this point.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.vb.contains_tensor(name)
+    }
+
+    /// A tensor of the model's dtype.
+    pub(crate) fn get(&self, shape: impl Into<Shape>, name: &str) -> CandleResult<Tensor> {
+        self.vb.get(shape, name)
+    }
+
+    /// The layer `name` from `inputs` to `outputs` features.
+    pub(crate) fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) -> CandleResult<Linear> {
+        let below = self.vb.pp(name);
+        let bias = if bias { Some(below.get(outputs, "bias")?) } else { None };
+        Ok(Linear { weight: self.matrix(name, inputs, outputs)?, bias })
+    }
+
+    /// The table `name` of `tokens` vectors, and the layer that compares with them, for models that use it as their head.
+    pub(crate) fn embedding(&self, name: &str, tokens: usize, hidden: usize) -> CandleResult<(Embedding, Linear)> {
+        let matrix = self.matrix(name, hidden, tokens)?;
+        let table = match &matrix {
+            Matrix::Dense(table) | Matrix::Half(table) => table.clone(),
+            Matrix::Quantized(_) => self.vb.pp(name).get((tokens, hidden), "weight")?,
+        };
+        Ok((Embedding { table, dtype: self.vb.dtype() }, Linear { weight: matrix, bias: None }))
+    }
+
+    /// A layer stored as the rows of one matrix, split into layers of the given numbers of outputs, without biases.
+    pub(crate) fn fused(&self, name: &str, inputs: usize, outputs: &[usize]) -> CandleResult<Vec<Linear>> {
+        let whole = self.matrix(name, inputs, outputs.iter().sum())?;
+        let mut start = 0;
+        outputs
+            .iter()
+            .map(|rows| {
+                let weight = whole.rows(start, *rows)?;
+                start += rows;
+                Ok(Linear { weight, bias: None })
+            })
+            .collect()
+    }
+
+    fn matrix(&self, name: &str, inputs: usize, outputs: usize) -> CandleResult<Matrix> {
+        let below = self.vb.pp(name);
+        let stored = match &self.stored {
+            Some(stored) => stored.matrix(&format!("{}.weight", below.prefix()), self.vb.device())?,
+            None => None,
+        };
+        let check = |shape: &Shape| match shape.dims() {
+            dims if dims == [outputs, inputs] => Ok(()),
+            dims => candle_core::bail!("{}.weight is {dims:?}, the configuration says [{outputs}, {inputs}]", below.prefix()),
+        };
+        Ok(match stored {
+            None => Matrix::Dense(below.get((outputs, inputs), "weight")?),
+            Some(StoredWeight::Half(weight)) => {
+                check(weight.shape())?;
+                Matrix::Half(weight)
+            }
+            Some(StoredWeight::Quantized(weight)) => {
+                check(weight.shape())?;
+                Matrix::Quantized(QMatMul::from_arc(weight)?)
+            }
+        })
+    }
+
+    /// The root-mean-square norm `name`, which multiplies by `offset + weight`.
+    pub(crate) fn rms_norm(&self, name: &str, size: usize, eps: f64, offset: bool) -> CandleResult<RmsNorm> {
+        let weight = self.vb.pp(name).get(size, "weight")?;
+        Ok(RmsNorm::new(if offset { (weight + 1.0)? } else { weight }, eps))
+    }
+}
+
+/// `y = W x + b` for rows `x`.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    weight: Matrix,
+    bias: Option<Tensor>,
+}
+
+#[derive(Debug, Clone)]
+enum Matrix {
+    Dense(Tensor),
+    /// Widened to the dtype of what it is multiplied with, at every product: slower, and as exact.
+    Half(Tensor),
+    /// Multiplied with inputs rounded to 8 bits, block by block.
+    Quantized(QMatMul),
+}
+
+impl Matrix {
+    fn rows(&self, start: usize, count: usize) -> CandleResult<Self> {
+        Ok(match self {
+            Self::Dense(weight) => Self::Dense(weight.narrow(0, start, count)?),
+            Self::Half(weight) => Self::Half(weight.narrow(0, start, count)?),
+            Self::Quantized(_) => candle_core::bail!("a fused quantised matrix cannot be split"),
+        })
+    }
+}
+
+/// A table of vectors, one for each token id.
+#[derive(Debug, Clone)]
+pub(crate) struct Embedding {
+    /// `[tokens, hidden]`, in the stored dtype.
+    table: Tensor,
+    dtype: DType,
+}
+
+impl Embedding {
+    /// The vectors `[.., hidden]` of ids u32 `[..]`, in the model's dtype.
+    pub(crate) fn forward(&self, ids: &Tensor) -> CandleResult<Tensor> {
+        let mut shape = ids.dims().to_vec();
+        shape.push(self.table.dim(1)?);
+        self.table.index_select(&ids.flatten_all()?, 0)?.reshape(shape)?.to_dtype(self.dtype)
+    }
+}
+
+impl Module for Linear {
+    fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
+        let dense = |weight: &Tensor| candle_nn::Linear::new(weight.clone(), None).forward(x);
+        let y = match &self.weight {
+            Matrix::Dense(weight) => dense(weight)?,
+            Matrix::Half(weight) => dense(&weight.to_dtype(x.dtype())?)?,
+            Matrix::Quantized(weight) => weight.forward(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype())?,
+        };
+        match &self.bias {
+            None => Ok(y),
+            Some(bias) => y.broadcast_add(bias),
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The vision tower of Qwen2-VL, Qwen2.5-VL and Qwen3-VL: a vision transformer for images of any size, whose patches
+//! carry their row and column in the rotation of queries and keys.
+//!
+//! The generations differ in norms and MLPs; the second attends within windows in most blocks, the third adds learned
+//! positions and lets the decoder read intermediate states ("deepstack").
+
+use candle_core::{DType, Tensor};
+use candle_nn::{Embedding, LayerNorm, Module};
+
+use crate::activation::Activation;
+use crate::config::Section;
+use crate::linear::{Linear, Weights};
+use crate::qwen_grid::{Grid, patches};
+use crate::{Error, Result};
+
+/// The generations of Qwen-VL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generation {
+    Qwen2,
+    Qwen2_5,
+    Qwen3,
+}
+
+/// The epsilon of all norms, which no configuration tells.
+const EPS: f64 = 1e-6;
+
+/// The shape of a vision tower, read from `vision_config`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct QwenVisionConfig {
+    generation: Generation,
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    heads: usize,
+    /// Width of the features, that of the decoder.
+    pub(crate) output: usize,
+    channels: usize,
+    /// Frames of a patch; an image is repeated.
+    frames: usize,
+    patch: usize,
+    /// Patches along the side of a token.
+    pub(crate) merge: usize,
+    /// Tokens along the side of an attention window, and the blocks that attend to the whole image.
+    window: Option<(usize, Vec<usize>)>,
+    /// The number of learned positions, a square.
+    positions: Option<usize>,
+    /// The blocks whose outputs the decoder reads too.
+    deepstack: Vec<usize>,
+    activation: Activation,
+    theta: f64,
+}
+
+impl QwenVisionConfig {
+    pub(crate) fn from_section(vision: &Section, generation: Generation) -> Result<Self> {
+        let positive = |key: &str, default: usize| vision.positive(key, default);
+        let (hidden, intermediate, output) = match generation {
+            Generation::Qwen2 => {
+                let hidden = positive("embed_dim", 1280)?;
+                let intermediate = hidden as f64 * vision.f64("mlp_ratio")?.unwrap_or(4.0);
+                if !(1.0..1e9).contains(&intermediate) {
+                    return Err(vision.error("mlp_ratio", format!("makes {intermediate} of embed_dim {hidden}")));
+                }
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked; truncated as in the reference")]
+                let intermediate = intermediate as usize;
+                (hidden, intermediate, positive("hidden_size", 3584)?)
+            }
+            Generation::Qwen2_5 => {
+                (positive("hidden_size", 3584)?, positive("intermediate_size", 3420)?, positive("out_hidden_size", 3584)?)
+            }
+            Generation::Qwen3 => (positive("hidden_size", 1152)?, positive("intermediate_size", 4304)?, positive("out_hidden_size", 3584)?),
+        };
+        let (layers, patch, activation) = match generation {
+            Generation::Qwen2 => (32, 14, "quick_gelu"),
+            Generation::Qwen2_5 => (32, 14, "silu"),
+            Generation::Qwen3 => (27, 16, "gelu_pytorch_tanh"),
+        };
+        let heads = positive("num_heads", 16)?;
+        // Half a head turns with the row, half with the column, both in pairs.
+        if !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(4) {
+            return Err(vision.error("num_heads", format!("{heads} heads do not divide {hidden} channels into multiples of 4")));
+        }
+        let (patch, merge) = (positive("patch_size", patch)?, positive("spatial_merge_size", 2)?);
+        if merge.checked_mul(merge).and_then(|patches| patches.checked_mul(hidden)).is_none() {
+            return Err(vision.error("spatial_merge_size", format!("{merge} is too large")));
+        }
+        let window = if generation == Generation::Qwen2_5 {
+            let side = positive("window_size", 112)? / merge / patch;
+            if side == 0 {
+                return Err(vision.error("window_size", format!("is smaller than the {merge} patches of {patch} pixels of a token")));
+            }
+            Some((side, blocks(vision, "fullatt_block_indexes", &[7, 15, 23, 31])?))
+        } else {
+            None
+        };
+        let theta = vision.section("rope_parameters")?.f64("rope_theta")?.unwrap_or(10_000.0);
+        if theta <= 0.0 {
+            return Err(vision.error("rope_parameters.rope_theta", "must be positive"));
+        }
+        let learned = generation == Generation::Qwen3;
+        Ok(Self {
+            generation,
+            hidden,
+            intermediate,
+            layers: positive("depth", layers)?,
+            heads,
+            output,
+            channels: positive("in_channels", 3)?,
+            frames: positive("temporal_patch_size", 2)?,
+            patch,
+            merge,
+            window,
+            positions: if learned { Some(positive("num_position_embeddings", 2304)?) } else { None },
+            deepstack: if learned { blocks(vision, "deepstack_visual_indexes", &[8, 16, 24])? } else { Vec::new() },
+            activation: Activation::from_name(vision.string("hidden_act")?.unwrap_or(activation))?,
+            theta,
+        })
+    }
+
+    fn norm(&self, weights: &Weights<'_>, name: &str, size: usize) -> Result<LayerNorm> {
+        let weights = weights.pp(name);
+        let weight = weights.get(size, "weight")?;
+        Ok(match self.generation {
+            Generation::Qwen2_5 => LayerNorm::rms_norm(weight, EPS),
+            _ => LayerNorm::new(weight, weights.get(size, "bias")?, EPS),
+        })
+    }
+}
+
+/// A list of block numbers.
+fn blocks(vision: &Section, key: &str, default: &[usize]) -> Result<Vec<usize>> {
+    if vision.get(key).is_none() {
+        return Ok(default.to_vec());
+    }
+    Ok(vision.ids(key)?.into_iter().map(|block| block as usize).collect())
+}
+
+/// What a vision tower makes of images: one row per image token.
+#[derive(Debug)]
+pub(crate) struct VisionFeatures {
+    /// `[tokens, output]`.
+    pub(crate) tokens: Tensor,
+    /// The same of intermediate blocks, for the first layers of the decoder.
+    pub(crate) deepstack: Vec<Tensor>,
+}
+
+#[derive(Debug)]
+pub(crate) struct QwenVision {
+    patches: candle_nn::Linear,
+    positions: Option<LearnedPositions>,
+    blocks: Vec<Block>,
+    merger: Merger,
+    deepstack: Vec<(usize, Merger)>,
+    window: Option<(usize, Vec<usize>)>,
+    merge: usize,
+    /// Radians per row or column.
+    frequencies: Vec<f32>,
+}
+
+impl QwenVision {
+    pub(crate) fn new(config: &QwenVisionConfig, weights: &Weights<'_>) -> Result<Self> {
+        let QwenVisionConfig { generation, hidden, frames, patch, merge, .. } = *config;
+        let learned = generation == Generation::Qwen3;
+        let proj = weights.pp("patch_embed.proj");
+        let kernel = proj.get((hidden, config.channels, frames, patch, patch), "weight")?.flatten_from(1)?;
+        let bias = if learned { Some(proj.get(hidden, "bias")?) } else { None };
+        let names = if learned { ["norm", "linear_fc1", "linear_fc2"] } else { ["ln_q", "mlp.0", "mlp.2"] };
+        let deepstack = |(i, block): (usize, &usize)| {
+            let merger = Merger::new(config, &weights.pp("deepstack_merger_list").pp(i), names, hidden * merge * merge)?;
+            Ok((*block, merger))
+        };
+        let rotated = hidden / config.heads / 2;
+        #[allow(clippy::cast_possible_truncation, reason = "frequencies are f32 in the reference")]
+        let frequency = |pair: usize| config.theta.powf(-((2 * pair) as f64) / rotated as f64) as f32;
+        Ok(Self {
+            patches: candle_nn::Linear::new(kernel, bias),
+            positions: match config.positions {
+                Some(count) => Some(LearnedPositions::new(weights, count, hidden)?),
+                None => None,
+            },
+            blocks: (0..config.layers).map(|i| Block::new(config, &weights.pp("blocks").pp(i))).collect::<Result<_>>()?,
+            merger: Merger::new(config, &weights.pp("merger"), names, hidden)?,
+            deepstack: config.deepstack.iter().enumerate().map(deepstack).collect::<Result<_>>()?,
+            window: config.window.clone(),
+            merge,
+            frequencies: (0..rotated / 2).map(frequency).collect(),
+        })
+    }
+
+    /// Patches along the side of a token.
+    pub(crate) fn merge(&self) -> usize {
+        self.merge
+    }
+
+    /// Features of images whose patches are the rows of `pixels [patches, values]`, those of a token together.
+    pub(crate) fn forward(&self, pixels: &Tensor, grids: &[Grid]) -> Result<VisionFeatures> {
+        let kernel = self.patches.weight();
+        let unit = self.merge * self.merge;
+        let patches = grids.iter().fold(0usize, |sum, grid| sum.saturating_add(grid.tokens().saturating_mul(unit)));
+        if pixels.dims() != [patches, kernel.dim(1)?] || patches == 0 || u32::try_from(patches).is_err() {
+            let reason = format!("pixel_values are {:?}, image_grid_thw says [{patches}, {}] (and not 0)", pixels.dims(), kernel.dim(1)?);
+            return Err(Error::Inputs { reason });
+        }
+        let mut hidden = self.patches.forward(&pixels.to_device(kernel.device())?.to_dtype(kernel.dtype())?)?;
+        if let Some(positions) = &self.positions {
+            hidden = (hidden + positions.forward(grids, self.merge)?)?;
+        }
+        let layout = Layout::new(grids, self.merge, self.window.as_ref().map(|(side, _)| *side));
+        if self.window.is_some() {
+            hidden = reordered(&hidden, &layout.order, unit)?;
+        }
+        let rotation = layout.rotation(&self.frequencies, kernel.device())?;
+        let mut deepstack = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            let segments = match &self.window {
+                Some((_, whole)) if !whole.contains(&i) => &layout.windows,
+                _ => &layout.images,
+            };
+            hidden = block.forward(&hidden, &rotation, segments)?;
+            if let Some((_, merger)) = self.deepstack.iter().find(|(block, _)| *block == i) {
+                deepstack.push(merger.forward(&hidden)?);
+            }
+        }
+        let mut tokens = self.merger.forward(&hidden)?;
+        if self.window.is_some() {
+            tokens = reordered(&tokens, &inverse(&layout.order), 1)?;
+        }
+        Ok(VisionFeatures { tokens, deepstack })
+    }
+}
+
+/// The order in which the patches of a batch run through the blocks.
+struct Layout {
+    /// Row and column of each patch.
+    positions: Vec<[u32; 2]>,
+    /// The number of patches of each image.
+    images: Vec<usize>,
+    /// The number of patches of each window.
+    windows: Vec<usize>,
+    /// Which token of the input each token is.
+    order: Vec<u32>,
+}
+
+impl Layout {
+    /// Window by window, or as the images come if there are none.
+    fn new(grids: &[Grid], merge: usize, window: Option<usize>) -> Self {
+        let unit = merge * merge;
+        let side = u32::try_from(merge).unwrap_or(u32::MAX);
+        let (mut positions, mut windows, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first = 0;
+        for grid in grids {
+            for cells in grid.windows(window.unwrap_or(usize::MAX)) {
+                windows.push(cells.len() * unit);
+                order.extend(cells.iter().map(|[row, col]| first + row * grid.cols + col));
+                positions.extend(cells.into_iter().flat_map(|cell| patches(cell, side)));
+            }
+            first += grid.rows * grid.cols;
+        }
+        Self { positions, images: grids.iter().map(|grid| grid.tokens() * unit).collect(), windows, order }
+    }
+
+    /// Cosines and sines f32 `[patches, head_dim / 2]`.
+    fn rotation(&self, frequencies: &[f32], device: &candle_core::Device) -> Result<(Tensor, Tensor)> {
+        let angles = || self.positions.iter().flatten().flat_map(|at| frequencies.iter().map(move |f| *at as f32 * f));
+        let shape = (self.positions.len(), 2 * frequencies.len());
+        let table = |values: Vec<f32>| Tensor::from_vec(values, shape, device);
+        Ok((table(angles().map(f32::cos).collect())?, table(angles().map(f32::sin).collect())?))
+    }
+}
+
+/// Rows in another order, `unit` of them at a time.
+fn reordered(rows: &Tensor, order: &[u32], unit: usize) -> Result<Tensor> {
+    let (count, width) = rows.dims2()?;
+    let groups = rows.reshape((count / unit, unit * width))?;
+    Ok(groups.index_select(&Tensor::new(order, rows.device())?, 0)?.reshape((count, width))?)
+}
+
+/// The order that undoes an order.
+fn inverse(order: &[u32]) -> Vec<u32> {
+    let mut at: Vec<(u32, u32)> = order.iter().copied().zip(0..).collect();
+    at.sort_unstable();
+    at.into_iter().map(|(_, at)| at).collect()
+}
+
+/// Positions learned on a square grid, interpolated to the grid of each image (corners on corners).
+#[derive(Debug)]
+struct LearnedPositions {
+    table: Embedding,
+    side: usize,
+}
+
+impl LearnedPositions {
+    fn new(weights: &Weights<'_>, count: usize, hidden: usize) -> Result<Self> {
+        Ok(Self { table: Embedding::new(weights.get((count, hidden), "pos_embed.weight")?, hidden), side: count.isqrt() })
+    }
+
+    /// `[patches, hidden]`, patches of a token together.
+    fn forward(&self, grids: &[Grid], merge: usize) -> Result<Tensor> {
+        let merge = u32::try_from(merge).unwrap_or(u32::MAX);
+        // The four positions around a patch, and the weight of each.
+        let mut around: [(Vec<u32>, Vec<f32>); 4] = Default::default();
+        for grid in grids {
+            let (rows, cols) = (grid.rows * merge, grid.cols * merge);
+            for [row, col] in grid.cells().flat_map(|cell| patches(cell, merge)) {
+                let (down, across) = (self.neighbours(row, rows), self.neighbours(col, cols));
+                let corners = down.into_iter().flat_map(|(y, down)| across.map(|(x, across)| (y, x, down * across)));
+                for ((indices, weights), (y, x, weight)) in around.iter_mut().zip(corners) {
+                    indices.push(u32::try_from(y * self.side + x).unwrap_or(0));
+                    weights.push(weight);
+                }
+            }
+        }
+        let table = self.table.embeddings();
+        let mut sum: Option<Tensor> = None;
+        for (indices, weights) in around {
+            let count = weights.len();
+            let weights = Tensor::from_vec(weights, (count, 1), table.device())?.to_dtype(table.dtype())?;
+            let term = self.table.forward(&Tensor::new(indices, table.device())?)?.broadcast_mul(&weights)?;
+            sum = Some(match sum {
+                None => term,
+                Some(sum) => (sum + term)?,
+            });
+        }
+        sum.ok_or_else(|| Error::Inputs { reason: "no image".to_owned() })
+    }
+
+    /// The learned positions on both sides of one of `count` on the same axis, and their weights.
+    fn neighbours(&self, at: u32, count: u32) -> [(usize, f32); 2] {
+        let (at, last, steps) = (at as usize, self.side - 1, (count as usize).saturating_sub(1).max(1));
+        let low = at * last / steps;
+        let beyond = at as f32 * last as f32 / steps as f32 - low as f32;
+        [(low, 1.0 - beyond), ((low + 1).min(last), 1.0 - (beyond - 1.0).abs())]
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+    norm2: LayerNorm,
+    mlp: VisionMlp,
+}
+
+/// The most attention scores that are in memory at once. A block attends for so many queries at a time that
+/// they are not exceeded.
+const SCORES: usize = 1 << 25;
+
+impl Block {
+    fn new(config: &QwenVisionConfig, weights: &Weights<'_>) -> Result<Self> {
+        let hidden = config.hidden;
+        let attention = weights.pp("attn");
+        Ok(Self {
+            norm1: config.norm(weights, "norm1", hidden)?,
+            qkv: attention.linear("qkv", hidden, 3 * hidden, true)?,
+            proj: attention.linear("proj", hidden, hidden, true)?,
+            heads: config.heads,
+            norm2: config.norm(weights, "norm2", hidden)?,
+            mlp: VisionMlp::new(config, &weights.pp("mlp"))?,
+        })
+    }
+
+    /// Patches `[patches, hidden]`, which see those of their segment.
+    fn forward(&self, x: &Tensor, rotation: &(Tensor, Tensor), segments: &[usize]) -> Result<Tensor> {
+        let attended = self.attend(&self.qkv.forward(&self.norm1.forward(x)?)?, rotation, segments)?;
+        let x = (x + self.proj.forward(&attended)?)?;
+        Ok((&x + self.mlp.forward(&self.norm2.forward(&x)?)?)?)
+    }
+
+    fn attend(&self, qkv: &Tensor, (cos, sin): &(Tensor, Tensor), segments: &[usize]) -> Result<Tensor> {
+        let (patches, width) = qkv.dims2()?;
+        let head_dim = width / 3 / self.heads;
+        let dtype = qkv.dtype();
+        let qkv = qkv.reshape((patches, 3, self.heads, head_dim))?.permute((1, 2, 0, 3))?.contiguous()?;
+        // Rotated in f32, whatever the model computes in.
+        let turned = candle_nn::rotary_emb::rope(&qkv.narrow(0, 0, 2)?.to_dtype(DType::F32)?, cos, sin)?.to_dtype(dtype)?;
+        let (q, k, v) = ((turned.get(0)? * (head_dim as f64).powf(-0.5))?, turned.get(1)?.t()?, qkv.get(2)?);
+        let mut attended = Vec::new();
+        let mut start = 0;
+        for segment in segments {
+            let (k, v) = (k.narrow(2, start, *segment)?, v.narrow(1, start, *segment)?);
+            let queries = (SCORES / self.heads / segment).max(1);
+            for first in (0..*segment).step_by(queries) {
+                let q = q.narrow(1, start + first, queries.min(segment - first))?;
+                attended.push(candle_nn::ops::softmax_last_dim(&q.matmul(&k)?)?.matmul(&v)?);
+            }
+            start += segment;
+        }
+        Ok(Tensor::cat(&attended, 1)?.transpose(0, 1)?.reshape((patches, self.heads * head_dim))?)
+    }
+}
+
+/// Two layers, or three with a gate.
+#[derive(Debug)]
+struct VisionMlp {
+    first: Linear,
+    up: Option<Linear>,
+    last: Linear,
+    activation: Activation,
+}
+
+impl VisionMlp {
+    fn new(config: &QwenVisionConfig, weights: &Weights<'_>) -> Result<Self> {
+        let QwenVisionConfig { hidden, intermediate, activation, .. } = *config;
+        let (first, up, last) = match config.generation {
+            Generation::Qwen2 => ("fc1", None, "fc2"),
+            Generation::Qwen2_5 => ("gate_proj", Some("up_proj"), "down_proj"),
+            Generation::Qwen3 => ("linear_fc1", None, "linear_fc2"),
+        };
+        Ok(Self {
+            first: weights.linear(first, hidden, intermediate, true)?,
+            up: up.map(|up| weights.linear(up, hidden, intermediate, true)).transpose()?,
+            last: weights.linear(last, intermediate, hidden, true)?,
+            activation,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.activation.forward(&self.first.forward(x)?)?;
+        let y = match &self.up {
+            None => y,
+            Some(up) => (y * up.forward(x)?)?,
+        };
+        Ok(self.last.forward(&y)?)
+    }
+}
+
+/// From the patches of a token to its feature.
+#[derive(Debug)]
+struct Merger {
+    norm: LayerNorm,
+    /// The channels that are normalised together: of a patch, or of all patches of a token.
+    normed: usize,
+    first: Linear,
+    second: Linear,
+    inputs: usize,
+}
+
+impl Merger {
+    fn new(config: &QwenVisionConfig, weights: &Weights<'_>, [norm, first, second]: [&str; 3], normed: usize) -> Result<Self> {
+        let inputs = config.hidden * config.merge * config.merge;
+        Ok(Self {
+            norm: config.norm(weights, norm, normed)?,
+            normed,
+            first: weights.linear(first, inputs, inputs, true)?,
+            second: weights.linear(second, inputs, config.output, true)?,
+            inputs,
+        })
+    }
+
+    /// `[tokens, output]` of patches `[patches, hidden]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm.forward(&x.reshape(((), self.normed))?)?.reshape(((), self.inputs))?;
+        Ok(self.second.forward(&self.first.forward(&x)?.gelu_erf()?)?)
+    }
+}
