@@ -121,7 +121,8 @@ impl ImageProcessor {
                 .json("preprocessor_config.json")?
                 .ok_or_else(|| checkpoint.missing("preprocessor_config.json or image_processor in processor_config.json"))?,
         };
-        Self::from_config(&config, u32::try_from(size).ok())
+        // A side that no tower has would slip past the checks that settings in the file go through.
+        Self::from_config(&config, u32::try_from(size).ok().filter(|side| (1..=4096).contains(side)))
     }
 
     /// Reads the settings of a `preprocessor_config.json`.
@@ -202,6 +203,27 @@ impl ImageProcessor {
             Family::Tiles(family) => family.process(&self.pixels, rows),
             Family::SmartResize(family) => family.process(&self.pixels, rows),
             Family::Split(family) => family.process(&self.pixels, rows),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absurd_tower_does_not_reach_the_pixels() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("config.json"), "{}").unwrap();
+        for kind in SUPPORTED {
+            let json = format!(r#"{{"image_processor_type": "{kind}", "do_resize": {}}}"#, kind.starts_with('M'));
+            std::fs::write(directory.path().join("preprocessor_config.json"), json).unwrap();
+            let checkpoint = Checkpoint::open(directory.path()).unwrap();
+            for size in [0, 1, 336, 1 << 20, usize::MAX] {
+                let image = RgbImage::new(28, 28);
+                let processed = ImageProcessor::load(&checkpoint, size).and_then(|p| p.process(&[vec![&image]]));
+                assert!(matches!(processed, Ok(_) | Err(Error::Inputs { .. } | Error::Config { .. })), "{kind} {size}");
+            }
         }
     }
 }
