@@ -153,7 +153,56 @@ fn places(attended: &[Vec<bool>], side: usize) -> Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
+    use crate::checkpoint::Checkpoint;
+
+    /// Four by four patches of four pixels, four features.
+    fn vision() -> Idefics3Vision {
+        let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/idefics3_saved")).unwrap();
+        Idefics3Vision::load(checkpoint.config(), 32, &checkpoint.tensors().unwrap().pp("model")).unwrap()
+    }
+
+    /// `[1, images, 3, 16, 16]`, the lower half of each image multiplied by `lower`.
+    fn pixels(images: usize, lower: f64) -> Tensor {
+        let values = (0..images * 3 * 256).map(|i| (i as f32 * 0.7).sin()).collect();
+        let all = Tensor::from_vec(values, (1, images, 3, 16, 16), &Device::Cpu).unwrap();
+        Tensor::cat(&[&all.narrow(3, 0, 8).unwrap(), &(all.narrow(3, 8, 8).unwrap() * lower).unwrap()], 3).unwrap()
+    }
+
+    fn features(pixels: &Tensor, mask: Option<&Tensor>) -> Vec<Vec<f32>> {
+        vision().forward(pixels, mask).unwrap().map_or(Vec::new(), |features| features.to_vec2().unwrap())
+    }
+
+    #[test]
+    fn padding_images_leave_nothing() {
+        let [first, second] = [0, 1].map(|i| pixels(2, 1.0).narrow(1, i, 1).unwrap());
+        let nothing = first.zeros_like().unwrap();
+        let padded = Tensor::cat(&[&nothing, &first, &nothing, &second], 1).unwrap();
+        assert_eq!(features(&padded, None), [features(&first, None), features(&second, None)].concat());
+        assert!(features(&nothing, None).is_empty());
+        // Where there is a mask it decides, so that a black picture is one.
+        let mask = Tensor::ones((1, 1, 16, 16), DType::I64, &Device::Cpu).unwrap();
+        assert_eq!(features(&nothing, Some(&mask)).len(), 4);
+    }
+
+    #[test]
+    fn what_the_mask_hides_is_not_seen() {
+        let shown = Tensor::ones((1, 1, 8, 16), DType::I64, &Device::Cpu).unwrap();
+        let mask = Tensor::cat(&[&shown, &shown.zeros_like().unwrap()], 2).unwrap();
+        let [one, other] = [1.0, -2.0].map(|lower| pixels(1, lower));
+        assert_eq!(features(&one, Some(&mask))[..2], features(&other, Some(&mask))[..2]);
+        assert_ne!(features(&one, None)[..2], features(&other, None)[..2]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let refused = |pixels: &Tensor, mask: Option<&Tensor>| vision().forward(pixels, mask).unwrap_err().to_string();
+        let pixels = pixels(1, 1.0);
+        assert!(refused(&pixels.narrow(3, 0, 12).unwrap(), None).contains("[1, 1, 3, 12, 16]"));
+        assert!(refused(&pixels, Some(&pixels.i((.., .., 0, ..8)).unwrap())).contains("[1, 1, 8, 16]"));
+    }
 
     #[test]
     fn a_full_frame_has_the_table_in_order() {

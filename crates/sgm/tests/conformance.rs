@@ -66,7 +66,16 @@ fn image(level: u8) -> image::RgbImage {
 
 fn subjects() -> Vec<Subject> {
     let goldens = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sgm-models/tests/golden");
-    let tiny = ["llava_mha", "llava_gqa_hub", "llava_llama3rope_modules", "llava_original", "llava_qwen2_siglip"];
+    let tiny = [
+        "llava_mha",
+        "llava_gqa_hub",
+        "llava_llama3rope_modules",
+        "llava_original",
+        "llava_qwen2_siglip",
+        "idefics3_saved",
+        "smolvlm_hub",
+        "smolvlm_whole",
+    ];
     let mut subjects: Vec<_> =
         tiny.iter().map(|name| Subject::new(Checkpoint::open(goldens.join(name)).unwrap(), "What is this?")).collect();
     subjects.push(Subject::new(sgm::organism::checkpoint().unwrap(), "what colour is the ring?"));
