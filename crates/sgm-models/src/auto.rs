@@ -11,7 +11,7 @@ use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::Weights;
 use crate::model::{Mllm, ModelInfo, ModelInputs};
-use crate::{Cache, Error, Processor, Result, TapRegistry, llava, qwen_vl, text};
+use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, llava, qwen_vl, text};
 
 /// What a family adds to the decoder: how images enter it.
 pub(crate) trait Family: fmt::Debug + Send + Sync {
@@ -54,6 +54,8 @@ const ADAPTERS: &[(&str, Adapter)] = &[
     ("Qwen2VLForConditionalGeneration", qwen_vl::load),
     ("Qwen2_5_VLForConditionalGeneration", qwen_vl::load),
     ("Qwen3VLForConditionalGeneration", qwen_vl::load),
+    ("Idefics3ForConditionalGeneration", idefics3::load),
+    ("SmolVLMForConditionalGeneration", idefics3::load),
     ("LlamaForCausalLM", text::load),
     ("MistralForCausalLM", text::load),
     ("Qwen2ForCausalLM", text::load),

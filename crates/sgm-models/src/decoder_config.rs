@@ -150,6 +150,8 @@ impl DecoderConfig {
         let model_type = match model_type {
             "qwen2_vl" => "qwen2_vl_text",
             "qwen2_5_vl" => "qwen2_5_vl_text",
+            // Idefics' own name for it.
+            "VLlama3" | "vllama3" => "llama",
             other => other,
         };
         let defaults = Defaults::of(model_type).ok_or_else(|| Error::Unsupported {

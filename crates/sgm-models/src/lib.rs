@@ -45,6 +45,8 @@ mod decoder_config;
 mod error;
 mod generate;
 mod hub;
+mod idefics3;
+mod idefics3_vision;
 mod image_file;
 mod image_processor;
 mod image_tokens;

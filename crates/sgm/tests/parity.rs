@@ -47,6 +47,11 @@ fn llava() {
 }
 
 #[test]
+fn idefics3_and_smolvlm() {
+    hold(&["idefics3", "smolvlm"], 3);
+}
+
+#[test]
 fn text_only() {
     hold(&["text_"], 9);
 }
