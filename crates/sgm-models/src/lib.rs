@@ -51,6 +51,7 @@ mod image_tokens;
 mod likelihood;
 mod linear;
 mod llava;
+mod llava_next;
 mod mapped;
 mod model;
 mod processor;

@@ -20,14 +20,15 @@ pub(crate) struct VisionConfig {
     channels: usize,
     pub(crate) image_size: usize,
     pub(crate) patch_size: usize,
-    eps: f64,
+    pub(crate) eps: f64,
     activation: Activation,
     clip: bool,
 }
 
 impl VisionConfig {
-    pub(crate) fn from_section(vision: &Section) -> Result<Self> {
-        let model_type = vision.string("model_type")?.unwrap_or("clip_vision_model");
+    /// Reads a vision configuration, whose `model_type` is `default_type` if it names none.
+    pub(crate) fn from_section(vision: &Section, default_type: &str) -> Result<Self> {
+        let model_type = vision.string("model_type")?.unwrap_or(default_type);
         let clip = match model_type {
             "clip_vision_model" => true,
             "siglip_vision_model" => false,

@@ -47,6 +47,11 @@ fn llava() {
 }
 
 #[test]
+fn llava_next() {
+    hold(&["llava_next_"], 2);
+}
+
+#[test]
 fn text_only() {
     hold(&["text_"], 9);
 }
