@@ -54,6 +54,7 @@ mod llava;
 mod llava_next;
 mod mapped;
 mod model;
+mod paligemma;
 mod processor;
 mod prompt;
 mod qwen_grid;

@@ -52,6 +52,11 @@ fn llava_next() {
 }
 
 #[test]
+fn paligemma() {
+    hold(&["paligemma_"], 3);
+}
+
+#[test]
 fn text_only() {
     hold(&["text_"], 9);
 }
