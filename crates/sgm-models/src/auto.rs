@@ -11,7 +11,7 @@ use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::Weights;
 use crate::model::{Mllm, ModelInfo, ModelInputs};
-use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, llava, qwen_vl, text};
+use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, llava, llava_next, paligemma, qwen_vl, text};
 
 /// What a family adds to the decoder: how images enter it.
 pub(crate) trait Family: fmt::Debug + Send + Sync {
@@ -51,6 +51,8 @@ type Adapter = fn(&Checkpoint, &Weights<'_>) -> Result<Parts>;
 /// The adapters, by the class names of `architectures` in `config.json`.
 const ADAPTERS: &[(&str, Adapter)] = &[
     ("LlavaForConditionalGeneration", llava::load),
+    ("LlavaNextForConditionalGeneration", llava_next::load),
+    ("PaliGemmaForConditionalGeneration", paligemma::load),
     ("Qwen2VLForConditionalGeneration", qwen_vl::load),
     ("Qwen2_5_VLForConditionalGeneration", qwen_vl::load),
     ("Qwen3VLForConditionalGeneration", qwen_vl::load),

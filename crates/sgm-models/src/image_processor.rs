@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use image::RgbImage;
 
+pub(crate) use self::anyres::{RESOLUTIONS, Resolutions};
 use self::pixels::Pixels;
 use self::resample::Filter;
 use crate::checkpoint::Checkpoint;

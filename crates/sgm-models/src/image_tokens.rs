@@ -30,6 +30,12 @@ pub(crate) trait ImageText: fmt::Debug + Send + Sync {
         if images.next().is_some() { Err(text.matches(self.placeholder()).count()) } else { Ok(expanded) }
     }
 
+    /// The text with the special tokens that other families' tokenizers add, its images not yet expanded; none where the
+    /// tokenizer adds them.
+    fn frame(&self, _text: &str) -> Option<String> {
+        None
+    }
+
     /// Adds what can only be known from token ids.
     fn finish(&self, _inputs: &mut ModelInputs, _images_per_row: &[usize]) -> Result<()> {
         Ok(())

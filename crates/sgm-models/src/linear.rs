@@ -43,7 +43,7 @@ impl<'a> Weights<'a> {
     /// The weights below the first of some names that has this tensor.
     pub(crate) fn first(&self, names: &[&'static str], tensor: &str, part: &'static str) -> Result<Self> {
         let found = names.iter().map(|name| if name.is_empty() { self.clone() } else { self.pp(name) }).find(|below| below.has(tensor));
-        let all = || names.iter().map(|name| format!("{name}.{tensor}")).collect();
+        let all = || names.iter().map(|name| format!("{name}.{tensor}").trim_start_matches('.').to_owned()).collect();
         found.ok_or_else(|| Error::MissingTensor { part, names: all() })
     }
 

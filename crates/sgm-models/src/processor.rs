@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -123,12 +124,21 @@ impl Processor {
     ///
     /// [`Error::Tokenizer`].
     pub fn token_ids(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.encode(text)?.get_ids().to_vec())
+        let (text, add_special_tokens) = self.framed(text);
+        Ok(self.encode(&text, add_special_tokens)?.get_ids().to_vec())
     }
 
-    fn encode(&self, text: &str) -> Result<Encoding> {
-        let has_own = self.bos.as_ref().is_some_and(|bos| text.starts_with(bos));
-        self.tokenizer.encode(text, !has_own).map_err(tokenizer_error)
+    /// The text that is tokenised, and whether the tokenizer adds special tokens to it.
+    fn framed<'a>(&self, text: &'a str) -> (Cow<'a, str>, bool) {
+        let framed = self.images.as_ref().and_then(|(_, writer)| writer.frame(text));
+        framed.map_or_else(
+            || (Cow::Borrowed(text), !self.bos.as_ref().is_some_and(|bos| text.starts_with(bos))),
+            |framed| (Cow::Owned(framed), false),
+        )
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding> {
+        self.tokenizer.encode(text, add_special_tokens).map_err(tokenizer_error)
     }
 
     /// The text of generated tokens, without special tokens.
@@ -211,13 +221,14 @@ impl Processor {
             let (own, rest) = layouts.split_at_checked(*count).unwrap_or((layouts, &[]));
             layouts = rest;
             let text = self.render(prompt)?;
+            let (text, add_special_tokens) = self.framed(&text);
             let text = match &self.images {
-                None => text,
+                None => text.into_owned(),
                 Some((_, writer)) => {
                     writer.expand(&text, own).map_err(|placeholders| Error::ImageCount { prompt: index, placeholders, images: *count })?
                 }
             };
-            sequences.push(self.sequence(&text, *response)?);
+            sequences.push(self.sequence(&text, *response, add_special_tokens)?);
         }
         let tokens = sequences.iter().map(|s| s.ids.len()).max().unwrap_or(0);
         let (mut ids, mut kinds) = (Vec::new(), Vec::new());
@@ -245,13 +256,13 @@ impl Processor {
         Ok(inputs)
     }
 
-    fn sequence(&self, prompt: &str, response: Option<&str>) -> Result<Sequence> {
+    fn sequence(&self, prompt: &str, response: Option<&str>, add_special_tokens: bool) -> Result<Sequence> {
         let text = match response {
             None => prompt.to_owned(),
             Some(response) => format!("{prompt}{}{response}", if prompt.ends_with(char::is_whitespace) { "" } else { " " }),
         };
         // Offsets in bytes tell where the prompt ends, whatever the tokenizer merges.
-        let encoding = self.encode(&text)?;
+        let encoding = self.encode(&text, add_special_tokens)?;
         let kind = |id: u32, (start, end): (usize, usize)| {
             if Some(id) == self.image_token {
                 TokenKind::Image

@@ -35,8 +35,9 @@ pub(crate) struct VisionConfig {
 }
 
 impl VisionConfig {
-    pub(crate) fn from_section(vision: &Section) -> Result<Self> {
-        let model_type = vision.string("model_type")?.unwrap_or("clip_vision_model");
+    /// Reads a vision configuration, whose `model_type` is `default_type` if it names none.
+    pub(crate) fn from_section(vision: &Section, default_type: &str) -> Result<Self> {
+        let model_type = vision.string("model_type")?.unwrap_or(default_type);
         let clip = match model_type {
             "clip_vision_model" => true,
             "siglip_vision_model" => false,

@@ -8,7 +8,8 @@ use candle_core::{DType, IndexOp, Tensor};
 use sgm::bake::ScaledBackend;
 use sgm::core::{Intervention, Metadata, SiteIntervention};
 use sgm::models::{
-    AutoMllm, Checkpoint, GenerateOptions, Generator, HalfWeights, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens, load_image,
+    AutoMllm, Checkpoint, GenerateOptions, Generator, HalfWeights, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens,
+    load_image,
 };
 use sgm::suppress::{Amplify, Error, Glasses};
 

@@ -52,6 +52,21 @@ fn idefics3_and_smolvlm() {
 }
 
 #[test]
+fn llava_next() {
+    hold(&["llava_next_"], 2);
+}
+
+#[test]
+fn paligemma() {
+    hold(&["paligemma_"], 3);
+}
+
+#[test]
+fn qwen_vl() {
+    hold(&["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], 6);
+}
+
+#[test]
 fn text_only() {
     hold(&["text_"], 9);
 }
