@@ -50,7 +50,6 @@ class Fixture:
     min_distinct: int = 6  # distinct tokens in a generated row
     pictures: Callable = None  # () -> {letter: image}, instead of `images`
     render: Callable = None  # Prompt -> text, for families without a chat template
-    before_tokenizer: Callable = None  # text -> text: what the processor changes before it expands images
     new_token_type: int = 0  # of generated tokens, in token_type_ids
     generator: Callable = None  # model -> the module whose generation_config is used
     ablate_generated: bool = False  # ablations look at the prompt and the text generated from it
@@ -65,7 +64,6 @@ class Fixture:
         self.sites = self.sites or (lambda model: gated_mlps(model, self.decoder))
         self.positions = self.positions or (lambda _model, inputs: attended_positions(inputs["attention_mask"]))
         self.pictures = self.pictures or images
-        self.before_tokenizer = self.before_tokenizer or (lambda text: text)
         self.generator = self.generator or (lambda model: model)
 
     @property

@@ -124,17 +124,20 @@ impl Processor {
     ///
     /// [`Error::Tokenizer`].
     pub fn token_ids(&self, text: &str) -> Result<Vec<u32>> {
-        let (text, add_special_tokens) = self.framed(text);
-        Ok(self.encode(&text, add_special_tokens)?.get_ids().to_vec())
+        Ok(self.encode(text, !self.begins_itself(text))?.get_ids().to_vec())
     }
 
     /// The text that is tokenised, and whether the tokenizer adds special tokens to it.
     fn framed<'a>(&self, text: &'a str) -> (Cow<'a, str>, bool) {
         let framed = self.images.as_ref().and_then(|(_, writer)| writer.frame(text));
         framed.map_or_else(
-            || (Cow::Borrowed(text), !self.bos.as_ref().is_some_and(|bos| text.starts_with(bos))),
+            || (Cow::Borrowed(text), !self.begins_itself(text)),
             |framed| (Cow::Owned(framed), false),
         )
+    }
+
+    fn begins_itself(&self, text: &str) -> bool {
+        self.bos.as_ref().is_some_and(|bos| text.starts_with(bos))
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding> {

@@ -77,9 +77,8 @@ impl Check {
     }
 }
 
-/// The part of `golden.json` that is read; other keys are for people.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+/// The part of `golden.json` that is read; other keys, and values of other forms, are for people.
+#[derive(Debug, Default)]
 struct Description {
     prompts: BTreeMap<String, String>,
     images: BTreeMap<String, String>,
@@ -87,28 +86,33 @@ struct Description {
     messages: BTreeMap<String, Vec<serde_json::Value>>,
     add_generation_prompt: BTreeMap<String, bool>,
     expected_rendered: BTreeMap<String, String>,
-    /// How the generator went on to a fixed length.
-    eos: GoldenEos,
-    /// Structured inputs of a case; older files have a sentence instead.
+    /// Whether the generator went on to a fixed length by making the end of sequence impossible, as under transformers'
+    /// `min_new_tokens`, rather than by ignoring it.
+    eos_suppressed: bool,
+    /// Structured inputs of a case; some files have a sentence instead.
     case_inputs: BTreeMap<String, serde_json::Value>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum GoldenEos {
-    /// End of sequence was a token like any other.
-    #[default]
-    Ignored,
-    /// It could not be chosen, as under transformers' `min_new_tokens`.
-    Suppressed,
-}
-
-impl GoldenEos {
-    fn policy(&self) -> EosPolicy {
-        match self {
-            Self::Ignored => EosPolicy::Ignore,
-            Self::Suppressed => EosPolicy::Suppress,
+impl Description {
+    fn parse(json: &[u8]) -> serde_json::Result<Self> {
+        let json: serde_json::Value = serde_json::from_slice(json)?;
+        fn part<T: serde::de::DeserializeOwned + Default>(json: &serde_json::Value, key: &str) -> T {
+            json.get(key).and_then(|value| T::deserialize(value).ok()).unwrap_or_default()
         }
+        Ok(Self {
+            prompts: part(&json, "prompts"),
+            images: part(&json, "images"),
+            token_ids: part(&json, "token_ids"),
+            messages: part(&json, "messages"),
+            add_generation_prompt: part(&json, "add_generation_prompt"),
+            expected_rendered: part(&json, "expected_rendered"),
+            eos_suppressed: part::<String>(&json, "eos") == "suppressed",
+            case_inputs: part(&json, "case_inputs"),
+        })
+    }
+
+    fn eos(&self) -> EosPolicy {
+        if self.eos_suppressed { EosPolicy::Suppress } else { EosPolicy::Ignore }
     }
 }
 
@@ -134,7 +138,7 @@ pub fn parity(checkpoint: &Checkpoint, golden: &Path) -> Result<Vec<Check>> {
     let tensors = candle_core::safetensors::load(golden, &Device::Cpu).map_err(|e| wrong(golden, e.to_string()))?;
     let path = golden.with_extension("json");
     let description: Description = match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| wrong(&path, e.to_string()))?,
+        Ok(bytes) => Description::parse(&bytes).map_err(|e| wrong(&path, e.to_string()))?,
         Err(_) => Description::default(),
     };
     let golden = Golden { path: golden, tensors, description };
@@ -293,7 +297,7 @@ impl Golden<'_> {
         let Some(golden) = self.tensors.get(&format!("{case}.{tensor}")) else { return Ok(None) };
         let golden: Vec<Vec<i64>> = golden.to_dtype(DType::I64)?.to_vec2()?;
         let max_new_tokens = golden.first().map_or(0, Vec::len);
-        let options = GenerateOptions { max_new_tokens, eos: self.description.eos.policy(), ..GenerateOptions::default() };
+        let options = GenerateOptions { max_new_tokens, eos: self.description.eos(), ..GenerateOptions::default() };
         let ours: Vec<i64> = generate_tokens(model, inputs, &options)?.into_iter().flat_map(|(tokens, _)| tokens).map(i64::from).collect();
         Ok(Some(Check::count(case, what, differences(&ours, &golden.concat()))))
     }
