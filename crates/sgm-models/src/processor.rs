@@ -130,10 +130,7 @@ impl Processor {
     /// The text that is tokenised, and whether the tokenizer adds special tokens to it.
     fn framed<'a>(&self, text: &'a str) -> (Cow<'a, str>, bool) {
         let framed = self.images.as_ref().and_then(|(_, writer)| writer.frame(text));
-        framed.map_or_else(
-            || (Cow::Borrowed(text), !self.begins_itself(text)),
-            |framed| (Cow::Owned(framed), false),
-        )
+        framed.map_or_else(|| (Cow::Borrowed(text), !self.begins_itself(text)), |framed| (Cow::Owned(framed), false))
     }
 
     fn begins_itself(&self, text: &str) -> bool {
