@@ -76,10 +76,10 @@ mod tests {
 
     #[test]
     fn grids_are_checked() {
-        let read = |grid: &[[i64; 3]]| Grid::read(&Tensor::new(grid, &Device::Cpu).unwrap(), 2);
-        assert_eq!(read(&[[1, 4, 6]]).unwrap(), [Grid { rows: 2, cols: 3 }]);
+        let read = |grid: [i64; 3]| Grid::read(&Tensor::new(&[grid], &Device::Cpu).unwrap(), 2);
+        assert_eq!(read([1, 4, 6]).unwrap(), [Grid { rows: 2, cols: 3 }]);
         for wrong in [[2, 4, 6], [1, 3, 4], [1, 0, 4], [1, -2, 4], [1, 4, i64::MAX]] {
-            assert!(matches!(read(&[wrong]), Err(Error::Inputs { .. })), "{wrong:?}");
+            assert!(matches!(read(wrong), Err(Error::Inputs { .. })), "{wrong:?}");
         }
     }
 }

@@ -342,8 +342,7 @@ struct Block {
     mlp: VisionMlp,
 }
 
-/// The most attention scores that are in memory at once. A block attends for so many queries at a time that
-/// they are not exceeded.
+/// The most attention scores that are in memory at once: 128 MiB of f32.
 const SCORES: usize = 1 << 25;
 
 impl Block {
@@ -374,20 +373,28 @@ impl Block {
         let qkv = qkv.reshape((patches, 3, self.heads, head_dim))?.permute((1, 2, 0, 3))?.contiguous()?;
         // Rotated in f32, whatever the model computes in.
         let turned = candle_nn::rotary_emb::rope(&qkv.narrow(0, 0, 2)?.to_dtype(DType::F32)?, cos, sin)?.to_dtype(dtype)?;
-        let (q, k, v) = ((turned.get(0)? * (head_dim as f64).powf(-0.5))?, turned.get(1)?.t()?, qkv.get(2)?);
-        let mut attended = Vec::new();
-        let mut start = 0;
-        for segment in segments {
-            let (k, v) = (k.narrow(2, start, *segment)?, v.narrow(1, start, *segment)?);
-            let queries = (SCORES / self.heads / segment).max(1);
-            for first in (0..*segment).step_by(queries) {
-                let q = q.narrow(1, start + first, queries.min(segment - first))?;
-                attended.push(candle_nn::ops::softmax_last_dim(&q.matmul(&k)?)?.matmul(&v)?);
-            }
-            start += segment;
-        }
-        Ok(Tensor::cat(&attended, 1)?.transpose(0, 1)?.reshape((patches, self.heads * head_dim))?)
+        let q = (turned.get(0)? * (head_dim as f64).powf(-0.5))?;
+        let attended = attention(&q, &turned.get(1)?, &qkv.get(2)?, segments, SCORES)?;
+        Ok(attended.transpose(0, 1)?.reshape((patches, self.heads * head_dim))?)
     }
+}
+
+/// Attention within segments of `[heads, patches, head_dim]`, for so many queries at a time that no more than `scores`
+/// attention scores are in memory at once.
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[usize], scores: usize) -> Result<Tensor> {
+    let heads = q.dim(0)?;
+    let mut attended = Vec::new();
+    let mut start = 0;
+    for segment in segments {
+        let (k, v) = (k.narrow(1, start, *segment)?.t()?, v.narrow(1, start, *segment)?);
+        let queries = (scores / heads / segment).max(1);
+        for first in (0..*segment).step_by(queries) {
+            let q = q.narrow(1, start + first, queries.min(segment - first))?;
+            attended.push(candle_nn::ops::softmax_last_dim(&q.matmul(&k)?)?.matmul(&v)?);
+        }
+        start += segment;
+    }
+    Ok(Tensor::cat(&attended, 1)?)
 }
 
 /// Two layers, or three with a gate.
@@ -452,5 +459,52 @@ impl Merger {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.norm.forward(&x.reshape(((), self.normed))?)?.reshape(((), self.inputs))?;
         Ok(self.second.forward(&self.first.forward(&x)?.gelu_erf()?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn attention_in_pieces_is_attention_within_each_segment() {
+        let random = || Tensor::randn(0f32, 1.0, (2, 10, 4), &Device::Cpu).unwrap();
+        let (q, k, v) = (random(), random(), random());
+        let apart = |x: &Tensor, start, count| x.narrow(1, start, count).unwrap().contiguous().unwrap();
+        let alone = |start, count| {
+            let scores = apart(&q, start, count).matmul(&apart(&k, start, count).t().unwrap()).unwrap();
+            candle_nn::ops::softmax_last_dim(&scores).unwrap().matmul(&apart(&v, start, count)).unwrap()
+        };
+        let expected = Tensor::cat(&[alone(0, 3), alone(3, 7)], 1).unwrap();
+        for scores in [0, 28, SCORES] {
+            let pieces = attention(&q, &k, &v, &[3, 7], scores).unwrap();
+            let difference = (pieces - &expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(difference < 1e-6, "{scores}: {difference}");
+        }
+    }
+
+    #[test]
+    fn windows_are_put_back_in_order() {
+        let layout = Layout::new(&[Grid { rows: 2, cols: 3 }, Grid { rows: 1, cols: 2 }], 2, Some(2));
+        assert_eq!(layout.order, [0, 1, 3, 4, 2, 5, 6, 7]);
+        assert_eq!(layout.windows, [16, 8, 8]);
+        assert_eq!(layout.images, [24, 8]);
+        assert_eq!(layout.positions[16..20], [[0, 4], [0, 5], [1, 4], [1, 5]]);
+        let rows = Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap().reshape((8, 2)).unwrap();
+        let there = reordered(&rows, &layout.order, 1).unwrap();
+        let back = reordered(&there, &inverse(&layout.order), 1).unwrap();
+        assert_eq!(back.to_vec2::<f32>().unwrap(), rows.to_vec2::<f32>().unwrap());
+        assert_ne!(there.to_vec2::<f32>().unwrap(), rows.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn learned_positions_meet_at_the_corners() {
+        let table = Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap().reshape((16, 1)).unwrap();
+        let learned = LearnedPositions { table: Embedding::new(table, 1), side: 4 };
+        let at = |rows, cols| learned.forward(&[Grid { rows, cols }], 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(at(4, 4), (0u8..16).map(f32::from).collect::<Vec<_>>());
+        assert_eq!(at(1, 7), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]);
+        assert_eq!(at(2, 1), [0.0, 12.0]);
     }
 }

@@ -136,3 +136,36 @@ fn positions(kinds: &[Vec<TokenKind>], grids: &[Grid]) -> Result<Positions> {
     }
     Ok(Positions::Given { positions, next: nexts })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use TokenKind::{Image, Padding, PromptText, Response};
+
+    #[test]
+    fn positions_leave_padding_out_and_go_on_beyond_an_image() {
+        let kinds = [
+            vec![Padding, PromptText, Image, Image, Image, PromptText, Response],
+            vec![PromptText, PromptText, PromptText, Image, Image, PromptText, PromptText],
+        ];
+        let grids = [Grid { rows: 1, cols: 3 }, Grid { rows: 2, cols: 1 }];
+        let Positions::Given { positions, next } = positions(&kinds, &grids).unwrap() else { panic!("numbered by the cache") };
+        assert_eq!(positions[0], [[0; 3], [0; 3], [1, 1, 1], [1, 1, 2], [1, 1, 3], [4; 3], [5; 3]]);
+        assert_eq!(positions[1], [[0; 3], [1; 3], [2; 3], [3, 3, 3], [3, 4, 3], [5; 3], [6; 3]]);
+        assert_eq!(next, [6, 7]);
+    }
+
+    #[test]
+    fn image_tokens_that_are_not_those_of_the_images_are_refused() {
+        let grid = |rows, cols| Grid { rows, cols };
+        for (kinds, grids) in [
+            (vec![PromptText, Image, Image], vec![]),
+            (vec![PromptText, Image, Image], vec![grid(1, 3)]),
+            (vec![Image, PromptText, Image], vec![grid(2, 1)]),
+            (vec![Image, Image, Image], vec![grid(1, 2)]),
+            (vec![PromptText], vec![grid(u32::MAX, u32::MAX)]),
+        ] {
+            assert!(matches!(positions(&[kinds], &grids), Err(Error::Inputs { .. })), "{grids:?}");
+        }
+    }
+}
