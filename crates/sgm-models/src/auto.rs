@@ -12,7 +12,7 @@ use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::Weights;
 use crate::model::{Mllm, ModelInfo, ModelInputs};
-use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, llava, llava_next, mllama, paligemma, qwen_vl, text};
+use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, instructblip, llava, llava_next, mllama, paligemma, qwen_vl, text};
 
 /// What a family adds to the decoder: how images enter it.
 pub(crate) trait Family: fmt::Debug + Send + Sync {
@@ -65,6 +65,7 @@ const ADAPTERS: &[(&str, Adapter)] = &[
     ("Idefics3ForConditionalGeneration", idefics3::load),
     ("SmolVLMForConditionalGeneration", idefics3::load),
     ("MllamaForConditionalGeneration", mllama::load),
+    ("InstructBlipForConditionalGeneration", instructblip::load),
     ("LlamaForCausalLM", text::load),
     ("MistralForCausalLM", text::load),
     ("Qwen2ForCausalLM", text::load),

@@ -14,7 +14,7 @@ use crate::linear::Weights;
 use crate::llava::image_token;
 use crate::mllama_vision::{MllamaVision, MllamaVisionConfig};
 use crate::model::ModelInputs;
-use crate::processor::{Images, Processor};
+use crate::processor::{Images, Padding, Processor};
 use crate::{Error, Result};
 
 const LANGUAGE: [&str; 2] = ["language_model.model", "model.language_model"];
@@ -108,7 +108,7 @@ impl ImageText for Beside {
 
     /// Adds `cross_attention_mask [batch, tokens, images, tiles]`, 1 where a token sees a tile: an image is seen from its
     /// token to the next one, and images in a row are seen as far as the last of them.
-    fn finish(&self, inputs: &mut ModelInputs, images_per_row: &[usize]) -> Result<()> {
+    fn finish(&self, inputs: &mut ModelInputs, rows: &[(String, usize)], _: Padding) -> Result<()> {
         let (Some(counts), Some(present)) = (inputs.tensors.remove("num_tiles"), inputs.tensors.get("aspect_ratio_mask")) else {
             return Ok(());
         };
@@ -117,7 +117,7 @@ impl ImageText for Beside {
         let mut mask = Vec::new();
         let ids = inputs.input_ids.to_vec2::<u32>()?;
         let tokens = inputs.dims()?.1;
-        for ((ids, counts), shown) in ids.iter().zip(&counts).zip(images_per_row) {
+        for ((ids, counts), (_, shown)) in ids.iter().zip(&counts).zip(rows) {
             let ranges = self.ranges(ids);
             if ranges.len() != *shown {
                 let reason =

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use sgm_models::{AutoMllm, Cache, Checkpoint, Mllm, ModelInputs, Padding, Prompt};
 
-/// A model without and one with layers that attend to images.
-fn models() -> [AutoMllm; 2] {
+/// Models whose images stand in the text, beside it and before it.
+fn models() -> [AutoMllm; 3] {
     let goldens = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    ["llava_mha", "mllama_saved"].map(|name| AutoMllm::load(&Checkpoint::open(goldens.join(name)).unwrap()).unwrap())
+    ["llava_mha", "mllama_saved", "instructblip_saved"].map(|name| AutoMllm::load(&Checkpoint::open(goldens.join(name)).unwrap()).unwrap())
 }
 
 fn inputs(model: &AutoMllm) -> ModelInputs {
@@ -41,7 +41,7 @@ fn prefilled(model: &AutoMllm) -> Cache {
 #[test]
 fn clones_go_their_own_ways() {
     for model in models() {
-        let (one, other): ([&[u32]; 2], [&[u32]; 2]) = ([&[7, 8, 9], &[20, 21, 22]], [&[30, 31, 32], &[40, 41, 42]]);
+        let (one, other): ([&[u32]; 2], [&[u32]; 2]) = ([&[7, 8, 9], &[20, 21, 22]], [&[30, 31, 32], &[24, 25, 26]]);
         let alone = [one, other].map(|steps| decode(&model, &mut prefilled(&model), &steps));
         let mut cache = prefilled(&model);
         let mut clone = cache.clone();

@@ -72,6 +72,11 @@ fn mllama() {
 }
 
 #[test]
+fn instructblip() {
+    hold(&["instructblip_"], 2);
+}
+
+#[test]
 fn text_only() {
     hold(&["text_"], 9);
 }
