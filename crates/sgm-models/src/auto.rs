@@ -7,16 +7,22 @@ use candle_nn::VarBuilder;
 
 use crate::cache::{Order, Positions};
 use crate::checkpoint::Checkpoint;
+use crate::cross_attention::Sight;
 use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::Weights;
 use crate::model::{Mllm, ModelInfo, ModelInputs};
-use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, llava, llava_next, paligemma, qwen_vl, text};
+use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, instructblip, llava, llava_next, mllama, paligemma, qwen_vl, text};
 
 /// What a family adds to the decoder: how images enter it.
 pub(crate) trait Family: fmt::Debug + Send + Sync {
     /// Turns a batch of prompts into what the decoder takes.
     fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<Embedded>;
+
+    /// What the tokens see of the images, for decoders with layers that attend to them.
+    fn sight(&self, _decoder: &Decoder, _inputs: &ModelInputs) -> Result<Option<Sight>> {
+        Ok(None)
+    }
 }
 
 /// A batch of prompts as the decoder takes it.
@@ -58,6 +64,8 @@ const ADAPTERS: &[(&str, Adapter)] = &[
     ("Qwen3VLForConditionalGeneration", qwen_vl::load),
     ("Idefics3ForConditionalGeneration", idefics3::load),
     ("SmolVLMForConditionalGeneration", idefics3::load),
+    ("MllamaForConditionalGeneration", mllama::load),
+    ("InstructBlipForConditionalGeneration", instructblip::load),
     ("LlamaForCausalLM", text::load),
     ("MistralForCausalLM", text::load),
     ("Qwen2ForCausalLM", text::load),
@@ -161,7 +169,12 @@ impl Mllm for AutoMllm {
 
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
         let Embedded { embeddings, order, after } = self.family.embed(&self.decoder, inputs)?;
-        let pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
+        let sight = self.family.sight(&self.decoder, inputs)?;
+        let mut pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
+        if let Some(sight) = sight {
+            cache.keep_sight(&sight)?;
+            pass.sight = Some(sight);
+        }
         cache.remember(&embeddings);
         let taps = self.taps.for_pass(|| cache.spans());
         self.decoder.forward(embeddings, &pass, cache, &taps, &after)

@@ -127,8 +127,14 @@ impl Checkpoint {
 
     /// The tokenizer, without padding and truncation of its own.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        let bytes = self.read("tokenizer.json")?.ok_or_else(|| {
-            self.missing("tokenizer.json (convert a slow tokenizer with transformers' AutoTokenizer and save_pretrained)")
+        self.tokenizer_in("")
+    }
+
+    /// The same of a further tokenizer, in a directory within that of the model, such as `qformer_tokenizer/`.
+    pub(crate) fn tokenizer_in(&self, directory: &str) -> Result<Tokenizer> {
+        let bytes = self.read(&format!("{directory}tokenizer.json"))?.ok_or_else(|| Error::MissingFile {
+            path: self.files.path(directory),
+            wanted: "tokenizer.json (convert a slow tokenizer with transformers' AutoTokenizer and save_pretrained)",
         })?;
         let error = |e: tokenizers::Error| Error::Tokenizer { reason: e.to_string() };
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(error)?;
@@ -140,7 +146,12 @@ impl Checkpoint {
 
     /// The text of a special token by its name in `tokenizer_config.json`, such as `bos_token`.
     pub(crate) fn special_token(&self, name: &str) -> Result<Option<String>> {
-        let Some(config) = self.json("tokenizer_config.json")? else { return Ok(None) };
+        self.special_token_in("", name)
+    }
+
+    /// The same of a further tokenizer, as in [`tokenizer_in`](Self::tokenizer_in).
+    pub(crate) fn special_token_in(&self, directory: &str, name: &str) -> Result<Option<String>> {
+        let Some(config) = self.json(&format!("{directory}tokenizer_config.json"))? else { return Ok(None) };
         // A token is written as a string or as an object with its content.
         let token = config.get(name).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
         Ok(token.map(str::to_owned))

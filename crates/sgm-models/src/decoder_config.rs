@@ -38,6 +38,8 @@ pub(crate) enum Attends {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DecoderConfig {
     pub(crate) vocabulary: usize,
+    /// Tokens beyond the vocabulary that have an embedding but cannot be chosen, such as Mllama's image token.
+    pub(crate) unspoken: usize,
     pub(crate) hidden: usize,
     pub(crate) intermediate: usize,
     pub(crate) heads: usize,
@@ -160,6 +162,7 @@ impl DecoderConfig {
             supported: TEXT_MODELS,
         })?;
         let gemma = model_type.starts_with("gemma");
+        let mllama = model_type == "mllama_text_model";
         let sandwich = matches!(model_type, "gemma2" | "gemma3_text");
         let qwen2 = matches!(model_type, "qwen2" | "qwen2_vl_text" | "qwen2_5_vl_text");
         let hidden = text.positive("hidden_size", defaults.hidden)?;
@@ -187,6 +190,7 @@ impl DecoderConfig {
         let layers = layers(text, model_type, defaults.layers)?;
         Ok(Self {
             vocabulary: text.positive("vocab_size", defaults.vocabulary)?,
+            unspoken: if mllama { 8 } else { 0 },
             hidden,
             intermediate: text.positive("intermediate_size", defaults.intermediate)?,
             heads,
@@ -209,7 +213,7 @@ impl DecoderConfig {
             layers,
             rope,
             window_rope,
-            tied: text.bool("tie_word_embeddings")?.unwrap_or(gemma),
+            tied: !mllama && text.bool("tie_word_embeddings")?.unwrap_or(gemma),
         })
     }
 

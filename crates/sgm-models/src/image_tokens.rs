@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use crate::decoder::Decoder;
 use crate::image_processor::ImageLayout;
 use crate::model::ModelInputs;
+use crate::processor::Padding;
 use crate::{Error, Result};
 
 /// How a family's processor writes images into the text that is tokenised.
@@ -36,8 +37,9 @@ pub(crate) trait ImageText: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Adds what can only be known from token ids.
-    fn finish(&self, _inputs: &mut ModelInputs, _images_per_row: &[usize]) -> Result<()> {
+    /// Adds what can only be known from token ids or from a whole prompt; `rows` has the text of each prompt and the
+    /// number of its images, `padding` says where the batch has its padding.
+    fn finish(&self, _inputs: &mut ModelInputs, _rows: &[(String, usize)], _padding: Padding) -> Result<()> {
         Ok(())
     }
 }

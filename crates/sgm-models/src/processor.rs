@@ -216,7 +216,7 @@ impl Processor {
             }
         };
         let mut layouts = processed.images.as_slice();
-        let mut sequences = Vec::new();
+        let (mut sequences, mut rows) = (Vec::new(), Vec::new());
         for (index, ((prompt, response), count)) in examples.iter().zip(&counts).enumerate() {
             let (own, rest) = layouts.split_at_checked(*count).unwrap_or((layouts, &[]));
             layouts = rest;
@@ -229,6 +229,7 @@ impl Processor {
                 }
             };
             sequences.push(self.sequence(&text, *response, add_special_tokens)?);
+            rows.push((text, *count));
         }
         let tokens = sequences.iter().map(|s| s.ids.len()).max().unwrap_or(0);
         let (mut ids, mut kinds) = (Vec::new(), Vec::new());
@@ -251,7 +252,7 @@ impl Processor {
             tensors: processed.tensors,
         };
         if let Some((_, writer)) = &self.images {
-            writer.finish(&mut inputs, &counts)?;
+            writer.finish(&mut inputs, &rows, padding)?;
         }
         Ok(inputs)
     }

@@ -67,6 +67,16 @@ fn qwen_vl() {
 }
 
 #[test]
+fn mllama() {
+    hold(&["mllama_"], 2);
+}
+
+#[test]
+fn instructblip() {
+    hold(&["instructblip_"], 2);
+}
+
+#[test]
 fn text_only() {
     hold(&["text_"], 9);
 }
