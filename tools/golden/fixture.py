@@ -349,6 +349,8 @@ def record_case(fixture, model, case, inputs, alphas, min_margin):
     if fixture.record_positions:
         out["position_ids"] = fixture.positions(model, inputs)
     attended = mask.bool()
+    if any("0" in "".join(map(str, row)).strip("0") for row in mask.tolist()):  # padding within: numbering it would show
+        out["position_ids"] = fixture.positions(model, inputs)
     folded = folded_logits(fixture, model, modules, inputs, alphas)
     report["folded_vs_hooked"] = gap(folded[attended], out["logits_scaled"][attended])
     report["scaled_vs_plain"] = gap(out["logits_scaled"][attended], out["logits"][attended])

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::cache::{Order, Positions};
@@ -140,6 +140,21 @@ impl AutoMllm {
     }
 }
 
+/// The caller's own numbering of the tokens, i64 `[batch, tokens]`; each sequence goes on from its last one.
+pub(crate) const POSITION_IDS: &str = "position_ids";
+
+fn given_positions(given: &Tensor, inputs: &ModelInputs) -> Result<Positions> {
+    let shape = inputs.dims()?;
+    if given.dims() != [shape.0, shape.1] {
+        return Err(Error::Inputs { reason: format!("{POSITION_IDS} are {:?}, expected {shape:?} like the token ids", given.dims()) });
+    }
+    let position = |p: i64| u32::try_from(p).map_err(|_| Error::Inputs { reason: format!("{p} is not a position") });
+    let rows = given.to_dtype(DType::I64)?.to_vec2::<i64>()?;
+    let positions = rows.iter().map(|row| row.iter().map(|p| Ok([position(*p)?; 3])).collect()).collect::<Result<Vec<Vec<_>>>>()?;
+    let next = positions.iter().map(|row| row.last().map_or(0, |[last, ..]| last.saturating_add(1))).collect();
+    Ok(Positions::Given { positions, next })
+}
+
 fn adapter(checkpoint: &Checkpoint) -> Result<Adapter> {
     let architecture = checkpoint.architecture()?;
     let known = ADAPTERS.iter().find(|(name, _)| *name == architecture);
@@ -168,7 +183,10 @@ impl Mllm for AutoMllm {
     }
 
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
-        let Embedded { embeddings, order, after } = self.family.embed(&self.decoder, inputs)?;
+        let Embedded { embeddings, mut order, after } = self.family.embed(&self.decoder, inputs)?;
+        if let (Positions::From(_), Some(given)) = (&order.positions, inputs.tensors.get(POSITION_IDS)) {
+            order.positions = given_positions(given, inputs)?;
+        }
         let sight = self.family.sight(&self.decoder, inputs)?;
         let mut pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
         if let Some(sight) = sight {

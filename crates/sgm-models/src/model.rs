@@ -52,7 +52,8 @@ pub struct ModelInputs {
     pub kinds: Vec<Vec<TokenKind>>,
     /// The caller's number of each row, which taps see.
     pub rows: Vec<usize>,
-    /// Pixels, and what a family's image processor makes beside them, by their Hugging Face names.
+    /// Pixels, and what a family's image processor makes beside them, by their Hugging Face names. `position_ids` i64
+    /// `[batch, tokens]` may replace the numbering of models that number their tokens one after the other.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
