@@ -64,7 +64,7 @@ impl Processor {
                 Some((images.processor, (images.text)(token)))
             }
         };
-        let named = |name: &str| -> Result<Option<String>> { Ok(checkpoint.special_token(name)?) };
+        let named = |name: &str| checkpoint.special_token(name);
         let id = |token: Option<String>| token.and_then(|t| tokenizer.token_to_id(&t));
         let eos = id(named("eos_token")?);
         let pad = match id(named("pad_token")?) {
