@@ -44,6 +44,7 @@ mod decoder;
 mod decoder_config;
 mod error;
 mod generate;
+mod gguf;
 mod hub;
 mod image_file;
 mod image_processor;
