@@ -8,6 +8,7 @@ mod header;
 mod tokenizer;
 mod weights;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +19,6 @@ use header::Gguf;
 pub(crate) use weights::GgufWeights;
 
 /// A model in one or two GGUF files.
-#[derive(Debug)]
 pub(crate) struct GgufModel {
     text: Arc<Gguf>,
     mmproj: Option<Arc<Gguf>>,
@@ -64,6 +64,13 @@ impl GgufModel {
 
     pub(crate) fn weights(&self) -> Result<GgufWeights> {
         GgufWeights::new(self.text.clone(), self.mmproj.clone())
+    }
+}
+
+impl fmt::Debug for GgufModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mmproj = self.mmproj.as_ref().map(|mmproj| mmproj.path());
+        f.debug_struct("GgufModel").field("text", &self.path()).field("mmproj", &mmproj).finish_non_exhaustive()
     }
 }
 

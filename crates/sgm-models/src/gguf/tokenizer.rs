@@ -135,11 +135,11 @@ pub(crate) fn end_of_turn(text: &Gguf) -> Result<Vec<u32>> {
     for name in ["eos", "eot", "eom"] {
         ids.extend(vocabulary.special(text, name)?.map(|(id, _)| id));
     }
-    for ((id, token), kind) in (0..).zip(&vocabulary.tokens).zip(&vocabulary.types) {
-        if *kind == Type::Control && TURN_ENDS.contains(&token.as_str()) && !ids.contains(&id) {
-            ids.push(id);
-        }
-    }
+    let ends = |token: &str, kind| kind == Type::Control && TURN_ENDS.contains(&token);
+    let tokens = (0..).zip(&vocabulary.tokens).zip(&vocabulary.types);
+    ids.extend(tokens.filter(|((_, token), kind)| ends(token, **kind)).map(|((id, _), _)| id));
+    ids.sort_unstable();
+    ids.dedup();
     Ok(ids)
 }
 
