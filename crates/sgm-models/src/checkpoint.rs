@@ -9,12 +9,13 @@ use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use crate::config::Section;
+use crate::gguf::GgufModel;
 use crate::linear::Weights;
 use crate::mapped::{MappedBackend, MappedWeights};
 use crate::model::ModelInfo;
 use crate::{Error, Result, decoder, hub};
 
-/// The files of a model in the Hugging Face layout: a directory, or a set of embedded files.
+/// The files of a model: a directory in the Hugging Face layout, a GGUF file, or a set of embedded files.
 #[derive(Debug)]
 pub struct Checkpoint {
     name: String,
@@ -44,6 +45,7 @@ const WIDEN_UP_TO: usize = 2 << 30;
 #[derive(Debug)]
 enum Files {
     Directory(PathBuf),
+    Gguf(Box<GgufModel>),
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
@@ -52,27 +54,54 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 impl Checkpoint {
-    /// Opens a model directory, to run on the CPU.
+    /// Opens a model directory or a GGUF file, to run on the CPU.
+    ///
+    /// Language models of the GGUF architectures `llama`, `qwen2` and `gemma3` can be run. A LLaVA-1.5 is two files, of
+    /// which the language model's is opened: the vision tower is the file in the same directory that has `mmproj` in its
+    /// name, or that of [`with_mmproj`](Self::with_mmproj). Should that be of another family than LLaVA-1.5, the
+    /// model takes text only. A GGUF file is memory-mapped, and must not change while there is a checkpoint of it.
     ///
     /// What is no directory may be a model id, `organisation/name` or `organisation/name@revision`: it is looked for in the
     /// local Hugging Face cache and, with feature `hub`, downloaded into it.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when it is neither; [`Error::MissingFile`] when the directory has no `config.json`;
-    /// [`Error::Config`] when that is not JSON; [`Error::Hub`] when a download fails.
+    /// [`Error::NotFound`] when it is neither file nor directory nor id; [`Error::MissingFile`] when the directory has no
+    /// `config.json`; [`Error::Config`] when that is not JSON, or a GGUF file's metadata lack something; [`Error::Gguf`]
+    /// when such a file is damaged; [`Error::Unsupported`] for its architecture or tensor types; [`Error::Hub`] when a
+    /// download fails.
     pub fn open(model: impl AsRef<Path>) -> Result<Self> {
         let model = model.as_ref();
         if !model.exists() {
             let id = model.to_string_lossy();
             return Self::new(id.clone().into_owned(), Files::Directory(hub::directory(&id)?));
         }
-        let directory = model;
-        let name = std::fs::canonicalize(directory)
-            .ok()
-            .and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()))
-            .unwrap_or_else(|| directory.display().to_string());
-        Self::new(name, Files::Directory(directory.to_owned()))
+        let text = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
+        if model.is_file() {
+            let name = model.file_stem().map_or_else(|| model.display().to_string(), text);
+            return Self::new(name, Files::Gguf(Box::new(GgufModel::open(model)?)));
+        }
+        let full = std::fs::canonicalize(model).ok();
+        let name = full.as_deref().and_then(Path::file_name).map_or_else(|| model.display().to_string(), text);
+        Self::new(name, Files::Directory(model.to_owned()))
+    }
+
+    /// The language model of a GGUF file with the vision tower of another one, the `mmproj` of LLaVA-1.5.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gguf`] when either is no such file, and as [`open`](Self::open).
+    pub fn with_mmproj(self, path: impl AsRef<Path>) -> Result<Self> {
+        match &self.files {
+            Files::Gguf(model) => {
+                let opened = Self::new(self.name.clone(), Files::Gguf(Box::new(model.with_mmproj(path.as_ref())?)))?;
+                Ok(opened.with_half_weights(self.half))
+            }
+            _ => {
+                let reason = "it goes with the GGUF file of a language model, but the checkpoint is none".to_owned();
+                Err(Error::Gguf { path: path.as_ref().to_owned(), reason })
+            }
+        }
     }
 
     /// A model whose files are in memory under their usual names; nothing is written to disk.
@@ -127,7 +156,10 @@ impl Checkpoint {
 
     /// The tokenizer, without padding and truncation of its own.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        self.tokenizer_in("")
+        match &self.files {
+            Files::Gguf(model) => model.tokenizer(),
+            _ => self.tokenizer_in(""),
+        }
     }
 
     /// The same of a further tokenizer, in a directory within that of the model, such as `qformer_tokenizer/`.
@@ -198,22 +230,30 @@ impl Checkpoint {
     /// The weights, matrices as they are stored where that serves.
     pub(crate) fn weights(&self) -> Result<Weights<'static>> {
         let dtype = self.dtype()?;
+        let keep = |half_bytes: usize| match self.half {
+            HalfWeights::Auto => half_bytes > WIDEN_UP_TO,
+            HalfWeights::Widen => false,
+            HalfWeights::Keep => true,
+        };
+        if let Files::Gguf(model) = &self.files {
+            let stored = model.weights()?;
+            let stored = if keep(stored.half_bytes()) { stored.keeping_half() } else { stored };
+            return Ok(Weights::new(self.tensors()?, Some(Arc::new(stored))));
+        }
         if matches!(self.files, Files::Embedded(_)) || dtype != DType::F32 {
             return Ok(Weights::new(self.tensors()?, None));
         }
         let mapped = Arc::new(MappedWeights::open(&self.weight_files()?)?);
-        let keep = match self.half {
-            HalfWeights::Auto => mapped.half_bytes() > WIDEN_UP_TO,
-            HalfWeights::Widen => false,
-            HalfWeights::Keep => true,
-        };
+        let keep = keep(mapped.half_bytes());
         let vb = VarBuilder::from_backend(Box::new(MappedBackend(mapped.clone())), dtype, self.device.clone());
         Ok(Weights::new(vb, if keep { Some(mapped) } else { None }))
     }
 
     /// The weights by their names in the checkpoint, converted as they load to the dtype the model computes in.
     ///
-    /// A directory's files are memory-mapped: they must not change while the model loads.
+    /// Those of GGUF files have their Hugging Face names, and quantised ones are dequantised.
+    ///
+    /// Files are memory-mapped: they must not change while the model loads.
     ///
     /// # Errors
     ///
@@ -225,6 +265,7 @@ impl Checkpoint {
                 let mapped = MappedWeights::open(&self.weight_files()?)?;
                 Ok(VarBuilder::from_backend(Box::new(MappedBackend(Arc::new(mapped))), dtype, self.device.clone()))
             }
+            Files::Gguf(model) => Ok(VarBuilder::from_backend(Box::new(model.weights()?), dtype, self.device.clone())),
             Files::Embedded(_) => {
                 let bytes = self.read(WEIGHTS)?.ok_or_else(|| self.missing(WEIGHTS))?;
                 let unreadable = |e: candle_core::Error| Error::Weights { path: self.files.path(WEIGHTS), reason: e.to_string() };
@@ -264,6 +305,7 @@ impl Files {
         match self {
             Self::Directory(directory) if file.is_empty() => directory.clone(),
             Self::Directory(directory) => directory.join(file),
+            Self::Gguf(model) => model.path().join(file),
             Self::Embedded(_) => Path::new("(embedded)").join(file),
         }
     }
@@ -271,6 +313,7 @@ impl Files {
     fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>> {
         match self {
             Self::Embedded(files) => Ok(files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| Cow::Borrowed(*bytes))),
+            Self::Gguf(model) => Ok(model.file(file).map(|bytes| Cow::Owned(bytes.to_owned()))),
             Self::Directory(_) => match std::fs::read(self.path(file)) {
                 Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

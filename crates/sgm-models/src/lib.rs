@@ -46,6 +46,7 @@ mod decoder;
 mod decoder_config;
 mod error;
 mod generate;
+mod gguf;
 mod hub;
 mod idefics3;
 mod idefics3_vision;
