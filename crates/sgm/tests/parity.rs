@@ -77,6 +77,11 @@ fn instructblip() {
 }
 
 #[test]
+fn gguf() {
+    hold(&["gguf_"], 4);
+}
+
+#[test]
 fn text_only() {
     hold(&["text_"], 9);
 }
