@@ -468,6 +468,22 @@ mod tests {
     use candle_core::Device;
 
     #[test]
+    fn impossible_shapes_are_refused() {
+        for (generation, json) in [
+            (Generation::Qwen2, r#"{"num_heads": 7}"#),
+            (Generation::Qwen2, r#"{"mlp_ratio": 1e300}"#),
+            (Generation::Qwen2_5, r#"{"hidden_size": 1280, "window_size": 27}"#),
+            (Generation::Qwen3, r#"{"spatial_merge_size": 2147483647}"#),
+            (Generation::Qwen3, r#"{"rope_parameters": {"rope_theta": 0}}"#),
+            (Generation::Qwen3, r#"{"num_position_embeddings": 0}"#),
+        ] {
+            let read = |json: &str| QwenVisionConfig::from_section(&Section::parse("config.json", json.as_bytes())?, generation);
+            assert!(matches!(read(json), Err(Error::Config { .. })), "{json}");
+            read(r#"{"num_heads": 8}"#).unwrap();
+        }
+    }
+
+    #[test]
     fn attention_in_pieces_is_attention_within_each_segment() {
         let random = || Tensor::randn(0f32, 1.0, (2, 10, 4), &Device::Cpu).unwrap();
         let (q, k, v) = (random(), random(), random());
