@@ -22,6 +22,8 @@ pub struct Tally {
 /// Eight samples in ascending order, none tied, as a byte: bit i is 1 where the i-th is toxic.
 #[derive(Debug, Clone, Copy)]
 struct Eight {
+    /// The number of toxic samples.
+    count: u16,
     /// The sum over toxic samples of the non-toxic samples below, and of their squares.
     toxic: [u16; 2],
     /// The same over non-toxic samples.
@@ -29,11 +31,11 @@ struct Eight {
 }
 
 const EIGHTS: [Eight; 256] = {
-    let mut table = [Eight { toxic: [0; 2], non_toxic: [0; 2] }; 256];
+    let mut table = [Eight { count: 0, toxic: [0; 2], non_toxic: [0; 2] }; 256];
     let mut byte = 0;
     while byte < 256 {
         let (mut ones, mut zeros, mut bit) = (0, 0, 0);
-        let mut entry = Eight { toxic: [0; 2], non_toxic: [0; 2] };
+        let mut entry = Eight { count: 0, toxic: [0; 2], non_toxic: [0; 2] };
         while bit < 8 {
             if byte >> bit & 1 == 1 {
                 entry.toxic[0] += zeros;
@@ -46,6 +48,7 @@ const EIGHTS: [Eight; 256] = {
             }
             bit += 1;
         }
+        entry.count = ones;
         #[allow(clippy::indexing_slicing, reason = "a byte is an index of 256 entries")]
         {
             table[byte] = entry;
@@ -70,7 +73,8 @@ impl Tally {
 
     /// Whether samples without ties may be given by eights.
     pub(crate) fn takes_eights(&self) -> bool {
-        self.precision.is_none()
+        // Squares of eight samples fit into 64 bits.
+        self.precision.is_none() && self.classes.samples() < 1 << 28
     }
 
     /// The next samples, whose responses are equal.
@@ -96,14 +100,14 @@ impl Tally {
     pub(crate) fn eight(&mut self, byte: u8) {
         #[allow(clippy::indexing_slicing, reason = "a byte is an index of 256 entries")]
         let entry = EIGHTS[usize::from(byte)];
-        let toxic = u64::from(byte.count_ones());
+        let toxic = u64::from(entry.count);
         let non_toxic = 8 - toxic;
         let squares = |count: u64, before: u64, [sum, squares]: [u16; 2]| {
-            u128::from(before) * u128::from(count * before + 2 * u64::from(sum)) + u128::from(squares)
+            u128::from(4 * (before * (count * before + 2 * u64::from(sum)) + u64::from(squares)))
         };
         self.doubled_area += 2 * (toxic * self.non_toxic + u64::from(entry.toxic[0]));
-        self.toxic_squares += 4 * squares(toxic, self.non_toxic, entry.toxic);
-        self.non_toxic_squares += 4 * squares(non_toxic, self.toxic, entry.non_toxic);
+        self.toxic_squares += squares(toxic, self.non_toxic, entry.toxic);
+        self.non_toxic_squares += squares(non_toxic, self.toxic, entry.non_toxic);
         self.toxic += toxic;
         self.non_toxic += non_toxic;
     }

@@ -1,5 +1,5 @@
 //! Scores equal their definitions, by brute force over pairs, and do not depend on how they were computed.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "test code")]
 
 use half::{bf16, f16};
 use ndarray::{Array2, Axis};
