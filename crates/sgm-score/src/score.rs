@@ -1,16 +1,17 @@
 use sgm_capture::ActivationStore;
 use sgm_core::{Expertise, Metadata, SiteExpertise};
 
-use crate::{Error, Result, auroc_columns};
+use crate::{Result, ScoreOptions, Scores, score};
 
-/// The expertise of every neuron of a store.
+/// The expertise of every neuron of a store: AUROC and DeLong's standard error.
 ///
-/// One site is in memory at a time. The metadata says which model, pooling and samples were scored.
+/// One site is in memory at a time. The metadata says which model, pooling and samples were scored. There are no
+/// standard errors when a class has a single sample.
 ///
 /// # Errors
 ///
-/// [`Error::SingleClass`] when the samples are all toxic or all non-toxic, [`Error::NotANumber`] naming
-/// site, neuron and sample, and what the store reports.
+/// [`Error::SingleClass`](crate::Error::SingleClass) when the samples are all toxic or all non-toxic,
+/// [`Error::NotANumber`](crate::Error::NotANumber) naming site, neuron and sample, and what the store reports.
 pub fn score_store(store: &ActivationStore) -> Result<Expertise> {
     let manifest = store.manifest();
     let metadata = Metadata {
@@ -24,14 +25,22 @@ pub fn score_store(store: &ActivationStore) -> Result<Expertise> {
     };
     let mut expertise = Expertise::new(metadata);
     for site in store.sites().keys() {
-        let scores = auroc_columns(store.read(*site)?.view(), store.labels()).map_err(|error| match error {
-            Error::NotANumber { neuron, sample, .. } => Error::NotANumber { site: Some(site.to_string()), neuron, sample },
-            other => other,
-        })?;
-        #[allow(clippy::cast_possible_truncation, reason = "expertise is kept in f32, as the reference does")]
-        let auroc = scores.into_iter().map(|a| a as f32).collect();
-        expertise.insert(*site, SiteExpertise { auroc, auroc_se: None })?;
+        let responses = store.read(*site)?;
+        let scores = score(&responses.view(), store.labels(), &ScoreOptions::default()).map_err(|e| e.at(&site.to_string()))?;
+        expertise.insert(*site, scores.to_expertise())?;
         tracing::debug!(%site, "scored");
     }
     Ok(expertise)
+}
+
+impl Scores {
+    /// The scores in f32, as they are kept in expertise files and as the reference implementation has them.
+    ///
+    /// Standard errors are left out unless all are known.
+    #[allow(clippy::cast_possible_truncation, reason = "expertise is kept in f32")]
+    pub fn to_expertise(&self) -> SiteExpertise {
+        let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<_>>();
+        let known = self.auroc_se.iter().all(|se| se.is_finite());
+        SiteExpertise { auroc: single(&self.auroc), auroc_se: known.then(|| single(&self.auroc_se)) }
+    }
 }
