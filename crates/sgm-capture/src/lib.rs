@@ -40,6 +40,8 @@ mod dtype;
 mod error;
 #[cfg(feature = "candle")]
 mod examples;
+#[cfg(feature = "candle")]
+mod import;
 mod manifest;
 mod partial;
 mod partition;
@@ -61,6 +63,8 @@ pub use dtype::StoreDtype;
 pub use error::Error;
 #[cfg(feature = "candle")]
 pub use examples::{Example, Examples};
+#[cfg(feature = "candle")]
+pub use import::{Import, Imported};
 pub use manifest::{Manifest, NonFinite};
 pub use partial::PartialStore;
 pub use partition::Partition;

@@ -219,6 +219,7 @@ impl Checkpoint {
     fn weights_identity(&self) -> Option<String> {
         match &self.files {
             Files::Directory(_) => weights_identity::of_files(&self.weight_files().ok()?).ok(),
+            Files::Gguf(model) => weights_identity::of_files(&model.paths()).ok(),
             Files::Embedded(_) => weights_identity::of_bytes(&self.read(WEIGHTS).ok()??).ok(),
         }
     }
