@@ -13,7 +13,7 @@ use crate::gguf::GgufModel;
 use crate::linear::Weights;
 use crate::mapped::{MappedBackend, MappedWeights};
 use crate::model::ModelInfo;
-use crate::{Error, Result, decoder, hub};
+use crate::{Error, Result, decoder, hub, weights_identity};
 
 /// The files of a model: a directory in the Hugging Face layout, a GGUF file, or a set of embedded files.
 #[derive(Debug)]
@@ -207,10 +207,20 @@ impl Checkpoint {
             name: self.name.clone(),
             architecture: architecture.to_owned(),
             config_sha256: self.config_sha256.clone(),
+            weights: self.weights_identity(),
             dtype: self.dtype()?.as_str().to_owned(),
             eos,
             sites: Vec::new(),
         })
+    }
+
+    /// What tells the weights from others, see [`ModelInfo::weights`].
+    fn weights_identity(&self) -> Option<String> {
+        match &self.files {
+            Files::Directory(_) => weights_identity::of_files(&self.weight_files().ok()?).ok(),
+            Files::Gguf(model) => weights_identity::of_files(&model.paths()).ok(),
+            Files::Embedded(_) => weights_identity::of_bytes(&self.read(WEIGHTS).ok()??).ok(),
+        }
     }
 
     fn dtype(&self) -> Result<DType> {

@@ -74,6 +74,7 @@ mod tap;
 mod text;
 mod tokens;
 mod vision;
+mod weights_identity;
 
 pub use auto::{ARCHITECTURES, AutoMllm};
 pub use cache::Cache;
