@@ -193,7 +193,9 @@ const KIND: [&str; 24] = [
 
 #[test]
 fn experts_are_found_and_suppressed() {
-    let Some(model) = model() else { return };
+    // A model of its own: its taps would see what the other tests run, and change it.
+    let Some(file) = file() else { return };
+    let model = &AutoMllm::load(&Checkpoint::open(file).unwrap()).unwrap();
     let example = |(number, (text, toxic)): (usize, (&&str, bool))| Example {
         id: number.to_string(),
         prompt: raw("They said:"),
