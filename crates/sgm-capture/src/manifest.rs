@@ -11,6 +11,7 @@ use crate::{Error, Result, StoreDtype};
 ///
 /// It has everything that decides what the shards hold. Whoever adds to a store must bring an equal one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// The version of the store's format.
     pub format_version: u32,
