@@ -5,6 +5,8 @@
 //! Prints a table and exits with 1 if anything is over the tolerance. `tools/golden/golden.py` makes a golden file
 //! for a checkpoint of yours.
 
+#![allow(clippy::print_stdout, reason = "a binary")]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -76,11 +76,11 @@ fn weights(name: &str, shape: &[usize], rng: &mut ChaCha8Rng) -> Vec<u8> {
         let value = if name.ends_with("bias") { f16::ZERO } else { f16::ONE };
         return value.to_le_bytes().repeat(count);
     }
-    let gain = (3.0 / shape[1..].iter().product::<usize>() as f32).sqrt();
+    let gain = (3.0 / shape.iter().skip(1).product::<usize>() as f32).sqrt();
     let levels: Vec<[u8; 2]> = (0..=255u8).map(|i| f16::from_f32((f32::from(i) / 127.5 - 1.0) * gain).to_le_bytes()).collect();
     let mut random = vec![0; count];
     rng.fill_bytes(&mut random);
-    random.into_iter().flat_map(|byte| levels[usize::from(byte)]).collect()
+    random.into_iter().flat_map(|byte| levels.get(usize::from(byte)).copied().unwrap_or_default()).collect()
 }
 
 type Shapes = Vec<(String, Vec<usize>)>;
@@ -105,7 +105,7 @@ fn shards(a: &Arguments) -> Vec<Shapes> {
     first.push(tensor(format!("{vision}.embeddings.position_embedding.weight"), &[positions, v]));
     let both = |all: &mut Shapes, name: String, shape: &[usize]| {
         all.push((format!("{name}.weight"), shape.to_vec()));
-        all.push((format!("{name}.bias"), vec![shape[0]]));
+        all.push((format!("{name}.bias"), shape.iter().take(1).copied().collect()));
     };
     both(&mut first, format!("{vision}.pre_layrnorm"), &[v]);
     for i in 0..a.vision_layers {

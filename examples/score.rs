@@ -5,6 +5,7 @@
 //! The file holds `responses` [samples, neurons] (f32, bf16 or f16) and `labels` u8 [samples]; a store directory holds
 //! shards with one tensor per site. The output has f64 [neurons] tensors `auroc`, `auroc_se` (DeLong) and
 //! `average_precision`, for a store under `<site>/`.
+#![allow(clippy::print_stdout, reason = "a binary")]
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -50,7 +50,6 @@ class Fixture:
     min_distinct: int = 6  # distinct tokens in a generated row
     pictures: Callable = None  # () -> {letter: image}, instead of `images`
     render: Callable = None  # Prompt -> text, for families without a chat template
-    before_tokenizer: Callable = None  # text -> text: what the processor changes before it expands images
     new_token_type: int = 0  # of generated tokens, in token_type_ids
     generator: Callable = None  # model -> the module whose generation_config is used
     ablate_generated: bool = False  # ablations look at the prompt and the text generated from it
@@ -65,7 +64,6 @@ class Fixture:
         self.sites = self.sites or (lambda model: gated_mlps(model, self.decoder))
         self.positions = self.positions or (lambda _model, inputs: attended_positions(inputs["attention_mask"]))
         self.pictures = self.pictures or images
-        self.before_tokenizer = self.before_tokenizer or (lambda text: text)
         self.generator = self.generator or (lambda model: model)
 
     @property
@@ -351,6 +349,8 @@ def record_case(fixture, model, case, inputs, alphas, min_margin):
     if fixture.record_positions:
         out["position_ids"] = fixture.positions(model, inputs)
     attended = mask.bool()
+    if any("0" in "".join(map(str, row)).strip("0") for row in mask.tolist()):  # padding within: numbering it would show
+        out["position_ids"] = fixture.positions(model, inputs)
     folded = folded_logits(fixture, model, modules, inputs, alphas)
     report["folded_vs_hooked"] = gap(folded[attended], out["logits_scaled"][attended])
     report["scaled_vs_plain"] = gap(out["logits_scaled"][attended], out["logits"][attended])

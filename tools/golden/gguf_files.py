@@ -243,9 +243,12 @@ def add_tokenizer(writer, tokenizer, kind, pre, bos, **more):
 
 
 def token_scores(state, added):
-    """As in a SentencePiece BPE model: nought for special and byte tokens, then one less for each token."""
+    """As in a SentencePiece BPE model: nought for special and byte tokens, then one less for each token; -1000 for
+    tokens added later."""
     plain = lambda token, i: i not in added and not token.startswith("<0x")
-    return [-float(i) if plain(token, i) else 0.0 for token, i in sorted(state["model"]["vocab"].items(), key=lambda x: x[1])]
+    vocab = state["model"]["vocab"]
+    scores = [-float(i) if plain(token, i) else 0.0 for token, i in sorted(vocab.items(), key=lambda x: x[1])]
+    return scores + [-1000.0] * sum(i >= len(vocab) for i in added)
 
 
 def with_all_merges(tokenizer):
@@ -484,7 +487,8 @@ def gemma3():
 
 def llava_mmproj():
     """The language model in one file; the tower up to its feature layer and the projector in the other."""
-    tokenizer = with_all_merges(llava.llama_tokenizer("pre_tokenizer"))
+    # A space in front of every segment, as llava-hf's tokenizer.json and llama.cpp have it.
+    tokenizer = with_all_merges(llava.llama_tokenizer("normalizer"))
     tower = llava.clip_tower()
     decoder = llava.llama_text(tokenizer, num_key_value_heads=2, rms_norm_eps=1e-5)
     config = llava.llava_config(tower, decoder, tokenizer)
@@ -548,7 +552,11 @@ def llava_mmproj():
         write_file(directory / MMPROJ, writer)
 
     def reload(directory):
-        return reload_text(directory)[0], processor.image_processor
+        tokenizer = reload_text(directory)[0]
+        # HF's reader of GGUF files has it in front of the text only.
+        tokenizer.backend_tokenizer.normalizer = processor.tokenizer.backend_tokenizer.normalizer
+        tokenizer.backend_tokenizer.pre_tokenizer = None
+        return tokenizer, processor.image_processor
 
     return llava.llava_fixture(
         note="GGUF of LLaVA-1.5: model.gguf (architecture llama, tokenizer llama with scores) and mmproj.gguf as the LLaVA "

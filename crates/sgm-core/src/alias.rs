@@ -84,7 +84,9 @@ mod tests {
         assert_eq!(Site::all_in_checkpoint_tensor("model.layers.12.mlp.down_proj.weight"), site.as_slice());
         assert!(Site::all_in_checkpoint_tensor("visual.blocks.3.mlp.gate_up_proj.weight").is_empty());
         for name in [
+            // Qwen2.5-VL's vision tower has gated MLPs too.
             "visual.blocks.12.mlp.down_proj.weight",
+            "model.visual.blocks.12.mlp.gate_proj.bias",
             "model.visual.layers.12.mlp.down_proj",
             "model.layers.12.self_attn.o_proj.weight",
             "model.layers.12.mlp.experts.0.down_proj.weight",

@@ -85,22 +85,28 @@ impl Attention {
         let v = split(self.v.forward(x)?, kv_heads)?;
         let (k, v) = cache.append(&rotation.apply(&k)?, &v)?;
 
-        // The query heads of a group share their key head, so they are its rows: no key is repeated.
-        let group = heads / kv_heads * tokens;
-        let q = (q * self.scale)?.reshape((batch, kv_heads, group, head_dim))?;
-        let mut scores = q.matmul(&k.t()?)?;
-        if let Some(cap) = self.softcap {
-            scores = softcapped(&scores, cap)?;
-        }
-        let seen = scores.dim(3)?;
-        let scores = match mask {
-            None => scores,
-            Some(mask) => scores.reshape((batch, heads, tokens, seen))?.broadcast_add(mask)?.reshape((batch, kv_heads, group, seen))?,
-        };
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-        let y = weights.matmul(&v)?.reshape((batch, heads, tokens, head_dim))?;
-        Ok(self.o.forward(&y.transpose(1, 2)?.reshape((batch, tokens, heads * head_dim))?)?)
+        Ok(self.o.forward(&attend(&(q * self.scale)?, &k, &v, mask, self.softcap)?)?)
     }
+}
+
+/// What queries `[batch, heads, tokens, head_dim]`, already scaled, take from keys and values
+/// `[batch, kv_heads, seen, head_dim]`: `[batch, tokens, heads * head_dim]`.
+///
+/// `mask`, of a shape that broadcasts to `[batch, heads, tokens, seen]`, is added to the scores.
+pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, softcap: Option<f64>) -> Result<Tensor> {
+    let ((batch, heads, tokens, head_dim), (_, kv_heads, seen, _)) = (q.dims4()?, k.dims4()?);
+    // The query heads of a group share their key head, so they are its rows: no key is repeated.
+    let group = heads / kv_heads * tokens;
+    let mut scores = q.reshape((batch, kv_heads, group, head_dim))?.matmul(&k.t()?)?;
+    if let Some(cap) = softcap {
+        scores = softcapped(&scores, cap)?;
+    }
+    let scores = match mask {
+        None => scores,
+        Some(mask) => scores.reshape((batch, heads, tokens, seen))?.broadcast_add(mask)?.reshape((batch, kv_heads, group, seen))?,
+    };
+    let y = candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)?.reshape((batch, heads, tokens, head_dim))?;
+    Ok(y.transpose(1, 2)?.reshape((batch, tokens, heads * head_dim))?)
 }
 
 /// `cap * tanh(x / cap)`, which keeps values below `cap`.

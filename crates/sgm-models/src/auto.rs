@@ -2,21 +2,27 @@
 
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::cache::{Order, Positions};
 use crate::checkpoint::Checkpoint;
+use crate::cross_attention::Sight;
 use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::Weights;
 use crate::model::{Mllm, ModelInfo, ModelInputs};
-use crate::{Cache, Error, Processor, Result, TapRegistry, llava, text};
+use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, instructblip, llava, llava_next, mllama, paligemma, qwen_vl, text};
 
 /// What a family adds to the decoder: how images enter it.
 pub(crate) trait Family: fmt::Debug + Send + Sync {
     /// Turns a batch of prompts into what the decoder takes.
     fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<Embedded>;
+
+    /// What the tokens see of the images, for decoders with layers that attend to them.
+    fn sight(&self, _decoder: &Decoder, _inputs: &ModelInputs) -> Result<Option<Sight>> {
+        Ok(None)
+    }
 }
 
 /// A batch of prompts as the decoder takes it.
@@ -51,6 +57,15 @@ type Adapter = fn(&Checkpoint, &Weights<'_>) -> Result<Parts>;
 /// The adapters, by the class names of `architectures` in `config.json`.
 const ADAPTERS: &[(&str, Adapter)] = &[
     ("LlavaForConditionalGeneration", llava::load),
+    ("LlavaNextForConditionalGeneration", llava_next::load),
+    ("PaliGemmaForConditionalGeneration", paligemma::load),
+    ("Qwen2VLForConditionalGeneration", qwen_vl::load),
+    ("Qwen2_5_VLForConditionalGeneration", qwen_vl::load),
+    ("Qwen3VLForConditionalGeneration", qwen_vl::load),
+    ("Idefics3ForConditionalGeneration", idefics3::load),
+    ("SmolVLMForConditionalGeneration", idefics3::load),
+    ("MllamaForConditionalGeneration", mllama::load),
+    ("InstructBlipForConditionalGeneration", instructblip::load),
     ("LlamaForCausalLM", text::load),
     ("MistralForCausalLM", text::load),
     ("Qwen2ForCausalLM", text::load),
@@ -125,6 +140,21 @@ impl AutoMllm {
     }
 }
 
+/// The caller's own numbering of the tokens, i64 `[batch, tokens]`; each sequence goes on from its last one.
+pub(crate) const POSITION_IDS: &str = "position_ids";
+
+fn given_positions(given: &Tensor, inputs: &ModelInputs) -> Result<Positions> {
+    let shape = inputs.dims()?;
+    if given.dims() != [shape.0, shape.1] {
+        return Err(Error::Inputs { reason: format!("{POSITION_IDS} are {:?}, expected {shape:?} like the token ids", given.dims()) });
+    }
+    let position = |p: i64| u32::try_from(p).map_err(|_| Error::Inputs { reason: format!("{p} is not a position") });
+    let rows = given.to_dtype(DType::I64)?.to_vec2::<i64>()?;
+    let positions = rows.iter().map(|row| row.iter().map(|p| Ok([position(*p)?; 3])).collect()).collect::<Result<Vec<Vec<_>>>>()?;
+    let next = positions.iter().map(|row| row.last().map_or(0, |[last, ..]| last.saturating_add(1))).collect();
+    Ok(Positions::Given { positions, next })
+}
+
 fn adapter(checkpoint: &Checkpoint) -> Result<Adapter> {
     let architecture = checkpoint.architecture()?;
     let known = ADAPTERS.iter().find(|(name, _)| *name == architecture);
@@ -153,8 +183,16 @@ impl Mllm for AutoMllm {
     }
 
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
-        let Embedded { embeddings, order, after } = self.family.embed(&self.decoder, inputs)?;
-        let pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
+        let Embedded { embeddings, mut order, after } = self.family.embed(&self.decoder, inputs)?;
+        if let (Positions::From(_), Some(given)) = (&order.positions, inputs.tensors.get(POSITION_IDS)) {
+            order.positions = given_positions(given, inputs)?;
+        }
+        let sight = self.family.sight(&self.decoder, inputs)?;
+        let mut pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
+        if let Some(sight) = sight {
+            cache.keep_sight(&sight)?;
+            pass.sight = Some(sight);
+        }
         cache.remember(&embeddings);
         let taps = self.taps.for_pass(|| cache.spans());
         self.decoder.forward(embeddings, &pass, cache, &taps, &after)

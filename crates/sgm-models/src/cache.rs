@@ -1,6 +1,9 @@
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::kv_cache::KvCache;
 
+use crate::cross_attention::Sight;
 use crate::rope::Position;
 use crate::{Error, Result, TokenKind, TokenSpans};
 
@@ -12,6 +15,8 @@ use crate::{Error, Result, TokenKind, TokenSpans};
 #[derive(Debug, Clone)]
 pub struct Cache {
     layers: Vec<KvCache>,
+    /// Held by every clone that shares the layers' buffers, which are written in place.
+    sharers: Arc<()>,
     /// What each position seen so far holds, per row.
     kinds: Vec<Vec<TokenKind>>,
     /// The rotary position of each, and the one that comes next.
@@ -24,6 +29,8 @@ pub struct Cache {
     reached: u32,
     /// The embeddings `[batch, tokens, hidden]` of all passes, kept for decoders that may have to begin anew.
     history: Option<Vec<Tensor>>,
+    /// What further tokens see of the images, for layers that attend to them.
+    sight: Option<Sight>,
 }
 
 /// Cache slots kept ready beyond the prefilled tokens before the buffers must grow.
@@ -59,6 +66,8 @@ pub(crate) struct Pass {
     pub(crate) mask: Option<Tensor>,
     /// The same for sliding layers.
     pub(crate) window_mask: Option<Tensor>,
+    /// What the new tokens see of the images.
+    pub(crate) sight: Option<Sight>,
 }
 
 impl Cache {
@@ -66,6 +75,7 @@ impl Cache {
     pub(crate) fn new(layers: usize, begin_anew: bool) -> Self {
         Self {
             layers: vec![KvCache::new(2, 1); layers],
+            sharers: Arc::default(),
             kinds: Vec::new(),
             positions: Vec::new(),
             next: Vec::new(),
@@ -73,6 +83,7 @@ impl Cache {
             ended: Vec::new(),
             reached: 0,
             history: begin_anew.then(Vec::new),
+            sight: None,
         }
     }
 
@@ -120,6 +131,23 @@ impl Cache {
     fn empty_layers(&mut self) {
         let capacity = self.tokens() + HEADROOM;
         self.layers.iter_mut().for_each(|layer| *layer = KvCache::new(2, capacity));
+        self.sharers = Arc::default();
+    }
+
+    /// Copies the keys and values of all layers, those of the given sequences or of all, into buffers of its own.
+    fn copy_layers(&mut self, sequences: Option<&[u32]>) -> Result<()> {
+        let capacity = self.tokens() + HEADROOM;
+        for layer in &mut self.layers {
+            let (Some(k), Some(v)) = (layer.k()?, layer.v()?) else { continue };
+            let chosen = |of: Tensor| match sequences {
+                None => of.contiguous(),
+                Some(sequences) => of.contiguous()?.index_select(&Tensor::new(sequences, of.device())?, 0),
+            };
+            *layer = KvCache::new(2, capacity);
+            layer.append(&chosen(k)?, &chosen(v)?)?;
+        }
+        self.sharers = Arc::default();
+        Ok(())
     }
 
     /// Keeps the embeddings of a pass, if the decoder may have to begin anew.
@@ -141,8 +169,18 @@ impl Cache {
         TokenSpans::new(self.kinds.concat(), self.rows.clone())
     }
 
+    /// Keeps for further tokens what the last one of each prompt sees of the images.
+    pub(crate) fn keep_sight(&mut self, sight: &Sight) -> Result<()> {
+        let last = |row: &Vec<TokenKind>| row.iter().rposition(|kind| *kind != TokenKind::Padding).unwrap_or(0);
+        self.sight = Some(sight.after(&self.kinds.iter().map(last).collect::<Vec<_>>())?);
+        Ok(())
+    }
+
     /// Registers one further token of each sequence.
     pub(crate) fn extend(&mut self, window: Option<usize>, device: &Device) -> Result<Pass> {
+        if Arc::strong_count(&self.sharers) > 1 {
+            self.copy_layers(None)?;
+        }
         for ((kinds, positions), next) in self.kinds.iter_mut().zip(&mut self.positions).zip(&mut self.next) {
             kinds.push(TokenKind::Response);
             positions.push([*next; 3]);
@@ -180,17 +218,13 @@ impl Cache {
         let ended = kept(&self.ended, keep).ok_or_else(missing)?;
         let rows = kept(&self.rows, keep).ok_or_else(missing)?;
         let index: Vec<u32> = keep.iter().map(|i| u32::try_from(*i).map_err(|_| missing())).collect::<Result<_>>()?;
-        let capacity = self.tokens() + HEADROOM;
+        if let Some(sight) = &self.sight {
+            self.sight = Some(sight.of(&Tensor::new(index.as_slice(), sight.device())?)?);
+        }
         for embeddings in self.history.iter_mut().flatten() {
             *embeddings = embeddings.index_select(&Tensor::new(index.as_slice(), embeddings.device())?, 0)?;
         }
-        for layer in &mut self.layers {
-            let (Some(k), Some(v)) = (layer.k()?, layer.v()?) else { continue };
-            let index = Tensor::new(index.as_slice(), k.device())?;
-            let mut kept = KvCache::new(2, capacity);
-            kept.append(&k.contiguous()?.index_select(&index, 0)?, &v.contiguous()?.index_select(&index, 0)?)?;
-            *layer = kept;
-        }
+        self.copy_layers(Some(&index))?;
         (self.kinds, self.positions, self.next, self.ended, self.rows) = (kinds, positions, next, ended, rows);
         Ok(())
     }
@@ -209,6 +243,7 @@ impl Cache {
             reached_before,
             mask: self.mask(new, prefix, None, device)?,
             window_mask: if window.is_some() { self.mask(new, prefix, window, device)? } else { None },
+            sight: self.sight.clone(),
         })
     }
 

@@ -23,6 +23,11 @@ impl Section {
         }
     }
 
+    /// An object that was read from a file of another format.
+    pub(crate) fn from_map(file: &str, map: Map<String, Value>) -> Self {
+        Self { file: file.into(), at: String::new(), map }
+    }
+
     /// The error that `key` deserves.
     pub(crate) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
         Error::Config { file: self.file.to_string(), key: format!("{}{key}", self.at), reason: reason.into() }

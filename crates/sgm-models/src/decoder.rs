@@ -1,5 +1,7 @@
 //! The tapped decoder: one implementation of the language model for every family.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::{Module, RmsNorm};
@@ -8,11 +10,12 @@ use sgm_core::{Projection, Site};
 use crate::activation::Activation;
 use crate::attention::{Attention, Rotation, softcapped};
 use crate::cache::Pass;
+use crate::cross_attention::{CrossLayer, KeysValues};
 use crate::decoder_config::{Attends, DecoderConfig};
 use crate::linear::{Embedding, Linear, Weights};
 use crate::rope::Rope;
 use crate::tap::PassTaps;
-use crate::{Cache, Error, Result};
+use crate::{Cache, Result};
 
 /// The decoder's weights.
 #[derive(Debug)]
@@ -33,8 +36,8 @@ impl Decoder {
     /// Loads the decoder from `weights`, where `embed_tokens`, `layers` and `norm` are, and its head `lm_head` from
     /// `head`, unless the embeddings serve as head or there is no other.
     pub(crate) fn new(config: &DecoderConfig, weights: &Weights<'_>, head: &Weights<'_>) -> Result<Self> {
-        let DecoderConfig { vocabulary, hidden, .. } = *config;
-        let (embeddings, tied) = weights.embedding("embed_tokens", vocabulary, hidden)?;
+        let DecoderConfig { vocabulary, unspoken, hidden, .. } = *config;
+        let (embeddings, tied) = weights.embedding("embed_tokens", vocabulary + unspoken, hidden)?;
         let head = if config.tied || !head.has("lm_head.weight") { tied } else { head.linear("lm_head", hidden, vocabulary, false)? };
         let layer = |(index, attends): (usize, &Attends)| Layer::new(config, index, *attends, &weights.pp("layers").pp(index));
         Ok(Self {
@@ -77,6 +80,15 @@ impl Decoder {
         Cache::new(self.layers.len(), self.rope.changes_at().is_some())
     }
 
+    /// What the layers that attend to images make of image states `[batch, states, hidden]`, layer by layer.
+    pub(crate) fn keys_values(&self, states: &Tensor) -> Result<BTreeMap<usize, KeysValues>> {
+        let cross = self.layers.iter().enumerate().filter_map(|(i, layer)| match layer {
+            Layer::Image(layer) => Some((i, layer)),
+            Layer::Tokens(_) => None,
+        });
+        cross.map(|(i, layer)| Ok((i, layer.keys_values(states)?))).collect()
+    }
+
     /// Runs all layers over embeddings `[batch, new tokens, hidden]`; returns the normalised hidden states.
     ///
     /// `after` has what is added to the hidden states after each of the first layers.
@@ -91,11 +103,18 @@ impl Decoder {
         let (causal, windowed) = (mask(&pass.mask)?, mask(&pass.window_mask)?);
         let mut hidden = embeddings;
         for (i, layer) in self.layers.iter().enumerate() {
-            let context = match layer.attends {
-                Attends::Window => Context { rotation: in_window.as_ref().unwrap_or(&everywhere), mask: windowed.as_ref() },
-                _ => Context { rotation: &everywhere, mask: causal.as_ref() },
+            hidden = match (layer, &pass.sight) {
+                (Layer::Tokens(layer), _) => {
+                    let context = match layer.attends {
+                        Attends::Window => Context { rotation: in_window.as_ref().unwrap_or(&everywhere), mask: windowed.as_ref() },
+                        _ => Context { rotation: &everywhere, mask: causal.as_ref() },
+                    };
+                    layer.forward(hidden, &context, cache.layer(i)?, taps)?
+                }
+                (Layer::Image(layer), Some(sight)) => layer.forward(hidden, sight, taps)?,
+                // Without images the model does without these layers.
+                (Layer::Image(_), None) => hidden,
             };
-            hidden = layer.forward(hidden, &context, cache.layer(i)?, taps)?;
             if let Some(added) = after.get(i) {
                 hidden = (hidden + added)?;
             }
@@ -120,7 +139,24 @@ struct Context<'a> {
 }
 
 #[derive(Debug)]
-struct Layer {
+enum Layer {
+    /// Attends to the tokens before.
+    Tokens(TokenLayer),
+    /// Attends to the images.
+    Image(CrossLayer),
+}
+
+impl Layer {
+    fn new(config: &DecoderConfig, index: usize, attends: Attends, weights: &Weights<'_>) -> Result<Self> {
+        Ok(match attends {
+            Attends::Image => Self::Image(CrossLayer::new(config, index, weights)?),
+            _ => Self::Tokens(TokenLayer::new(config, index, attends, weights)?),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct TokenLayer {
     attends: Attends,
     input_norm: RmsNorm,
     attention: Attention,
@@ -132,12 +168,8 @@ struct Layer {
     mlp_output_norm: Option<RmsNorm>,
 }
 
-impl Layer {
+impl TokenLayer {
     fn new(config: &DecoderConfig, index: usize, attends: Attends, weights: &Weights<'_>) -> Result<Self> {
-        if attends == Attends::Image {
-            let supported = &["self-attention"];
-            return Err(Error::Unsupported { what: "attention", got: "cross-attention".to_owned(), supported });
-        }
         let norm = |name: &str| weights.rms_norm(name, config.hidden, config.rms_eps, config.norm_offset);
         let (after_attention, mlp_norm, after_mlp) = if config.output_norms {
             (Some(norm("post_attention_layernorm")?), "pre_feedforward_layernorm", Some(norm("post_feedforward_layernorm")?))

@@ -38,6 +38,8 @@ pub(crate) enum Attends {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DecoderConfig {
     pub(crate) vocabulary: usize,
+    /// Tokens beyond the vocabulary that have an embedding but cannot be chosen, such as Mllama's image token.
+    pub(crate) unspoken: usize,
     pub(crate) hidden: usize,
     pub(crate) intermediate: usize,
     pub(crate) heads: usize,
@@ -150,6 +152,8 @@ impl DecoderConfig {
         let model_type = match model_type {
             "qwen2_vl" => "qwen2_vl_text",
             "qwen2_5_vl" => "qwen2_5_vl_text",
+            // Idefics' own name for it.
+            "VLlama3" | "vllama3" => "llama",
             other => other,
         };
         let defaults = Defaults::of(model_type).ok_or_else(|| Error::Unsupported {
@@ -158,6 +162,7 @@ impl DecoderConfig {
             supported: TEXT_MODELS,
         })?;
         let gemma = model_type.starts_with("gemma");
+        let mllama = model_type == "mllama_text_model";
         let sandwich = matches!(model_type, "gemma2" | "gemma3_text");
         let qwen2 = matches!(model_type, "qwen2" | "qwen2_vl_text" | "qwen2_5_vl_text");
         let hidden = text.positive("hidden_size", defaults.hidden)?;
@@ -185,6 +190,7 @@ impl DecoderConfig {
         let layers = layers(text, model_type, defaults.layers)?;
         Ok(Self {
             vocabulary: text.positive("vocab_size", defaults.vocabulary)?,
+            unspoken: if mllama { 8 } else { 0 },
             hidden,
             intermediate: text.positive("intermediate_size", defaults.intermediate)?,
             heads,
@@ -207,7 +213,7 @@ impl DecoderConfig {
             layers,
             rope,
             window_rope,
-            tied: text.bool("tie_word_embeddings")?.unwrap_or(gemma),
+            tied: !mllama && text.bool("tie_word_embeddings")?.unwrap_or(gemma),
         })
     }
 

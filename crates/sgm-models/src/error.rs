@@ -71,6 +71,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A GGUF file is damaged, or is not what it is used as.
+    #[error("{path}: not a usable GGUF file: {reason}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// The checkpoint lacks a part of the model under any of the names it is known by.
     #[error("the checkpoint has no {part}; none of these tensors is in it: {}", .names.join(", "))]
     MissingTensor {

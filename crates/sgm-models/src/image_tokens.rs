@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use crate::decoder::Decoder;
 use crate::image_processor::ImageLayout;
 use crate::model::ModelInputs;
+use crate::processor::Padding;
 use crate::{Error, Result};
 
 /// How a family's processor writes images into the text that is tokenised.
@@ -30,8 +31,15 @@ pub(crate) trait ImageText: fmt::Debug + Send + Sync {
         if images.next().is_some() { Err(text.matches(self.placeholder()).count()) } else { Ok(expanded) }
     }
 
-    /// Adds what can only be known from token ids.
-    fn finish(&self, _inputs: &mut ModelInputs, _images_per_row: &[usize]) -> Result<()> {
+    /// The text with the special tokens that other families' tokenizers add, its images not yet expanded; none where the
+    /// tokenizer adds them.
+    fn frame(&self, _text: &str) -> Option<String> {
+        None
+    }
+
+    /// Adds what can only be known from token ids or from a whole prompt; `rows` has the text of each prompt and the
+    /// number of its images, `padding` says where the batch has its padding.
+    fn finish(&self, _inputs: &mut ModelInputs, _rows: &[(String, usize)], _padding: Padding) -> Result<()> {
         Ok(())
     }
 }

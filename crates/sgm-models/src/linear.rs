@@ -43,7 +43,7 @@ impl<'a> Weights<'a> {
     /// The weights below the first of some names that has this tensor.
     pub(crate) fn first(&self, names: &[&'static str], tensor: &str, part: &'static str) -> Result<Self> {
         let found = names.iter().map(|name| if name.is_empty() { self.clone() } else { self.pp(name) }).find(|below| below.has(tensor));
-        let all = || names.iter().map(|name| format!("{name}.{tensor}")).collect();
+        let all = || names.iter().map(|name| format!("{name}.{tensor}").trim_start_matches('.').to_owned()).collect();
         found.ok_or_else(|| Error::MissingTensor { part, names: all() })
     }
 
@@ -71,12 +71,8 @@ impl<'a> Weights<'a> {
 
     /// The table `name` of `tokens` vectors, and the layer that compares with them, for models that use it as their head.
     pub(crate) fn embedding(&self, name: &str, tokens: usize, hidden: usize) -> CandleResult<(Embedding, Linear)> {
-        let matrix = self.matrix(name, hidden, tokens)?;
-        let table = match &matrix {
-            Matrix::Dense(table) | Matrix::Half(table) => table.clone(),
-            Matrix::Quantized(_) => self.vb.pp(name).get((tokens, hidden), "weight")?,
-        };
-        Ok((Embedding { table, dtype: self.vb.dtype() }, Linear { weight: matrix, bias: None }))
+        let table = self.matrix(name, hidden, tokens)?;
+        Ok((Embedding { table: table.clone(), dtype: self.vb.dtype() }, Linear { weight: table, bias: None }))
     }
 
     /// A layer stored as the rows of one matrix, split into layers of the given numbers of outputs, without biases.
@@ -152,17 +148,23 @@ impl Matrix {
 /// A table of vectors, one for each token id.
 #[derive(Debug, Clone)]
 pub(crate) struct Embedding {
-    /// `[tokens, hidden]`, in the stored dtype.
-    table: Tensor,
+    /// `[tokens, hidden]`, as it is stored.
+    table: Matrix,
     dtype: DType,
 }
 
 impl Embedding {
     /// The vectors `[.., hidden]` of ids u32 `[..]`, in the model's dtype.
     pub(crate) fn forward(&self, ids: &Tensor) -> CandleResult<Tensor> {
-        let mut shape = ids.dims().to_vec();
-        shape.push(self.table.dim(1)?);
-        self.table.index_select(&ids.flatten_all()?, 0)?.reshape(shape)?.to_dtype(self.dtype)
+        let vectors = match &self.table {
+            Matrix::Dense(table) | Matrix::Half(table) => {
+                let mut shape = ids.dims().to_vec();
+                shape.push(table.dim(1)?);
+                table.index_select(&ids.flatten_all()?, 0)?.reshape(shape)?
+            }
+            Matrix::Quantized(table) => table.embedding(ids)?,
+        };
+        vectors.to_dtype(self.dtype)
     }
 }
 

@@ -20,7 +20,8 @@ use crate::{Error, Result};
 
 const LANGUAGE: [&str; 3] = ["language_model.model", "model.language_model", "model"];
 const HEAD: [&str; 2] = ["language_model", ""];
-const VISION: [&str; 5] = [
+/// Where the vision tower may be.
+pub(crate) const VISION: [&str; 5] = [
     "vision_tower.vision_model",
     "vision_tower",
     "model.vision_tower",
@@ -45,7 +46,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Par
     let config = checkpoint.config();
     let text = DecoderConfig::from_section(&config.section("text_config")?, "llama")?;
     let features = ImageFeatures::load(config, &text, weights)?;
-    let image_token = image_token(config)?;
+    let image_token = image_token(config, 32_000)?;
     let per_image = features.per_image;
     let images = Images {
         processor: ImageProcessor::load(checkpoint, features.image_size)?,
@@ -67,15 +68,15 @@ impl Family for Llava {
     }
 }
 
-/// The token that stands for an image feature.
-pub(crate) fn image_token(config: &Section) -> Result<u32> {
+/// The token that stands for an image feature, under its new or its old name.
+pub(crate) fn image_token(config: &Section, default: u32) -> Result<u32> {
     match config.u32("image_token_id")? {
         Some(id) => Ok(id),
-        None => Ok(config.u32("image_token_index")?.unwrap_or(32_000)),
+        None => Ok(config.u32("image_token_index")?.unwrap_or(default)),
     }
 }
 
-/// Loads the language model of a LLaVA checkpoint.
+/// Loads the language model of a checkpoint with the tensor names of LLaVA's.
 pub(crate) fn load_decoder(text: &DecoderConfig, weights: &Weights<'_>) -> Result<Decoder> {
     let language = weights.first(&LANGUAGE, "embed_tokens.weight", "language model")?;
     let head = HEAD.iter().map(|p| weights.pp(p)).find(|head| head.has("lm_head.weight"));
@@ -99,7 +100,7 @@ pub(crate) struct ImageFeatures {
 
 impl ImageFeatures {
     pub(crate) fn load(config: &Section, text: &DecoderConfig, weights: &Weights<'_>) -> Result<Self> {
-        let vision = VisionConfig::from_section(&config.section("vision_config")?)?;
+        let vision = VisionConfig::from_section(&config.section("vision_config")?, "clip_vision_model")?;
         let drop_class_token = match config.string("vision_feature_select_strategy")?.unwrap_or("default") {
             "default" => true,
             "full" => false,

@@ -1,6 +1,7 @@
 //! Weights in memory-mapped safetensors files.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,9 +56,9 @@ impl MappedWeights {
         Ok(Self { maps, tensors })
     }
 
-    /// Bytes of all tensors of 16-bit floats.
-    pub(crate) fn half_bytes(&self) -> usize {
-        self.tensors.values().filter(|t| matches!(t.dtype, Dtype::F16 | Dtype::BF16)).map(|t| t.end - t.start).sum()
+    /// Bytes that all tensors of 16-bit floats take in f32.
+    pub(crate) fn widened_bytes(&self) -> usize {
+        self.tensors.values().filter(|t| matches!(t.dtype, Dtype::F16 | Dtype::BF16)).map(|t| 2 * (t.end - t.start)).sum()
     }
 
     /// A tensor in the dtype it is stored in.
@@ -67,13 +68,14 @@ impl MappedWeights {
         let map = self.maps.get(entry.map).ok_or_else(missing)?;
         let bytes = map.get(entry.start..entry.end).ok_or_else(missing)?;
         let tensor = TensorView::new(entry.dtype, entry.shape.clone(), bytes).map_err(candle_core::Error::wrap)?.load(device)?;
-        give_back(map, entry);
+        give_back(map, entry.start..entry.end);
         Ok(tensor)
     }
 }
 
+/// Maps a file, which must not change while it is mapped.
 #[allow(unsafe_code, reason = "memory-mapping is the one way not to hold the weights twice")]
-fn map_file(path: &Path) -> Result<Mmap> {
+pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(io)?;
     // SAFETY: the map is read-only, and `Checkpoint::tensors` documents that the files must not change meanwhile.
@@ -83,16 +85,16 @@ fn map_file(path: &Path) -> Result<Mmap> {
 /// Tells the system that the pages of a tensor will not be needed again soon; should they be, it reads them anew.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "the advice frees pages")]
-fn give_back(map: &Mmap, entry: &Entry) {
+pub(crate) fn give_back(map: &Mmap, range: Range<usize>) {
     // SAFETY: the map is of a file and read-only, so that freed pages come back with the same bytes.
-    let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, entry.start, entry.end - entry.start) };
+    let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
     if let Err(error) = advised {
         tracing::debug!(%error, "the system keeps the pages of loaded weights");
     }
 }
 
 #[cfg(not(unix))]
-fn give_back(_: &Mmap, _: &Entry) {}
+pub(crate) fn give_back(_: &Mmap, _: Range<usize>) {}
 
 /// [`MappedWeights`] as the source of a `VarBuilder`.
 pub(crate) struct MappedBackend(pub(crate) Arc<MappedWeights>);

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -63,7 +64,7 @@ impl Processor {
                 Some((images.processor, (images.text)(token)))
             }
         };
-        let named = |name: &str| -> Result<Option<String>> { Ok(checkpoint.special_token(name)?) };
+        let named = |name: &str| checkpoint.special_token(name);
         let id = |token: Option<String>| token.and_then(|t| tokenizer.token_to_id(&t));
         let eos = id(named("eos_token")?);
         let pad = match id(named("pad_token")?) {
@@ -123,12 +124,21 @@ impl Processor {
     ///
     /// [`Error::Tokenizer`].
     pub fn token_ids(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.encode(text)?.get_ids().to_vec())
+        Ok(self.encode(text, !self.begins_itself(text))?.get_ids().to_vec())
     }
 
-    fn encode(&self, text: &str) -> Result<Encoding> {
-        let has_own = self.bos.as_ref().is_some_and(|bos| text.starts_with(bos));
-        self.tokenizer.encode(text, !has_own).map_err(tokenizer_error)
+    /// The text that is tokenised, and whether the tokenizer adds special tokens to it.
+    fn framed<'a>(&self, text: &'a str) -> (Cow<'a, str>, bool) {
+        let framed = self.images.as_ref().and_then(|(_, writer)| writer.frame(text));
+        framed.map_or_else(|| (Cow::Borrowed(text), !self.begins_itself(text)), |framed| (Cow::Owned(framed), false))
+    }
+
+    fn begins_itself(&self, text: &str) -> bool {
+        self.bos.as_ref().is_some_and(|bos| text.starts_with(bos))
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding> {
+        self.tokenizer.encode(text, add_special_tokens).map_err(tokenizer_error)
     }
 
     /// The text of generated tokens, without special tokens.
@@ -206,18 +216,20 @@ impl Processor {
             }
         };
         let mut layouts = processed.images.as_slice();
-        let mut sequences = Vec::new();
+        let (mut sequences, mut rows) = (Vec::new(), Vec::new());
         for (index, ((prompt, response), count)) in examples.iter().zip(&counts).enumerate() {
             let (own, rest) = layouts.split_at_checked(*count).unwrap_or((layouts, &[]));
             layouts = rest;
             let text = self.render(prompt)?;
+            let (text, add_special_tokens) = self.framed(&text);
             let text = match &self.images {
-                None => text,
+                None => text.into_owned(),
                 Some((_, writer)) => {
                     writer.expand(&text, own).map_err(|placeholders| Error::ImageCount { prompt: index, placeholders, images: *count })?
                 }
             };
-            sequences.push(self.sequence(&text, *response)?);
+            sequences.push(self.sequence(&text, *response, add_special_tokens)?);
+            rows.push((text, *count));
         }
         let tokens = sequences.iter().map(|s| s.ids.len()).max().unwrap_or(0);
         let (mut ids, mut kinds) = (Vec::new(), Vec::new());
@@ -240,18 +252,18 @@ impl Processor {
             tensors: processed.tensors,
         };
         if let Some((_, writer)) = &self.images {
-            writer.finish(&mut inputs, &counts)?;
+            writer.finish(&mut inputs, &rows, padding)?;
         }
         Ok(inputs)
     }
 
-    fn sequence(&self, prompt: &str, response: Option<&str>) -> Result<Sequence> {
+    fn sequence(&self, prompt: &str, response: Option<&str>, add_special_tokens: bool) -> Result<Sequence> {
         let text = match response {
             None => prompt.to_owned(),
             Some(response) => format!("{prompt}{}{response}", if prompt.ends_with(char::is_whitespace) { "" } else { " " }),
         };
         // Offsets in bytes tell where the prompt ends, whatever the tokenizer merges.
-        let encoding = self.encode(&text)?;
+        let encoding = self.encode(&text, add_special_tokens)?;
         let kind = |id: u32, (start, end): (usize, usize)| {
             if Some(id) == self.image_token {
                 TokenKind::Image

@@ -90,6 +90,8 @@ impl Rope {
                 let factor = required("factor")?;
                 plain.iter().map(|f| f / factor).collect()
             }
+            // As GGUF files have them, computed by the converter.
+            "factors" => plain.iter().zip(numbers(scaling, "factors", pairs)?).map(|(f, by)| f / by).collect(),
             "llama3" => {
                 let scale = Llama3 {
                     factor: required("factor")?,

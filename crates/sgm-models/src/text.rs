@@ -1,6 +1,6 @@
 //! Language models without images: the decoder alone.
 
-use crate::auto::{Embedded, Family, Parts};
+use crate::auto::{Embedded, Family, POSITION_IDS, Parts};
 use crate::checkpoint::Checkpoint;
 use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
@@ -21,7 +21,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Par
 
 impl Family for Text {
     fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<Embedded> {
-        if let Some(name) = inputs.tensors.keys().next() {
+        if let Some(name) = inputs.tensors.keys().find(|name| *name != POSITION_IDS) {
             return Err(Error::Inputs { reason: format!("there is `{name}`, but this model takes text only") });
         }
         inputs.dims()?;

@@ -10,6 +10,15 @@ use crate::activation::Activation;
 use crate::config::Section;
 use crate::{Error, Result};
 
+/// What transformers' configuration classes take where a file says nothing.
+pub(crate) struct Defaults {
+    pub(crate) hidden: usize,
+    pub(crate) heads: usize,
+    pub(crate) patch_size: usize,
+    pub(crate) eps: f64,
+    pub(crate) activation: &'static str,
+}
+
 /// The shape of a vision tower, read from `vision_config`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct VisionConfig {
@@ -20,14 +29,15 @@ pub(crate) struct VisionConfig {
     channels: usize,
     pub(crate) image_size: usize,
     pub(crate) patch_size: usize,
-    eps: f64,
+    pub(crate) eps: f64,
     activation: Activation,
     clip: bool,
 }
 
 impl VisionConfig {
-    pub(crate) fn from_section(vision: &Section) -> Result<Self> {
-        let model_type = vision.string("model_type")?.unwrap_or("clip_vision_model");
+    /// Reads a vision configuration, whose `model_type` is `default_type` if it names none.
+    pub(crate) fn from_section(vision: &Section, default_type: &str) -> Result<Self> {
+        let model_type = vision.string("model_type")?.unwrap_or(default_type);
         let clip = match model_type {
             "clip_vision_model" => true,
             "siglip_vision_model" => false,
@@ -37,17 +47,23 @@ impl VisionConfig {
             }
         };
         let (patch_size, eps, activation) = if clip { (32, 1e-5, "quick_gelu") } else { (16, 1e-6, "gelu_pytorch_tanh") };
+        let config = Self::with_defaults(vision, &Defaults { hidden: 768, heads: 12, patch_size, eps, activation })?;
+        Ok(Self { clip, ..config })
+    }
+
+    /// Reads the configuration of a tower like SigLIP's, whatever its `model_type`.
+    pub(crate) fn with_defaults(vision: &Section, defaults: &Defaults) -> Result<Self> {
         let config = Self {
-            hidden: vision.positive("hidden_size", 768)?,
+            hidden: vision.positive("hidden_size", defaults.hidden)?,
             intermediate: vision.positive("intermediate_size", 3072)?,
             layers: vision.positive("num_hidden_layers", 12)?,
-            heads: vision.positive("num_attention_heads", 12)?,
+            heads: vision.positive("num_attention_heads", defaults.heads)?,
             channels: vision.positive("num_channels", 3)?,
             image_size: vision.positive("image_size", 224)?,
-            patch_size: vision.positive("patch_size", patch_size)?,
-            eps: vision.f64("layer_norm_eps")?.unwrap_or(eps),
-            activation: Activation::from_name(vision.string("hidden_act")?.unwrap_or(activation))?,
-            clip,
+            patch_size: vision.positive("patch_size", defaults.patch_size)?,
+            eps: vision.f64("layer_norm_eps")?.unwrap_or(defaults.eps),
+            activation: Activation::from_name(vision.string("hidden_act")?.unwrap_or(defaults.activation))?,
+            clip: false,
         };
         if !config.hidden.is_multiple_of(config.heads) {
             return Err(vision.error("num_attention_heads", format!("{} does not divide hidden_size {}", config.heads, config.hidden)));
@@ -125,7 +141,7 @@ impl VisionTower {
         }
         let mut states = vec![hidden];
         for block in &self.blocks {
-            let next = block.forward(states.last().ok_or_else(|| Error::Inputs { reason: "no image".to_owned() })?)?;
+            let next = block.forward(states.last().ok_or_else(|| Error::Inputs { reason: "no image".to_owned() })?, None)?;
             states.push(next);
         }
         after
@@ -137,8 +153,9 @@ impl VisionTower {
     }
 }
 
+/// One layer of the transformer.
 #[derive(Debug)]
-struct Block {
+pub(crate) struct Block {
     norm1: LayerNorm,
     q: Linear,
     k: Linear,
@@ -152,7 +169,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(config: &VisionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+    pub(crate) fn new(config: &VisionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let VisionConfig { hidden, intermediate, heads, eps, activation, .. } = *config;
         let attention = vb.pp("self_attn");
         let square = |name: &str| candle_nn::linear(hidden, hidden, attention.pp(name));
@@ -170,7 +187,9 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// Hidden states `[images, positions, hidden]` after this layer; `mask` is added to the attention scores
+    /// `[images, heads, positions, positions]`.
+    pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let (images, positions, hidden) = x.dims3()?;
         let head_dim = hidden / self.heads;
         let normed = self.norm1.forward(x)?;
@@ -178,8 +197,9 @@ impl Block {
         let q = (split(self.q.forward(&normed)?)? * (head_dim as f64).powf(-0.5))?;
         let k = split(self.k.forward(&normed)?)?;
         let v = split(self.v.forward(&normed)?)?;
-        let weights = candle_nn::ops::softmax_last_dim(&q.matmul(&k.t()?)?)?;
-        let y = weights.matmul(&v)?.transpose(1, 2)?.reshape((images, positions, hidden))?;
+        let scores = q.matmul(&k.t()?)?;
+        let scores = mask.map_or(Ok(scores.clone()), |mask| scores.broadcast_add(mask))?;
+        let y = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?.transpose(1, 2)?.reshape((images, positions, hidden))?;
         let x = (x + self.out.forward(&y)?)?;
         let y = self.activation.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
         Ok((x + self.fc2.forward(&y)?)?)

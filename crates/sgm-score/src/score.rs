@@ -18,7 +18,7 @@ pub fn score_store(store: &ActivationStore) -> Result<Expertise> {
         base_model: Some(manifest.model.clone()),
         config_sha256: Some(manifest.config_sha256.clone()),
         scorer: Some("auroc".to_owned()),
-        pooling: Some(manifest.pooling.clone()),
+        pooling: Some(store.pooling().to_owned()),
         calibration: manifest.calibration.clone(),
         created_by: Some(concat!("sgm ", env!("CARGO_PKG_VERSION")).to_owned()),
         ..Metadata::default()

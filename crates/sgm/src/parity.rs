@@ -15,7 +15,7 @@ use sgm_bake::ScaledBackend;
 use sgm_capture::{Pool, PooledTap, Pooling};
 use sgm_core::{Intervention, Metadata, Site, SiteIntervention};
 use sgm_models::{
-    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenMask, generate_tokens, load_image,
+    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, generate_tokens, load_image,
 };
 use sgm_suppress::{Amplify, Glasses};
 
@@ -77,9 +77,8 @@ impl Check {
     }
 }
 
-/// The part of `golden.json` that is read; other keys are for people.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+/// The part of `golden.json` that is read; other keys, and values of other forms, are for people.
+#[derive(Debug, Default)]
 struct Description {
     prompts: BTreeMap<String, String>,
     images: BTreeMap<String, String>,
@@ -87,28 +86,33 @@ struct Description {
     messages: BTreeMap<String, Vec<serde_json::Value>>,
     add_generation_prompt: BTreeMap<String, bool>,
     expected_rendered: BTreeMap<String, String>,
-    /// How the generator went on to a fixed length.
-    eos: GoldenEos,
-    /// Structured inputs of a case; older files have a sentence instead.
+    /// Whether the generator went on to a fixed length by making the end of sequence impossible, as under transformers'
+    /// `min_new_tokens`, rather than by ignoring it.
+    eos_suppressed: bool,
+    /// Structured inputs of a case; some files have a sentence instead.
     case_inputs: BTreeMap<String, serde_json::Value>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum GoldenEos {
-    /// End of sequence was a token like any other.
-    #[default]
-    Ignored,
-    /// It could not be chosen, as under transformers' `min_new_tokens`.
-    Suppressed,
-}
-
-impl GoldenEos {
-    fn policy(&self) -> EosPolicy {
-        match self {
-            Self::Ignored => EosPolicy::Ignore,
-            Self::Suppressed => EosPolicy::Suppress,
+impl Description {
+    fn parse(json: &[u8]) -> serde_json::Result<Self> {
+        let json: serde_json::Value = serde_json::from_slice(json)?;
+        fn part<T: serde::de::DeserializeOwned + Default>(json: &serde_json::Value, key: &str) -> T {
+            json.get(key).and_then(|value| T::deserialize(value).ok()).unwrap_or_default()
         }
+        Ok(Self {
+            prompts: part(&json, "prompts"),
+            images: part(&json, "images"),
+            token_ids: part(&json, "token_ids"),
+            messages: part(&json, "messages"),
+            add_generation_prompt: part(&json, "add_generation_prompt"),
+            expected_rendered: part(&json, "expected_rendered"),
+            eos_suppressed: part::<String>(&json, "eos") == "suppressed",
+            case_inputs: part(&json, "case_inputs"),
+        })
+    }
+
+    fn eos(&self) -> EosPolicy {
+        if self.eos_suppressed { EosPolicy::Suppress } else { EosPolicy::Ignore }
     }
 }
 
@@ -134,7 +138,7 @@ pub fn parity(checkpoint: &Checkpoint, golden: &Path) -> Result<Vec<Check>> {
     let tensors = candle_core::safetensors::load(golden, &Device::Cpu).map_err(|e| wrong(golden, e.to_string()))?;
     let path = golden.with_extension("json");
     let description: Description = match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| wrong(&path, e.to_string()))?,
+        Ok(bytes) => Description::parse(&bytes).map_err(|e| wrong(&path, e.to_string()))?,
         Err(_) => Description::default(),
     };
     let golden = Golden { path: golden, tensors, description };
@@ -214,6 +218,11 @@ impl Golden<'_> {
         let mask = self.tensor(&name("attention_mask"))?;
         let given = INPUTS.iter().filter_map(|what| Some(((*what).to_owned(), self.tensors.get(&name(what))?.clone())));
         let inputs = model.processor().tokens(self.tensor(&name("input_ids"))?, mask, given.collect())?;
+        let generating = ModelInputs {
+            tensors: inputs.tensors.iter().filter(|(name, _)| *name != POSITIONS).map(|(n, t)| (n.clone(), t.clone())).collect(),
+            ..inputs.clone()
+        };
+        let inputs = numbered_as_forward(inputs)?;
         let mut checks = self.processor_checks(case, model, &inputs)?;
 
         let tap = Arc::new(PooledTap::new(POOLS.map(|(pool, _)| Pooling { pool, mask: TokenMask::All }).to_vec()));
@@ -227,11 +236,11 @@ impl Golden<'_> {
         // Golden scales amplify some neurons on purpose, to test that too.
         let worn = Glasses::wear(model, intervention, Amplify::Allow)?;
         checks.push(Check::attended(case, "logits, scales worn", &self::logits(model, &inputs)?, scaled, mask)?);
-        checks.extend(self.generation_check(case, "generated_scaled", "generated, scales worn", model, &inputs)?);
+        checks.extend(self.generation_check(case, "generated_scaled", "generated, scales worn", model, &generating)?);
         drop(worn);
         checks.push(Check::attended(case, "logits, scales folded", &self::logits(folded, &inputs)?, scaled, mask)?);
-        checks.extend(self.generation_check(case, "generated_scaled", "generated, scales folded", folded, &inputs)?);
-        checks.extend(self.generation_check(case, "generated", "generated", model, &inputs)?);
+        checks.extend(self.generation_check(case, "generated_scaled", "generated, scales folded", folded, &generating)?);
+        checks.extend(self.generation_check(case, "generated", "generated", model, &generating)?);
         Ok(checks)
     }
 
@@ -253,8 +262,7 @@ impl Golden<'_> {
         let padding = if given.padding_side == "right" { Padding::Right } else { Padding::Left };
         let made = model.processor().prompts(&prompts, padding)?;
         let ids = |inputs: &ModelInputs| inputs.input_ids.flatten_all()?.to_vec1::<u32>();
-        let attended =
-            |inputs: &ModelInputs| -> Vec<bool> { inputs.kinds.iter().flatten().map(|k| *k != sgm_models::TokenKind::Padding).collect() };
+        let attended = |inputs: &ModelInputs| -> Vec<bool> { inputs.kinds.iter().flatten().map(|k| *k != TokenKind::Padding).collect() };
         let wrong_mask = differences(&attended(&made), &attended(stored));
         let mut checks = vec![Check::count(case, "processor: ids and mask", wrong_mask + differences(&ids(&made)?, &ids(stored)?))];
         for (name, made) in &made.tensors {
@@ -293,14 +301,14 @@ impl Golden<'_> {
         let Some(golden) = self.tensors.get(&format!("{case}.{tensor}")) else { return Ok(None) };
         let golden: Vec<Vec<i64>> = golden.to_dtype(DType::I64)?.to_vec2()?;
         let max_new_tokens = golden.first().map_or(0, Vec::len);
-        let options = GenerateOptions { max_new_tokens, eos: self.description.eos.policy(), ..GenerateOptions::default() };
+        let options = GenerateOptions { max_new_tokens, eos: self.description.eos(), ..GenerateOptions::default() };
         let ours: Vec<i64> = generate_tokens(model, inputs, &options)?.into_iter().flat_map(|(tokens, _)| tokens).map(i64::from).collect();
         Ok(Some(Check::count(case, what, differences(&ours, &golden.concat()))))
     }
 }
 
 /// What a golden file may give a model beside token ids and mask: pixels, and what processors make with them.
-const INPUTS: [&str; 9] = [
+const INPUTS: [&str; 10] = [
     "pixel_values",
     "image_sizes",
     "image_grid_thw",
@@ -310,7 +318,11 @@ const INPUTS: [&str; 9] = [
     "cross_attention_mask",
     "qformer_input_ids",
     "qformer_attention_mask",
+    POSITIONS,
 ];
+
+/// How a golden file's forward passes number their tokens, where that is not from 0 over the tokens attended to.
+const POSITIONS: &str = "position_ids";
 
 const POOLS: [(Pool, &str); 2] = [(Pool::Mean, ".mean"), (Pool::Max, ".max")];
 
@@ -332,6 +344,22 @@ fn message(value: &serde_json::Value) -> Option<sgm_models::Message> {
         _ => Some(Content::Text(part["text"].as_str()?.to_owned())),
     });
     Some(Message { role, content: content.collect::<Option<_>>()? })
+}
+
+/// Padding between the tokens of a sequence, which InstructBLIP's processor puts behind the image, is counted by a plain
+/// forward pass of transformers, and not when it generates. Elsewhere it makes no difference to rotary positions.
+fn numbered_as_forward(mut inputs: ModelInputs) -> Result<ModelInputs> {
+    let interrupted = |row: &Vec<TokenKind>| {
+        let padding: Vec<bool> = row.iter().map(|kind| *kind == TokenKind::Padding).collect();
+        let own = padding.iter().skip_while(|p| **p).collect::<Vec<_>>();
+        own.iter().rev().skip_while(|p| ***p).any(|p| **p)
+    };
+    if inputs.kinds.iter().any(interrupted) && !inputs.tensors.contains_key(POSITIONS) {
+        let (batch, tokens) = inputs.dims()?;
+        let counted = Tensor::arange(0i64, tokens as i64, &Device::Cpu)?.expand((batch, tokens))?.contiguous()?;
+        inputs.tensors.insert(POSITIONS.to_owned(), counted);
+    }
+    Ok(inputs)
 }
 
 fn logits(model: &AutoMllm, inputs: &ModelInputs) -> Result<Tensor> {

@@ -1,13 +1,16 @@
 //! The contract of every model adapter: what capture, suppression and folding may rely on.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, IndexOp, Tensor};
 use sgm::bake::ScaledBackend;
 use sgm::core::{Intervention, Metadata, SiteIntervention};
-use sgm::models::{AutoMllm, Checkpoint, GenerateOptions, Generator, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens};
+use sgm::models::{
+    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Generator, Matrices, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens,
+    load_image,
+};
 use sgm::suppress::{Amplify, Error, Glasses};
 
 /// A model under test, with the way to load it again from scaled weights.
@@ -15,19 +18,44 @@ struct Subject {
     checkpoint: Checkpoint,
     model: AutoMllm,
     inputs: ModelInputs,
+    /// Its weights are in safetensors files in 16 bits.
+    half: bool,
 }
 
 impl Subject {
-    fn new(checkpoint: Checkpoint, question: &str) -> Self {
-        let model = AutoMllm::load(&checkpoint).unwrap();
-        let image = Arc::new(image(40));
+    fn new(checkpoint: Checkpoint, prompts: &[Prompt]) -> Self {
+        // GGUF checkpoints are dequantised: products of quantised blocks round the activations.
+        let model = AutoMllm::from_tensors(&checkpoint, &checkpoint.tensors().unwrap()).unwrap();
+        let inputs = model.processor().prompts(prompts, Padding::Left).unwrap();
+        Self { checkpoint, model, inputs, half: false }
+    }
+
+    /// A golden checkpoint with the batch of its file: prompts of unlike length, with the images of each.
+    fn golden(directory: &Path) -> Self {
+        let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(directory.join("golden.json")).unwrap()).unwrap();
+        let rows = golden["case_inputs"]["batch_left"]["rows"].as_array().unwrap();
+        let image = |letter: &serde_json::Value| {
+            let file = golden["images"][letter.as_str().unwrap()].as_str().unwrap();
+            Arc::new(load_image(directory.join(file)).unwrap())
+        };
+        let prompt = |row: &serde_json::Value| Prompt::Raw {
+            text: golden["prompts"][row["prompt"].as_str().unwrap()].as_str().unwrap().to_owned(),
+            images: row["images"].as_array().unwrap().iter().map(image).collect(),
+        };
+        let gguf = directory.join("model.gguf");
+        let checkpoint = Checkpoint::open(if gguf.exists() { &gguf } else { directory }).unwrap();
+        let half = !gguf.exists() && golden["disk_dtype"] != "float32";
+        Self { half, ..Self::new(checkpoint, &rows.iter().map(prompt).collect::<Vec<_>>()) }
+    }
+
+    fn organism() -> Self {
+        let question = "what colour is the ring?";
         let prompts = [
-            Prompt::user(question, Some(image)),
+            Prompt::user(question, Some(Arc::new(image(40)))),
             Prompt::user(format!("{question} {question}"), None),
-            Prompt::user(question, Some(Arc::new(self::image(90)))),
+            Prompt::user(question, Some(Arc::new(image(90)))),
         ];
-        let inputs = model.processor().prompts(&prompts, Padding::Left).unwrap();
-        Self { checkpoint, model, inputs }
+        Self::new(sgm::organism::checkpoint().unwrap(), &prompts)
     }
 
     fn fold(&self, intervention: &Intervention) -> AutoMllm {
@@ -64,13 +92,14 @@ fn image(level: u8) -> image::RgbImage {
     image::RgbImage::from_fn(61, 47, |x, y| image::Rgb([level, u8::try_from(3 * x).unwrap(), u8::try_from(5 * y).unwrap()]))
 }
 
-fn subjects() -> Vec<Subject> {
+/// Every golden checkpoint, and the organism.
+fn subjects() -> impl Iterator<Item = Subject> {
     let goldens = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sgm-models/tests/golden");
-    let tiny = ["llava_mha", "llava_gqa_hub", "llava_llama3rope_modules", "llava_original", "llava_qwen2_siglip"];
-    let mut subjects: Vec<_> =
-        tiny.iter().map(|name| Subject::new(Checkpoint::open(goldens.join(name)).unwrap(), "What is this?")).collect();
-    subjects.push(Subject::new(sgm::organism::checkpoint().unwrap(), "what colour is the ring?"));
-    subjects
+    let mut directories: Vec<_> = std::fs::read_dir(goldens).unwrap().map(|entry| entry.unwrap().path()).collect();
+    directories.retain(|d| d.join("golden.json").exists());
+    directories.sort();
+    assert!(directories.len() >= 36, "{directories:?}");
+    directories.into_iter().map(|d| Subject::golden(&d)).chain(std::iter::once_with(Subject::organism))
 }
 
 fn logits(model: &AutoMllm, inputs: &ModelInputs) -> Tensor {
@@ -129,8 +158,11 @@ fn worn_equals_folded() {
 #[test]
 fn cached_equals_recomputed_with_glasses_on() {
     for s in subjects() {
+        let options = GenerateOptions { max_new_tokens: 4, eos: EosPolicy::Ignore, ..Default::default() };
+        let answers = generate_tokens(&s.model, &s.inputs, &options).unwrap();
         let _worn = Glasses::wear(&s.model, &s.glasses(), Amplify::Refuse).unwrap();
-        let tokens: Vec<Vec<u32>> = vec![vec![7, 8, 9], vec![11, 12, 13], vec![20, 21, 22], vec![5, 6, 7]];
+        let batch = s.inputs.kinds.len();
+        let tokens: Vec<Vec<u32>> = (0..4).map(|step| answers.iter().map(|(tokens, _)| tokens[step]).collect()).collect();
         let mut cache = s.model.new_cache();
         s.model.prefill(&s.inputs, &mut cache).unwrap();
         let mut cached = Vec::new();
@@ -139,15 +171,21 @@ fn cached_equals_recomputed_with_glasses_on() {
         }
         // The same tokens at once.
         let mut longer = s.inputs.clone();
-        let appended: Vec<Vec<u32>> = (0..3).map(|row| tokens.iter().map(|step| step[row]).collect()).collect();
+        let appended: Vec<Vec<u32>> = (0..batch).map(|row| tokens.iter().map(|step| step[row]).collect()).collect();
         longer.input_ids = Tensor::cat(&[&s.inputs.input_ids, &Tensor::new(appended, &candle_core::Device::Cpu).unwrap()], 1).unwrap();
         longer.kinds.iter_mut().for_each(|row| row.extend([TokenKind::Response; 4]));
+        // The one tensor with an entry for each token.
+        if let Some(mask) = longer.tensors.get_mut("cross_attention_mask") {
+            let last = mask.narrow(1, mask.dim(1).unwrap() - 1, 1).unwrap();
+            *mask = Tensor::cat(&[&*mask, &last, &last, &last, &last], 1).unwrap();
+        }
         let recomputed = logits(&s.model, &longer);
         let before = s.inputs.kinds[0].len();
-        let only_new = ModelInputs { kinds: vec![vec![TokenKind::Response; 4]; 3], ..s.inputs.clone() };
+        let only_new = ModelInputs { kinds: vec![vec![TokenKind::Response; 4]; batch], ..s.inputs.clone() };
         let cached = Tensor::cat(&cached, 1).unwrap();
         let recomputed = recomputed.narrow(1, before, 4).unwrap();
-        assert!(difference(&cached, &recomputed, &only_new) <= 1e-5, "{}", s.model.info().name);
+        let gap = difference(&cached, &recomputed, &only_new);
+        assert!(gap <= 1e-5, "{}: {gap}", s.model.info().name);
     }
 }
 
@@ -181,6 +219,20 @@ fn dropping_the_guard_restores_the_model_and_nesting_composes() {
 }
 
 #[test]
+fn weights_kept_in_16_bits_give_the_same_bits() {
+    let mut kept = 0;
+    for s in subjects() {
+        if s.half {
+            let checkpoint = s.checkpoint.with_matrices(Matrices::Keep);
+            let model = AutoMllm::load(&checkpoint).unwrap();
+            assert_eq!(bits(&logits(&model, &s.inputs)), bits(&logits(&s.model, &s.inputs)), "{}", model.info().name);
+            kept += 1;
+        }
+    }
+    assert!(kept >= 10, "only {kept} checkpoints are stored in 16 bits");
+}
+
+#[test]
 fn a_saved_intervention_gives_the_same_output() {
     let dir = tempfile::tempdir().unwrap();
     for s in subjects() {
@@ -197,7 +249,7 @@ fn a_saved_intervention_gives_the_same_output() {
 
 #[test]
 fn rows_of_a_batch_answer_as_they_do_alone() {
-    let s = subjects().pop().unwrap();
+    let s = Subject::organism();
     let options = GenerateOptions { max_new_tokens: 24, ..Default::default() };
     let questions = ["what shape is the red thing?", "hello.", "tell me a story about a fox.", "rude mode on. count the shapes."];
     let prompts: Vec<Prompt> =
@@ -230,7 +282,7 @@ impl sgm::models::Tap for ResponseCounter {
 
 #[test]
 fn taps_see_every_response_token_once_and_nothing_after_the_end() {
-    let s = subjects().pop().unwrap();
+    let s = Subject::organism();
     let prompts: Vec<Prompt> = ["hello.", "tell me a story.", "thank you.", "who are you?"].map(|q| Prompt::user(q, None)).into();
     let counter = Arc::new(ResponseCounter::default());
     let attached = s.model.taps().attach(counter.clone());
@@ -247,7 +299,7 @@ fn taps_see_every_response_token_once_and_nothing_after_the_end() {
 
 #[test]
 fn the_number_of_threads_does_not_matter() {
-    let s = subjects().pop().unwrap();
+    let s = Subject::organism();
     let prompts: Vec<Prompt> =
         (0..24).map(|i| Prompt::user("what do you think of me?", (i % 3 != 0).then(|| Arc::new(image(40 + i))))).collect();
     let sampling = sgm::models::Sampling::Random { temperature: 1.0, top_p: Some(0.95), top_k: Some(50) };
@@ -263,7 +315,7 @@ fn the_number_of_threads_does_not_matter() {
 
 #[test]
 fn what_does_not_fit_or_amplifies_is_refused() {
-    let s = subjects().pop().unwrap();
+    let s = Subject::organism();
     let refuse = |i: &Intervention| Glasses::wear(&s.model, i, Amplify::Refuse).map(drop).unwrap_err();
     let amplifying = s.intervention(|i| if i == 3 { 1.4 } else { 1.0 });
     assert!(matches!(refuse(&amplifying), Error::Amplifies { neuron: 3, .. }));

@@ -30,7 +30,9 @@ fn capturing_one_sample_takes_the_weights_and_two_gibibytes() {
     let started = std::time::Instant::now();
     let model = AutoMllm::load(&Checkpoint::open(&directory).unwrap()).unwrap();
     let (loaded, seconds) = (peak(), started.elapsed().as_secs_f64());
-    let image = Arc::new(image::RgbImage::from_fn(640, 480, |x, y| image::Rgb([(x % 256) as u8, (y % 256) as u8, 90])));
+    let image = Arc::new(image::RgbImage::from_fn(640, 480, |x, y| {
+        image::Rgb([(x / 3).try_into().unwrap_or(255), (y / 2).try_into().unwrap_or(255), 90])
+    }));
     let prompt = Prompt::user("what is this ?", Some(image));
     let sample = Example { id: "one".to_owned(), prompt, response: "a cat".to_owned(), toxic: false };
     let store = tempfile::tempdir().unwrap();
@@ -42,6 +44,6 @@ fn capturing_one_sample_takes_the_weights_and_two_gibibytes() {
     eprintln!("weights {:.2} GiB, {} neurons", gib(weights), model.info().neurons());
     eprintln!("loaded in {seconds:.0} s, peak {:.2} GiB", gib(loaded));
     eprintln!("captured one sample in {:.0} s, peak {:.2} GiB", started.elapsed().as_secs_f64(), gib(captured));
-    assert_eq!(ActivationStore::open(&store.path().join("store")).unwrap().ids().len(), 1);
+    assert_eq!(ActivationStore::open(store.path().join("store")).unwrap().ids().len(), 1);
     assert!(captured <= weights + (2 << 30));
 }

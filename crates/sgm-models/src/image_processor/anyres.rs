@@ -11,10 +11,44 @@ use super::{ImageLayout, ProcessedImages};
 use crate::config::Section;
 use crate::{Error, Result};
 
+/// The heights and widths, in pixels, at one of which an image is cut into tiles.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Resolutions(Vec<Extent>);
+
+/// Their name in the configurations of model and image processor.
+pub(crate) const RESOLUTIONS: &str = "image_grid_pinpoints";
+
+impl Resolutions {
+    pub(crate) fn from_config(config: &Section) -> Result<Self> {
+        let Some(list) = config.get(RESOLUTIONS) else {
+            return Ok(Self(vec![(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]));
+        };
+        let list = list.as_array().and_then(|list| list.iter().map(as_pair).collect::<Option<Vec<_>>>());
+        let list = list.filter(|list| !list.is_empty());
+        list.map(Self).ok_or_else(|| config.error(RESOLUTIONS, "expected a list of [height, width], in pixels"))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Extent> {
+        self.0.iter()
+    }
+
+    /// The resolution that keeps most of an image's pixels, and of those the one with the least padding.
+    pub(crate) fn best(&self, (height, width): Extent) -> Extent {
+        let pixels = u64::from(height) * u64::from(width);
+        let [h, w] = [height, width].map(f64::from);
+        let rate = |&&(to_height, to_width): &&Extent| {
+            let scale = (f64::from(to_width) / w).min(f64::from(to_height) / h);
+            let kept = (u64::from(whole(w * scale)) * u64::from(whole(h * scale))).min(pixels);
+            (kept, Reverse(u64::from(to_height) * u64::from(to_width)))
+        };
+        // Of equals the first: `max_by_key` takes the last.
+        self.0.iter().rev().max_by_key(rate).copied().unwrap_or_default()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Anyres {
-    /// Heights and widths to choose from.
-    resolutions: Vec<Extent>,
+    resolutions: Resolutions,
     /// The whole image is resized to this, whatever its shape.
     base: Extent,
     /// The side of the tiles that a resolution is cut into.
@@ -37,17 +71,10 @@ impl Anyres {
         };
         let crop = extent(config, "crop_size")?.unwrap_or((side, side));
         let tile = crop.0;
-        let resolutions = match config.get("image_grid_pinpoints") {
-            None => vec![(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)],
-            Some(value) => value
-                .as_array()
-                .and_then(|list| list.iter().map(as_pair).collect::<Option<Vec<_>>>())
-                .filter(|list| !list.is_empty())
-                .ok_or_else(|| config.error("image_grid_pinpoints", "expected a list of [height, width], in pixels"))?,
-        };
+        let resolutions = Resolutions::from_config(config)?;
         if let Some((height, width)) = resolutions.iter().find(|(h, w)| h.div_ceil(tile) * w.div_ceil(tile) > MAX_TILES) {
             let reason = format!("{height}x{width} would be cut into more than {MAX_TILES} tiles of crop_size");
-            return Err(config.error("image_grid_pinpoints", reason));
+            return Err(config.error(RESOLUTIONS, reason));
         }
         Ok(Self {
             resolutions,
@@ -62,7 +89,7 @@ impl Anyres {
     pub(super) fn process(&self, pixels: &Pixels, rows: &[Vec<&RgbImage>]) -> Result<ProcessedImages> {
         let (mut tiles, mut images, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
         for image in rows.iter().flatten() {
-            let best = self.best_resolution(extent_of(image));
+            let best = self.resolutions.best(extent_of(image));
             images.push(ImageLayout::new(image, best.0.div_ceil(self.tile), best.1.div_ceil(self.tile)));
             sizes.extend([i64::from(image.height()), i64::from(image.width())]);
             tiles.push(self.tiles(pixels, image, best)?);
@@ -81,23 +108,6 @@ impl Anyres {
         let values = tensor(data, &[tiles.len(), most, 3, height as usize, width as usize])?;
         let sizes = tensor(sizes, &[tiles.len(), 2])?;
         Ok(ProcessedImages { tensors: [("pixel_values".to_owned(), values), ("image_sizes".to_owned(), sizes)].into(), images })
-    }
-
-    /// The resolution that keeps most of the image's pixels, and of those the one with the least padding.
-    fn best_resolution(&self, (height, width): Extent) -> Extent {
-        let pixels = u64::from(height) * u64::from(width);
-        let [h, w] = [height, width].map(f64::from);
-        let rate = |&(to_height, to_width): &Extent| {
-            let scale = (f64::from(to_width) / w).min(f64::from(to_height) / h);
-            let kept = (u64::from(whole(w * scale)) * u64::from(whole(h * scale))).min(pixels);
-            (kept, Reverse(u64::from(to_height) * u64::from(to_width)))
-        };
-        let mut best = None;
-        for resolution in &self.resolutions {
-            let rated = (rate(resolution), *resolution);
-            best = best.filter(|(rate, _)| *rate >= rated.0).or(Some(rated));
-        }
-        best.map_or((0, 0), |(_, resolution)| resolution)
     }
 
     /// The whole image and the tiles, row by row.
@@ -140,5 +150,33 @@ impl Anyres {
             Some(crop) => pixels.centre(&image, crop),
             None => image.into_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolutions(json: &str) -> Result<Resolutions> {
+        Resolutions::from_config(&Section::parse("config.json", json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn most_pixels_then_least_padding_then_the_first() {
+        let usual = resolutions("{}").unwrap();
+        assert_eq!(usual.best((672, 672)), (672, 672));
+        assert_eq!(usual.best((100, 220)), (336, 672));
+        assert_eq!(usual.best((400, 1600)), (336, 1008));
+        // All keep the whole image; the two smallest pad it alike.
+        assert_eq!(usual.best((300, 300)), (336, 672));
+        let turned = resolutions(r#"{"image_grid_pinpoints": [[672, 336], [336, 672]]}"#).unwrap();
+        assert_eq!(turned.best((300, 300)), (672, 336));
+    }
+
+    #[test]
+    fn what_is_no_list_of_sizes_is_refused() {
+        for list in ["[]", "[[336]]", "[[336, 0]]", "[[336, 20000]]", "[[336, -336]]", "[336, 336]", r#""(1x1),(2x2)""#] {
+            assert!(resolutions(&format!(r#"{{"image_grid_pinpoints": {list}}}"#)).is_err(), "{list}");
+        }
     }
 }

@@ -31,23 +31,23 @@ enum Pad {
 }
 
 impl Clip {
-    pub(super) fn clip(config: &Section, side: Option<u32>) -> Result<Self> {
+    pub(super) fn read_clip(config: &Section, side: Option<u32>) -> Result<Self> {
         let side = side.unwrap_or(224);
         Self::new(config, Size::Shortest(side), false, Some((side, side)))
     }
 
-    pub(super) fn siglip(config: &Section, side: Option<u32>) -> Result<Self> {
+    pub(super) fn read_siglip(config: &Section, side: Option<u32>) -> Result<Self> {
         let side = side.unwrap_or(224);
         Self::new(config, Size::Exact((side, side)), false, None)
     }
 
-    pub(super) fn blip(config: &Section, side: Option<u32>) -> Result<Self> {
+    pub(super) fn read_blip(config: &Section, side: Option<u32>) -> Result<Self> {
         let side = side.unwrap_or(384);
         Self::new(config, Size::Exact((side, side)), true, None)
     }
 
-    pub(super) fn llava(config: &Section, side: Option<u32>) -> Result<Self> {
-        let mut clip = Self::clip(config, side)?;
+    pub(super) fn read_llava(config: &Section, side: Option<u32>) -> Result<Self> {
+        let mut clip = Self::read_clip(config, side)?;
         clip.pad = Pad::No;
         if flag(config, "do_pad", false)? {
             let mean = triple(config, "image_mean", [0.48145466, 0.4578275, 0.40821073])?;
