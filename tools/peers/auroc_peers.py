@@ -4,7 +4,7 @@
     python tools/peers/auroc_peers.py SCORE_BINARY OUT.json
 
 All read the same data; every repetition runs all contenders in turn, so that load from elsewhere meets all of them. Times
-are per sample and neuron. scikit-learn is called as AurA's code does: one column at a time, in chunks of ten, in a process
+are per sample and neuron, wall clock and processor time of all threads (ours with the start of its process). scikit-learn is called as AurA's code does: one column at a time, in chunks of ten, in a process
 pool. Only it is given fewer columns, because it takes a microsecond per response.
 """
 
@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -68,26 +69,38 @@ def sklearn_chunk(columns):
 
 def sklearn_pool(processes):
     columns = range(DATA[0].shape[1])
+    before = children()
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         start = time.perf_counter()
         chunks = pool.map(sklearn_chunk, [columns[i : i + 10] for i in range(0, len(columns), 10)], chunksize=1)
-        return np.concatenate(chunks), time.perf_counter() - start
+        wall = time.perf_counter() - start
+        pool.close()
+        pool.join()
+    return np.concatenate(chunks), wall, children() - before
 
 
 def timed(function):
-    start = time.perf_counter()
+    start, before = time.perf_counter(), time.process_time()
     value = function()
-    return value, time.perf_counter() - start
+    return value, time.perf_counter() - start, time.process_time() - before
+
+
+def children():
+    """Processor seconds of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def ours(binary, path, threads):
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as out:
         command = [binary, "--responses", path, "--out", out.name, "--threads", str(threads), "--no-average-precision"]
+        before = children()
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        cpu_seconds = children() - before
         raw = Path(out.name).read_bytes()
     size = int.from_bytes(raw[:8], "little")
     begin, end = json.loads(raw[8 : 8 + size])["auroc"]["data_offsets"]
-    return np.frombuffer(raw[8 + size + begin : 8 + size + end], np.float64), float(re.search(r"in ([\d.]+) s", said)[1])
+    return np.frombuffer(raw[8 + size + begin : 8 + size + end], np.float64), float(re.search(r"in ([\d.]+) s", said)[1]), cpu_seconds
 
 
 def cpu():
@@ -130,26 +143,29 @@ if __name__ == "__main__":
             for repetition in range(args.repetitions + 1):
                 load.append(round(os.getloadavg()[0], 2))
                 for (name, threads), run in contenders.items():
-                    area, seconds = run()
+                    area, *seconds = run()
                     reference = area if reference is None else reference
                     gap = float(np.abs(area - reference[: len(area)]).max())
                     key = f"{dtype} {name}, {threads} threads"
                     agreement[key] = max(gap, agreement.get(key, 0.0))
                     if repetition:  # the first one warms up
-                        results.setdefault(key, []).append(1e9 * seconds / (len(area) * len(labels)))
+                        results.setdefault(key, []).append([1e9 * s / (len(area) * len(labels)) for s in seconds])
+    spread = lambda values: {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    clocks = ("wall", "processor")
     table, ratios = {}, {}
     for key, times in results.items():
-        table[key] = {"ns_per_response": statistics.median(times), "min": min(times), "max": max(times), "max_difference": agreement[key]}
-        print(f"{key:32} {statistics.median(times):9.2f} ns [{min(times):.2f} - {max(times):.2f}]")
-    for key in table:
+        table[key] = {clock: spread([t[i] for t in times]) for i, clock in enumerate(clocks)} | {"max_difference": agreement[key]}
+    for key in results:
         dtype, rest = key.split(" ", 1)
         name, threads = rest.rsplit(", ", 1)
-        mine = f"{dtype} sgm-score, {threads}"
-        if name != "sgm-score" and mine in table:
-            # Repetition by repetition: both met the same load.
-            quotients = [theirs / our for theirs, our in zip(results[key], results[mine])]
-            ratios[key] = {"median": statistics.median(quotients), "min": min(quotients), "max": max(quotients)}
-            print(f"{key:32} takes {statistics.median(quotients):6.1f} times as long [{min(quotients):.1f} - {max(quotients):.1f}]")
+        # Repetition by repetition: both met the same load.
+        pairs = list(zip(results[key], results[f"{dtype} sgm-score, {threads}"]))
+        ratios[key] = {clock: spread([theirs[i] / ours[i] for theirs, ours in pairs]) for i, clock in enumerate(clocks)}
+        for clock in clocks:
+            t, r = table[key][clock], ratios[key][clock]
+            line = f"{key:30} {clock:9} {t['median']:8.2f} ns [{t['min']:.2f} - {t['max']:.2f}]"
+            print(f"{line:75} {r['median']:6.1f} times sgm-score [{r['min']:.1f} - {r['max']:.1f}]")
+    ratios = {key: ratio for key, ratio in ratios.items() if "sgm-score" not in key}
     report = {
         "samples": args.samples,
         "neurons": args.neurons,
@@ -157,7 +173,7 @@ if __name__ == "__main__":
         "repetitions": args.repetitions,
         "machine": {"cpu": cpu(), "cores": cores, "load_average_at_each_repetition": load},
         "versions": {"python": platform.python_version(), **{m.__name__: m.__version__ for m in (np, scipy, sklearn)}},
-        "times": table,
+        "nanoseconds_per_response": table,
         "times_as_long_as_sgm_score": ratios,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
