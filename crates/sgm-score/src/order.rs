@@ -53,7 +53,7 @@ mod sealed {
 }
 pub(crate) use sealed::Ordered;
 
-/// A dtype of responses: `f32`, [`bf16`] or [`f16`].
+/// A dtype of responses: `f32`, [`bf16`] or [`f16`](struct@f16).
 ///
 /// Values are ordered as numbers, exactly: `-0.0` equals `0.0`, subnormal numbers are not flushed,
 /// infinities are larger than every number and tie with each other.
