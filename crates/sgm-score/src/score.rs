@@ -1,11 +1,12 @@
-use sgm_capture::ActivationStore;
+use half::{bf16, f16};
+use sgm_capture::{ActivationStore, Block, StoreDtype};
 use sgm_core::{Expertise, Metadata, SiteExpertise};
 
-use crate::{Result, ScoreOptions, Scores, score};
+use crate::{Response, Result, ScoreOptions, Scores, Shards, score};
 
 /// The expertise of every neuron of a store: AUROC and DeLong's standard error.
 ///
-/// One site is in memory at a time. The metadata says which model, pooling and samples were scored. There are no
+/// Responses are read from the mapped shards in the dtype they have there, never copied whole. The metadata says which model, pooling and samples were scored. There are no
 /// standard errors when a class has a single sample.
 ///
 /// # Errors
@@ -25,12 +26,22 @@ pub fn score_store(store: &ActivationStore) -> Result<Expertise> {
     };
     let mut expertise = Expertise::new(metadata);
     for site in store.sites().keys() {
-        let responses = store.read(*site)?;
-        let scores = score(&responses.view(), store.labels(), &ScoreOptions::default()).map_err(|e| e.at(&site.to_string()))?;
+        let blocks = store.blocks(*site)?;
+        let scores = match store.manifest().dtype {
+            StoreDtype::F32 => score_blocks::<f32>(&blocks, store.labels()),
+            StoreDtype::Bf16 => score_blocks::<bf16>(&blocks, store.labels()),
+            StoreDtype::F16 => score_blocks::<f16>(&blocks, store.labels()),
+        }
+        .map_err(|e| e.at(&site.to_string()))?;
         expertise.insert(*site, scores.to_expertise())?;
         tracing::debug!(%site, "scored");
     }
     Ok(expertise)
+}
+
+fn score_blocks<T: Response>(blocks: &[Block<'_>], labels: &[bool]) -> Result<Scores> {
+    let neurons = blocks.first().map_or(0, |block| block.neurons);
+    score(&Shards::<T>::new(blocks.iter().map(|block| block.bytes), neurons)?, labels, &ScoreOptions::default())
 }
 
 impl Scores {
