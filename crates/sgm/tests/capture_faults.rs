@@ -18,8 +18,8 @@ use sgm::capture::{Capture, Example, Examples, Partition, Pool, Pooling, verify}
 use sgm::models::TokenMask;
 use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
 
-/// The samples of a store; 24 shards.
-const SAMPLES: usize = 48;
+/// The samples of a store; 16 shards.
+const SAMPLES: usize = 32;
 
 /// The body of a worker: exits with 0 when the store is finished, 4 when its part is done, 3 with the error.
 #[test]
