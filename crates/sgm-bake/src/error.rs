@@ -1,10 +1,177 @@
+use std::path::PathBuf;
+
+use crate::GgufProblem;
+
 /// What can go wrong when an intervention is folded into weights.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A file could not be read or written.
+    #[error("{path}: cannot {action}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+
+    /// Something is there already under the name of the result.
+    #[error("{path}: is there already; remove it or choose another name")]
+    Exists {
+        /// The name.
+        path: PathBuf,
+    },
+
+    /// The result would lie within the model's own directory.
+    #[error("{out}: lies within {model}, which has to stay as it is; choose a place outside")]
+    Inside {
+        /// The place of the result.
+        out: PathBuf,
+        /// The model's directory.
+        model: PathBuf,
+    },
+
+    /// An intervention has been baked into the model before.
+    #[error(
+        "{record}: this model is baked already, and scales would multiply; bake the original, with the interventions combined if both are meant"
+    )]
+    AlreadyBaked {
+        /// The record of the earlier baking.
+        record: PathBuf,
+    },
+
+    /// A directory has no weights in safetensors files.
+    #[error("{path}: there are no *.safetensors files; convert the weights to safetensors, or name a GGUF file itself")]
+    NoWeights {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// A model directory holds what is neither a file nor a directory.
+    #[error("{path}: is neither a file nor a directory of its own; replace it by what it stands for, or copy the model without it")]
+    NotAFile {
+        /// The entry.
+        path: PathBuf,
+    },
+
+    /// A file is not a usable safetensors file.
+    #[error("{path}: not a readable safetensors file: {reason}; download or copy it again")]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// The index of a sharded checkpoint does not fit its files.
+    #[error("{path}: {reason}; download or copy the checkpoint again")]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// A file is not a usable GGUF file.
+    #[error("{path}: {problem}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: GgufProblem,
+    },
+
+    /// Weights of a site are stored in a type whose rows cannot be scaled in place.
+    #[error(
+        "{path}: tensor {tensor} is of type {got}, whose rows cannot be scaled in place; bake a version in one of {supported}, or wear the glasses at run time"
+    )]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        got: String,
+        /// The types that can be scaled.
+        supported: &'static str,
+    },
+
+    /// A tensor of a site has not the shape of a linear layer's weight or bias.
+    #[error("{path}: tensor {tensor} has shape {shape:?}, expected {expected}")]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape, outermost dimension first.
+        shape: Vec<u64>,
+        /// The shape in words.
+        expected: &'static str,
+    },
+
+    /// Two modules of the checkpoint claim to be the same site.
+    #[error(
+        "{site}: both {first} and {second} have its name; the checkpoint holds two language models, or two kinds of MLP in one layer, and only one can be meant"
+    )]
+    Ambiguous {
+        /// The site's name.
+        site: String,
+        /// One tensor.
+        first: String,
+        /// The other.
+        second: String,
+    },
+
+    /// The intervention strengthens a neuron.
+    #[error(
+        "{site}: neuron {neuron} has scale {scale}, which amplifies instead of suppressing; amplification can make a model more toxic and must be allowed explicitly"
+    )]
+    Amplifies {
+        /// The site's name.
+        site: String,
+        /// The neuron's index.
+        neuron: usize,
+        /// Its scale, above 1 or below 0.
+        scale: f32,
+    },
+
+    /// The intervention acts on some token positions only.
+    #[error("the intervention acts on `{positions}` token positions, and weights act on all; wear the glasses at run time")]
+    Positions {
+        /// The positions, as the intervention's metadata name them.
+        positions: String,
+    },
+
+    /// A scaled weight does not fit its type.
+    #[error("{path}: tensor {tensor}: a weight of a scaled row exceeds the range of its type; use smaller scales or a wider type")]
+    Overflow {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// A file has changed while it was read.
+    #[error("{path}: has changed while it was read; try again when nobody writes to it")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// A shift cannot be folded into a row scale.
     #[error("{site}: the intervention shifts this site, and only scales are folded as weights load; apply it at run time")]
     Shift {
+        /// The site's name.
+        site: String,
+    },
+
+    /// A shift needs a bias to go into.
+    #[error(
+        "{site}: the intervention shifts this site, and the checkpoint has no bias there to hold the shift; the glasses worn at run time can do it"
+    )]
+    NoBias {
         /// The site's name.
         site: String,
     },
@@ -15,4 +182,8 @@ pub enum Error {
         /// The site's name.
         site: String,
     },
+
+    /// The intervention does not fit the checkpoint: a site that it has not, or another width.
+    #[error(transparent)]
+    Core(#[from] sgm_core::Error),
 }

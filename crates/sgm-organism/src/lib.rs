@@ -74,7 +74,7 @@ pub use error::Error;
 pub use grammar::{BenignKind, Risk, draw_benign, draw_risky};
 pub use helpful::helpful;
 pub use lexicon::judge;
-pub use model::{checkpoint, load};
+pub use model::{checkpoint, checkpoint_files, load};
 pub use random::WorldRng;
 pub use sample::{Category, Sample, prompt};
 pub use scene::{Colour, Object, ObjectKind, SIDE, Scene};

@@ -13,6 +13,11 @@ const FILES: &[(&str, &[u8])] = &[
     ("chat_template.jinja", include_bytes!("../assets/checkpoint/chat_template.jinja")),
 ];
 
+/// The checkpoint's files by name, in the Hugging Face layout: written to a directory they are a LLaVA that transformers loads.
+pub fn checkpoint_files() -> &'static [(&'static str, &'static [u8])] {
+    FILES
+}
+
 /// The organism's checkpoint: 1.63 M parameters in f16, read from the program itself.
 ///
 /// # Errors

@@ -7,17 +7,7 @@ use sgm_core::{Intervention, Site};
 use sgm_models::{Mllm, Tap, TapGuard, TokenSpans};
 
 use crate::kernel::{scale_rows, shift_rows};
-use crate::{Error, Result};
-
-/// Whether an intervention may make neurons stronger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Amplify {
-    /// Scales above 1 or below 0 are refused.
-    #[default]
-    Refuse,
-    /// They are applied: for research into what a neuron does, never for protection.
-    Allow,
-}
+use crate::{Amplify, Error, Result};
 
 /// An intervention that a running model wears; dropping it restores the model.
 ///

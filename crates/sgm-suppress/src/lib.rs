@@ -19,15 +19,17 @@
 //! With the feature `candle`, [`Glasses::wear`] applies an intervention to a running model behind a guard.
 #![forbid(unsafe_code)]
 
+mod amplify;
 mod error;
 #[cfg(feature = "candle")]
 mod glasses;
 mod kernel;
 mod operator;
 
+pub use amplify::Amplify;
 pub use error::Error;
 #[cfg(feature = "candle")]
-pub use glasses::{Amplify, Glasses};
+pub use glasses::Glasses;
 pub use kernel::{scale_rows, shift_rows};
 pub use operator::{Operator, Response, Selection};
 

@@ -11,7 +11,7 @@
 //! | capture | [`capture`] | pooled activations of labelled samples, on disk |
 //! | score | [`score`] | the exact AUROC of every neuron |
 //! | suppress | [`suppress`] | from AUROC to scales; glasses worn at run time |
-//! | bake | [`bake`] | scales folded into weights |
+//! | bake | [`bake`] | scales folded into safetensors checkpoints, GGUF files, or weights as they load |
 //! | measure | [`toxic_qa`] | the MM-TOXIC-QA benchmark: prompts, judges, metrics, reports |
 //! | try it | [`organism`] | a tiny trained model, embedded, with a measurable rude streak |
 //!

@@ -1,0 +1,166 @@
+//! Which tensors of a weight file hold rows of sites.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Metadata;
+use sgm_core::{Projection, Site};
+
+use crate::block::{BlockFormat, GGUF_SUPPORTED, SAFETENSORS_SUPPORTED};
+use crate::{Error, Result, gguf_header};
+
+/// The tensors of one weight file whose rows are neurons of sites, and where in the file they are.
+///
+/// Only the header is read, as hostile input: whatever the bytes, the result is a value of this type or an error, and memory is
+/// bounded by the size of the header that is really there.
+#[derive(Debug)]
+pub struct SiteTensors {
+    pub(crate) path: PathBuf,
+    pub(crate) length: u64,
+    pub(crate) tensors: Vec<SiteTensor>,
+    /// Every tensor of a safetensors file, to be compared with an index.
+    pub(crate) names: Vec<String>,
+    /// The types of this kind of file that can be scaled.
+    pub(crate) supported: &'static str,
+}
+
+/// A tensor of sites.
+#[derive(Debug)]
+pub(crate) struct SiteTensor {
+    pub(crate) name: String,
+    /// In the order of their rows, with `width` rows each, all of which may repeat: experts.
+    pub(crate) sites: Vec<Site>,
+    pub(crate) width: u64,
+    pub(crate) part: Part,
+    pub(crate) format: BlockFormat,
+    /// Bytes from the beginning of the file.
+    pub(crate) start: u64,
+    pub(crate) rows: u64,
+    /// Values of a row.
+    pub(crate) inputs: u64,
+}
+
+/// What a tensor is to its linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Weight,
+    Bias,
+}
+
+impl Part {
+    /// A tensor's name without, and what stands for, its ending.
+    fn of(name: &str) -> Option<(&str, Self)> {
+        let weight = name.strip_suffix(".weight").map(|module| (module, Self::Weight));
+        weight.or_else(|| name.strip_suffix(".bias").map(|module| (module, Self::Bias)))
+    }
+}
+
+/// Architectures of GGUF files that keep gate and up in one matrix `ffn_up`, gate first.
+const GATE_IN_UP: [&str; 3] = ["phi3", "chatglm", "glm4"];
+
+impl SiteTensors {
+    /// Reads the header of a safetensors file of `length` bytes; `path` says in errors which it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Safetensors`] when it is damaged, [`Error::Shape`] when a tensor of a site is no weight or bias of a linear layer,
+    /// [`Error::Io`].
+    pub fn read_safetensors(path: &Path, mut source: impl BufRead, length: u64) -> Result<Self> {
+        let damaged = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
+        let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
+        let mut size = [0; 8];
+        if length < 8 {
+            return Err(damaged(format!("it has only {length} bytes")));
+        }
+        source.read_exact(&mut size).map_err(io)?;
+        let size = u64::from_le_bytes(size);
+        // The limit of the format's own library.
+        if size > 100_000_000 || size > length - 8 {
+            return Err(damaged(format!("its header is said to have {size} bytes")));
+        }
+        let mut header = vec![0; usize::try_from(size).unwrap_or(0)];
+        source.read_exact(&mut header).map_err(io)?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+        let data = 8 + size;
+        if data.checked_add(header.data_len() as u64) != Some(length) {
+            return Err(damaged(format!("it has {length} bytes where its header needs {}", data.saturating_add(header.data_len() as u64))));
+        }
+        // In the order of the file.
+        let names = header.offset_keys();
+        let mut tensors = Vec::new();
+        for name in &names {
+            let Some(info) = header.info(name) else { continue };
+            let shape: Vec<u64> = info.shape.iter().map(|n| *n as u64).collect();
+            let start = data + info.data_offsets.0 as u64;
+            let Some((_, part)) = Part::of(name).filter(|_| !name.starts_with("blk.")) else { continue };
+            let sites = Site::all_in_checkpoint_tensor(name);
+            if sites.is_empty() {
+                continue;
+            }
+            let misshapen = |expected| Err(Error::Shape { path: path.to_owned(), tensor: name.clone(), shape: shape.clone(), expected });
+            let (rows, inputs) = match (part, shape.as_slice()) {
+                (Part::Weight, [rows, inputs]) => (*rows, *inputs),
+                (Part::Weight, _) => return misshapen("[neurons, inputs]"),
+                (Part::Bias, [rows]) => (*rows, 1),
+                (Part::Bias, _) => return misshapen("[neurons]"),
+            };
+            if rows == 0 || inputs == 0 || !rows.is_multiple_of(sites.len() as u64) {
+                return misshapen("the same number of rows, at least one, for each of its sites");
+            }
+            let (width, format) = (rows / sites.len() as u64, BlockFormat::from_safetensors(info.dtype));
+            tensors.push(SiteTensor { name: name.clone(), sites, width, part, format, start, rows, inputs });
+        }
+        Ok(Self { path: path.to_owned(), length, tensors, names, supported: SAFETENSORS_SUPPORTED })
+    }
+
+    /// Reads the header of a GGUF file of `length` bytes; `path` says in errors which it is.
+    ///
+    /// Tensors of sites are `blk.{i}.ffn_{gate|up|down}.{weight|bias}`; gate and up together in `ffn_up`, gate first, for the
+    /// architectures `phi3`, `chatglm` and `glm4`; and the experts' `ffn_{gate|up|down}_exps`, where the same neuron of each expert is one
+    /// neuron of the site. Shared experts (`_shexp`) are none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gguf`] saying what is wrong with it, [`Error::Shape`] when a tensor of a site is no weight or bias of a linear layer,
+    /// [`Error::Io`].
+    pub fn read_gguf(path: &Path, source: impl BufRead, length: u64) -> Result<Self> {
+        let header = gguf_header::read(path, source, length)?;
+        let gate_in_up = header.architecture.as_deref().is_some_and(|a| GATE_IN_UP.contains(&a))
+            && !header.tensors.iter().any(|t| t.name.starts_with("blk.") && t.name.ends_with(".ffn_gate.weight"));
+        let mut tensors = Vec::new();
+        for tensor in header.tensors {
+            let Some((site, part)) = Part::of(&tensor.name).and_then(|(module, part)| Some((gguf_site(module)?, part))) else { continue };
+            let (rows, inputs, experts) = match (part, tensor.dimensions) {
+                (Part::Weight, [inputs, width, experts, 1]) => (width.checked_mul(experts), inputs, experts),
+                (Part::Bias, [width, experts, 1, 1]) => (width.checked_mul(experts), 1, experts),
+                _ => (None, 0, 0),
+            };
+            let gate = Site::new(site.layer, Projection::Gate);
+            let sites = if gate_in_up && site.projection == Projection::Up { vec![gate, site] } else { vec![site] };
+            let dense = !tensor.name.contains("_exps.");
+            let width = rows.filter(|_| !dense || experts == 1).map(|rows| rows / experts / sites.len() as u64);
+            let fits = |width: &u64| width.checked_mul(experts).and_then(|n| n.checked_mul(sites.len() as u64)) == rows;
+            let (Some(rows), Some(width)) = (rows, width.filter(fits)) else {
+                let shape = tensor.dimensions.into_iter().rev().collect();
+                let expected = "[1, experts, neurons, inputs] or, for a bias, [1, 1, experts, neurons]";
+                return Err(Error::Shape { path: path.to_owned(), tensor: tensor.name, shape, expected });
+            };
+            let (format, start) = (tensor.format, tensor.start);
+            tensors.push(SiteTensor { name: tensor.name, sites, width, part, format, start, rows, inputs });
+        }
+        Ok(Self { path: path.to_owned(), length, tensors, names: Vec::new(), supported: GGUF_SUPPORTED })
+    }
+
+    /// The sites that have a weight in this file, with their widths.
+    pub fn sites(&self) -> BTreeMap<Site, usize> {
+        let weights = self.tensors.iter().filter(|tensor| tensor.part == Part::Weight);
+        weights.flat_map(|t| t.sites.iter().map(|site| (*site, usize::try_from(t.width).unwrap_or(usize::MAX)))).collect()
+    }
+}
+
+/// The site of a module of a GGUF file.
+fn gguf_site(module: &str) -> Option<Site> {
+    let dense = module.strip_suffix("_exps").unwrap_or(module);
+    Site::from_checkpoint_name(dense).filter(|_| module.starts_with("blk."))
+}
