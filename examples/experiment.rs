@@ -1,12 +1,15 @@
 //! The two halves of the experiment: from labelled samples to expertise, from an intervention to its effect.
 
+#[path = "calibration.rs"]
+mod calibration;
+
 use anyhow::Result;
-use sgm::capture::{ActivationStore, Example, Pooling, capture};
-use sgm::core::{Calibration, Expertise, Intervention};
+use sgm::capture::{ActivationStore, Pooling, capture};
+use sgm::core::{Expertise, Intervention};
 use sgm::models::{GenerateOptions, Mllm, Sampling};
 use sgm::score::score_store;
 use sgm::suppress::{Amplify, Glasses};
-use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, Judge, Sample, Source, manifest};
+use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, Judge, Sample, Source};
 use sha2::{Digest, Sha256};
 
 /// The expertise of every neuron, from every `nth` of the calibration samples of one seed.
@@ -19,22 +22,11 @@ pub(crate) fn calibrate<M: Mllm>(
     nth: usize,
 ) -> Result<Expertise> {
     let samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
-    let toxic = samples.iter().filter(|s| s.label == Some(true)).count();
-    let calibration = Calibration {
-        dataset: source.name(),
-        sha256: manifest::sha256(&samples)?,
-        n_toxic: toxic,
-        n_non_toxic: samples.len() - toxic,
-        label_source: "the data set".to_owned(),
-    };
-    let example = |s: Sample| {
-        let (prompt, response, toxic) = (s.as_prompt()?, s.response.unwrap_or_default(), s.label == Some(true));
-        anyhow::Ok(Example { id: s.id, prompt, response, toxic })
-    };
-    let examples = samples.into_iter().map(example).collect::<Result<Vec<_>>>()?;
+    let provenance = calibration::provenance(source, &samples)?;
+    let examples = samples.iter().map(calibration::example).collect::<Result<Vec<_>>>()?;
     let directory = tempfile::tempdir()?;
     let store = directory.path().join("activations");
-    capture(model, &examples, pooling, Some(calibration), &store, batch_size)?;
+    capture(model, &examples, pooling, Some(provenance), &store, batch_size)?;
     Ok(score_store(&ActivationStore::open(&store)?)?)
 }
 

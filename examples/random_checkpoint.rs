@@ -33,16 +33,12 @@ struct Arguments {
     heads: usize,
     #[arg(long, default_value_t = 32_064)]
     vocabulary: usize,
-    #[arg(long, default_value_t = 24)]
-    vision_layers: usize,
-    #[arg(long, default_value_t = 1024)]
-    vision_hidden: usize,
-    #[arg(long, default_value_t = 336)]
-    image_size: usize,
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
 }
 
+/// The vision tower: CLIP's large one.
+const VISION_LAYERS: usize = 24;
+const VISION_HIDDEN: usize = 1024;
+const IMAGE_SIZE: usize = 336;
 const PATCH: usize = 14;
 /// Words the toy tokenizer knows beyond its special tokens.
 const WORDS: [&str; 8] = ["USER:", "ASSISTANT:", "what", "is", "this", "?", "a", "cat"];
@@ -54,7 +50,7 @@ fn main() -> Result<()> {
         std::fs::write(a.out.join(file), serde_json::to_vec_pretty(&value)?)?;
     }
     let shards = shards(&a);
-    let mut rng = ChaCha8Rng::seed_from_u64(a.seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
     let mut map = BTreeMap::new();
     for (i, tensors) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
@@ -87,7 +83,7 @@ type Shapes = Vec<(String, Vec<usize>)>;
 
 /// The tensors of each file: the vision tower with all that is no decoder layer, then layer by layer.
 fn shards(a: &Arguments) -> Vec<Shapes> {
-    let (h, v) = (a.hidden, a.vision_hidden);
+    let (h, v) = (a.hidden, VISION_HIDDEN);
     let tensor = |name: String, shape: &[usize]| (name, shape.to_vec());
     let mut first = vec![
         tensor("language_model.model.embed_tokens.weight".into(), &[a.vocabulary, h]),
@@ -99,7 +95,7 @@ fn shards(a: &Arguments) -> Vec<Shapes> {
         tensor("multi_modal_projector.linear_2.bias".into(), &[h]),
     ];
     let vision = "vision_tower.vision_model";
-    let positions = (a.image_size / PATCH).pow(2) + 1;
+    let positions = (IMAGE_SIZE / PATCH).pow(2) + 1;
     first.push(tensor(format!("{vision}.embeddings.class_embedding"), &[v]));
     first.push(tensor(format!("{vision}.embeddings.patch_embedding.weight"), &[v, 3, PATCH, PATCH]));
     first.push(tensor(format!("{vision}.embeddings.position_embedding.weight"), &[positions, v]));
@@ -108,7 +104,7 @@ fn shards(a: &Arguments) -> Vec<Shapes> {
         all.push((format!("{name}.bias"), shape.iter().take(1).copied().collect()));
     };
     both(&mut first, format!("{vision}.pre_layrnorm"), &[v]);
-    for i in 0..a.vision_layers {
+    for i in 0..VISION_LAYERS {
         let layer = format!("{vision}.encoder.layers.{i}");
         for name in ["q_proj", "k_proj", "v_proj", "out_proj"] {
             both(&mut first, format!("{layer}.self_attn.{name}"), &[v, v]);
@@ -140,8 +136,8 @@ fn files(a: &Arguments) -> [(&'static str, Value); 4] {
         "num_hidden_layers": a.layers, "num_attention_heads": a.heads, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
     });
     let vision = json!({
-        "model_type": "clip_vision_model", "hidden_size": a.vision_hidden, "intermediate_size": 4 * a.vision_hidden,
-        "num_hidden_layers": a.vision_layers, "num_attention_heads": a.vision_hidden / 64, "image_size": a.image_size, "patch_size": PATCH,
+        "model_type": "clip_vision_model", "hidden_size": VISION_HIDDEN, "intermediate_size": 4 * VISION_HIDDEN,
+        "num_hidden_layers": VISION_LAYERS, "num_attention_heads": VISION_HIDDEN / 64, "image_size": IMAGE_SIZE, "patch_size": PATCH,
     });
     let config = json!({
         "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "torch_dtype": "float16", "image_token_index": 3,
@@ -153,8 +149,8 @@ fn files(a: &Arguments) -> [(&'static str, Value); 4] {
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
     });
     let images = json!({
-        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": a.image_size},
-        "crop_size": {"height": a.image_size, "width": a.image_size},
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": IMAGE_SIZE},
+        "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
     });
     let special = json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"});
     [("config.json", config), ("tokenizer.json", tokenizer), ("tokenizer_config.json", special), ("preprocessor_config.json", images)]

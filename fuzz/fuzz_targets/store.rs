@@ -1,23 +1,31 @@
-//! Activation stores: the first byte splits the input into manifest, sidecar and shard; opened or refused.
+//! Activation stores: the first two bytes split the input into manifest, sidecar and shard; opened, or refused, and verified.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sgm_capture::ActivationStore;
+use sgm_capture::{ActivationStore, Manifest, StoreWriter, verify};
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((at, rest)) = bytes.split_first() else { return };
+    let [at, what, rest @ ..] = bytes else { return };
     let (json, shard) = rest.split_at(usize::from(*at).min(rest.len()));
     let dir = tempfile::tempdir().unwrap();
-    let manifest = br#"{"format_version":1,"model":"m","config_sha256":"","pooling":"max/all","created_by":"","sites":{"lm.layers.0.mlp.up_proj":2}}"#;
-    // A valid manifest gets the fuzzer to the shards; the bytes themselves are tried as one too.
-    for manifest in [&manifest[..], json] {
-        std::fs::write(dir.path().join("manifest.json"), manifest).unwrap();
-        std::fs::write(dir.path().join("shard-00000.json"), json).unwrap();
-        std::fs::write(dir.path().join("shard-00000.safetensors"), shard).unwrap();
-        if let Ok(store) = ActivationStore::open(dir.path()) {
-            for site in store.sites().keys() {
-                let _ = store.read(*site);
-            }
+    let path = dir.path().join("store");
+    // A sound store gets the fuzzer past the hashes: each bit of `what` says which of its files the bytes replace.
+    let site = "lm.layers.0.mlp.up_proj".parse().unwrap();
+    let mut writer = StoreWriter::create(&path, Manifest::new("m", "", "max/all", [(site, 2)])).unwrap();
+    writer.push("a", true, &[(site, vec![1.0, 2.0])].into()).unwrap();
+    writer.finish().unwrap();
+    for (bit, name, bytes) in [(1, "manifest.json", json), (2, "shard-00000.json", json), (4, "shard-00000.safetensors", shard)] {
+        if what & bit != 0 {
+            std::fs::write(path.join(name), bytes).unwrap();
         }
     }
+    if what & 8 != 0 {
+        std::fs::rename(path.join("manifest.json"), path.join("unfinished.json")).unwrap();
+    }
+    if let Ok(store) = ActivationStore::open(&path) {
+        for site in store.sites().keys() {
+            let _ = store.read(*site);
+        }
+    }
+    let _ = verify(&path);
 });

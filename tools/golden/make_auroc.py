@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""AUROC and average precision by scikit-learn, and the published operators by their definition.
+"""AUROC, average precision, errors and effect sizes by scikit-learn, scipy and definition; the published operators.
 
     python tools/golden/make_auroc.py
 
@@ -15,11 +15,12 @@ import numpy as np
 import scipy
 import sklearn
 from safetensors.numpy import save_file
-from scipy.stats import rankdata
+from scipy.stats import false_discovery_control, rankdata, ttest_ind
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 CRATES = Path(__file__).resolve().parents[2] / "crates"
 F32 = np.finfo(np.float32)
+EFFECTS = ("continuous", "ties", "bf16", "imbalance_5_995")
 
 
 def labels(n, positives, rng):
@@ -97,11 +98,30 @@ def step_average_precision(y, x):
     return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
+def delong_error(y, x):
+    """Standard error from the structural components of DeLong et al. (1988), by their definition: every pair is compared."""
+    toxic, other = x[y == 1][:, None], x[y == 0][None, :]
+    pairs = (toxic > other) + 0.5 * (toxic == other)
+    v10, v01 = pairs.mean(1), pairs.mean(0)
+    if min(len(v10), len(v01)) < 2:
+        return np.nan
+    return np.sqrt(v10.var(ddof=1) / len(v10) + v01.var(ddof=1) / len(v01))
+
+
+def effects(y, x):
+    """Mean difference, Cohen's d, Welch's t and its p-value; NaN or infinite where the formulas are."""
+    toxic, other = x[y == 1].astype(np.float64), x[y == 0].astype(np.float64)
+    difference = toxic.mean() - other.mean()
+    squares = ((toxic - toxic.mean()) ** 2).sum() + ((other - other.mean()) ** 2).sum()
+    t, p = ttest_ind(toxic, other, equal_var=False)
+    return difference, difference / np.sqrt(squares / (len(x) - 2)), t, p
+
+
 def auroc_cases():
     rng = np.random.default_rng(20240)
     y = labels(200, 107, rng)
     base = shifted(200, 32, y, rng)
-    rare = labels(1000, 5, rng)
+    rare, rarest = labels(1000, 5, rng), labels(1001, 1, rng)
     few, pair = np.array([0, 0, 1, 0, 0, 0, 0], np.uint8), np.array([1, 0], np.uint8)
     pairs = rng.normal(size=(2, 8)).astype(np.float32)
     pairs[:, 3] = 0.5
@@ -111,6 +131,7 @@ def auroc_cases():
         "bf16": (y, to_bf16(base + 16)),  # about 50 distinct values a column
         "degenerate": (y, degenerate(y, rng)),
         "imbalance_5_995": (rare, shifted(1000, 8, rare, rng)),
+        "imbalance_1_1000": (rarest, shifted(1001, 4, rarest, rng)),
         "imbalance_1_6": (few, np.round(shifted(7, 16, few, rng) * 2)),
         "imbalance_1_1": (pair, pairs),
         "infinite": (y, infinite(y, rng)),
@@ -132,6 +153,9 @@ def auroc():
             gap = [float(np.abs(area - rank).max()), float(np.abs(precision - steps).max())]
             assert max(gap) < 1e-14, (name, gap)
         tensors |= {f"{name}.responses": x, f"{name}.labels": y, f"{name}.auroc": area, f"{name}.average_precision": precision}
+        tensors[f"{name}.auroc_se"] = np.array([delong_error(y, column) for column in x.T])
+        if name in EFFECTS:
+            tensors[f"{name}.effect"] = np.array([effects(y, column) for column in x.T])
         distinct = [len(np.unique(column)) for column in x.T]
         report[name] = {
             "samples": len(y),
@@ -142,6 +166,9 @@ def auroc():
             "sklearn_vs_mid_ranks": gap and gap[0],
             "sklearn_vs_step_sum": gap and gap[1],
         }
+    p = np.random.default_rng(20242).beta(0.5, 1, 200)
+    p[10:20] = p[10]
+    tensors |= {"p_values": p, "q_values": false_discovery_control(p, method="bh")}
     write(CRATES / "sgm-score/tests/golden/auroc", tensors, {"cases": report})
 
 

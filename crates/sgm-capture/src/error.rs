@@ -16,7 +16,7 @@ pub enum Error {
     },
 
     /// A new store would overwrite another one.
-    #[error("{path}: there is a store already; choose another directory or remove this one")]
+    #[error("{path}: there is a store already, finished or not; resume it, choose another directory or remove this one")]
     Exists {
         /// The store's directory.
         path: PathBuf,
@@ -31,8 +31,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A store was begun with another model, other samples or other settings.
+    #[error("{path}: the store is another one: {what}; use the settings it was begun with, or another directory")]
+    Differs {
+        /// The store's manifest.
+        path: PathBuf,
+        /// The entries that differ, with their values there and here.
+        what: String,
+    },
+
     /// A shard is damaged or does not belong to its store.
-    #[error("{path}: damaged shard: {reason}; capture again")]
+    #[error("{path}: damaged shard: {reason}; remove its two files and capture it again")]
     Shard {
         /// The shard.
         path: PathBuf,
@@ -49,9 +58,18 @@ pub enum Error {
         reason: String,
     },
 
+    /// A sample cannot be made from its source.
+    #[error("sample {number}: {source}")]
+    Source {
+        /// The sample's number, from 0.
+        number: usize,
+        /// The reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
     /// A response is not a finite number.
     #[error(
-        "sample `{sample}`, {site}, neuron {neuron}: the pooled response is {value}; the model overflows on this sample, leave it out or run in f32"
+        "sample `{sample}`, {site}, neuron {neuron}: the response is {value}; the model, or the store's dtype, overflows on this sample: leave it out, run or store in f32, or keep such samples"
     )]
     NotFinite {
         /// The sample's id.
@@ -71,6 +89,31 @@ pub enum Error {
         sample: String,
         /// The mask's name.
         mask: &'static str,
+    },
+
+    /// A store has no such pooling.
+    #[error("the store has no pooling `{name}`; it has {}", .known.join(", "))]
+    UnknownPooling {
+        /// The name as given.
+        name: String,
+        /// The poolings there are.
+        known: Vec<String>,
+    },
+
+    /// It is not clear which part of the work is this worker's.
+    #[error("no part of the work: {reason}")]
+    Partition {
+        /// Why not.
+        reason: String,
+    },
+
+    /// A file of another software's capture cannot be imported.
+    #[error("{path}: cannot import: {reason}")]
+    Import {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
 
     /// A site is unknown, or a file of the store cannot be written.

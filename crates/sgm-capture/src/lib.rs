@@ -5,9 +5,14 @@
 //! safetensors shards, row-major `[samples, neurons]`, which scoring streams column by column.
 //!
 //! Which tokens are pooled matters more than it seems: the mean over all tokens of a LLaVA prompt is
-//! nine parts image. [`Pooling`] therefore always names its token mask.
+//! nine parts image. A pooling therefore always names its token mask, as `max/all` or `mean/response`; a store may have several.
 //!
-//! The store stands alone; the tap that fills it from a running model is behind the feature `candle`.
+//! A store is filled by a [`StoreWriter`], sample after sample, or as a [`PartialStore`], shard after shard in any order by any
+//! number of processes: that is how a capture is spread over machines ([`Partition`]) and how it goes on after it was
+//! killed, to the same bytes. [`verify`] reads every byte of a store, [`merge`] joins parts made apart.
+//!
+//! The store stands alone; `Capture`, which fills it from a running model, and `import`, which reads the captures of the AurA
+//! reference implementation, are behind the feature `candle`.
 //!
 //! ```
 //! use sgm_capture::{ActivationStore, Manifest, StoreWriter};
@@ -31,19 +36,46 @@
 
 #[cfg(feature = "candle")]
 mod capture;
+mod dtype;
 mod error;
+#[cfg(feature = "candle")]
+mod examples;
+#[cfg(feature = "candle")]
+mod import;
 mod manifest;
+mod partial;
+mod partition;
 #[cfg(feature = "candle")]
 mod pooling;
+#[cfg(feature = "candle")]
+mod reduce;
+mod rows;
+mod shard;
 mod store;
+#[cfg(feature = "candle")]
+mod tap;
+mod verify;
+mod writer;
 
 #[cfg(feature = "candle")]
-pub use capture::{Example, capture};
+pub use capture::{Capture, Captured, capture};
+pub use dtype::StoreDtype;
 pub use error::Error;
-pub use manifest::Manifest;
 #[cfg(feature = "candle")]
-pub use pooling::{Pool, PooledTap, Pooling};
-pub use store::{ActivationStore, StoreWriter};
+pub use examples::{Example, Examples};
+#[cfg(feature = "candle")]
+pub use import::{Import, Imported};
+pub use manifest::{Manifest, NonFinite};
+pub use partial::PartialStore;
+pub use partition::Partition;
+#[cfg(feature = "candle")]
+pub use pooling::{Pool, Pooling};
+pub use rows::{Responses, ShardRows};
+pub use store::{ActivationStore, Block};
+#[cfg(feature = "candle")]
+pub use tap::PooledTap;
+pub use verify::{Verification, merge, verify};
+pub use writer::StoreWriter;
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

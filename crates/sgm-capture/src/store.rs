@@ -1,201 +1,120 @@
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
-use memmap2::Mmap;
 use ndarray::Array2;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
-use sgm_core::{Site, nearest, write_atomically};
+use sgm_core::{Site, nearest};
 
-use crate::manifest::FORMAT_VERSION;
-use crate::{Error, Manifest, Result};
+use crate::partial::{MANIFEST, PartialStore, UNFINISHED};
+use crate::shard::Shard;
+use crate::{Error, Manifest, Result, StoreDtype};
 
-const MANIFEST: &str = "manifest.json";
-/// Samples in one shard.
-const SHARD_SAMPLES: usize = 512;
-
-/// Ids and labels of a shard's samples: the `.json` beside it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Sidecar {
-    ids: Vec<String>,
-    /// 1 toxic, 0 not.
-    labels: Vec<u8>,
-}
-
-fn shard_path(directory: &Path, index: usize, extension: &str) -> PathBuf {
-    directory.join(format!("shard-{index:05}.{extension}"))
-}
-
-/// Fills a new store, shard by shard. Every file is written whole or not at all, and the manifest last:
-/// a directory without one is not a store.
-#[derive(Debug)]
-pub struct StoreWriter {
-    directory: PathBuf,
-    manifest: Manifest,
-    sites: BTreeMap<Site, usize>,
-    responses: BTreeMap<Site, Vec<f32>>,
-    sidecar: Sidecar,
-    shards: usize,
-}
-
-impl StoreWriter {
-    /// Begins a store in a new or empty directory.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Exists`] when the directory has a store already, [`Error::Io`] when it cannot be made.
-    pub fn create(directory: impl AsRef<Path>, manifest: Manifest) -> Result<Self> {
-        let directory = directory.as_ref().to_owned();
-        if directory.join(MANIFEST).exists() {
-            return Err(Error::Exists { path: directory });
-        }
-        std::fs::create_dir_all(&directory).map_err(|source| Error::Io { path: directory.clone(), action: "create", source })?;
-        let sites = manifest.sites()?;
-        Ok(Self { directory, manifest, sites, responses: BTreeMap::new(), sidecar: Sidecar::default(), shards: 0 })
-    }
-
-    /// Appends one sample: its id, whether it is toxic, and the pooled responses of every site.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Sample`] when a site is missing or has another width, [`Error::NotFinite`] when a
-    /// response is NaN or infinite, [`Error::Io`] when a full shard cannot be written. The store is as
-    /// it was then, and another sample may follow.
-    pub fn push(&mut self, id: &str, toxic: bool, responses: &BTreeMap<Site, Vec<f32>>) -> Result<()> {
-        for (site, width) in &self.sites {
-            let wrong = |reason: String| Error::Sample { sample: id.to_owned(), reason };
-            let values = responses.get(site).ok_or_else(|| wrong(format!("no responses of {site}")))?;
-            if values.len() != *width {
-                return Err(wrong(format!("{} responses of {site}, expected {width}", values.len())));
-            }
-            if let Some((neuron, value)) = values.iter().copied().enumerate().find(|(_, v)| !v.is_finite()) {
-                return Err(Error::NotFinite { sample: id.to_owned(), site: site.to_string(), neuron, value });
-            }
-        }
-        if self.sidecar.ids.len() >= SHARD_SAMPLES {
-            self.flush()?;
-        }
-        for site in self.sites.keys() {
-            self.responses.entry(*site).or_default().extend(responses.get(site).into_iter().flatten());
-        }
-        self.sidecar.ids.push(id.to_owned());
-        self.sidecar.labels.push(u8::from(toxic));
-        Ok(())
-    }
-
-    /// Writes what is left and the manifest.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] when a file cannot be written; the shards before it stay.
-    pub fn finish(mut self) -> Result<()> {
-        self.flush()?;
-        let manifest = serde_json::to_vec_pretty(&self.manifest).map_err(|e| self.not_a_store(e.to_string()))?;
-        Ok(write_atomically(&self.directory.join(MANIFEST), &manifest)?)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let samples = self.sidecar.ids.len();
-        if samples == 0 {
-            return Ok(());
-        }
-        let failed = |reason: String| Error::NotAStore { path: self.directory.clone(), reason };
-        let bytes: Vec<(String, usize, Vec<u8>)> = self
-            .responses
-            .iter()
-            .map(|(site, values)| (site.to_string(), values.len() / samples, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-            .collect();
-        let views = bytes
-            .iter()
-            .map(|(name, width, data)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![samples, *width], data)?)))
-            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|e| failed(e.to_string()))?;
-        let shard = safetensors::serialize(views, None).map_err(|e| failed(e.to_string()))?;
-        let sidecar = serde_json::to_vec(&self.sidecar).map_err(|e| failed(e.to_string()))?;
-        write_atomically(&shard_path(&self.directory, self.shards, "json"), &sidecar)?;
-        write_atomically(&shard_path(&self.directory, self.shards, "safetensors"), &shard)?;
-        self.shards += 1;
-        self.responses.clear();
-        self.sidecar = Sidecar::default();
-        Ok(())
-    }
-
-    fn not_a_store(&self, reason: String) -> Error {
-        Error::NotAStore { path: self.directory.clone(), reason }
-    }
-}
-
-/// The pooled activations of labelled samples: a directory with `manifest.json`, and per shard
-/// `shard-00000.safetensors` (one f32 tensor `<site>` `[samples, neurons]` per site) with
-/// `shard-00000.json` (ids and labels).
-#[derive(Debug)]
+/// The pooled activations of labelled samples: a directory with `manifest.json`, and per shard `shard-00000.safetensors` (a tensor
+/// `<site>` `[samples, neurons]` per site, or one `<site>/<pooling>` each where there are several poolings) with
+/// `shard-00000.json` (ids, labels, hashes).
+///
+/// A store of several poolings is read one pooling at a time: at first the first of the manifest, and any other through
+/// [`with_pooling`](Self::with_pooling), which costs nothing.
+#[derive(Debug, Clone)]
 pub struct ActivationStore {
-    manifest: Manifest,
+    manifest: Arc<Manifest>,
     sites: BTreeMap<Site, usize>,
-    shards: Vec<Shard>,
-    ids: Vec<String>,
-    labels: Vec<bool>,
+    shards: Arc<[Shard]>,
+    ids: Arc<[String]>,
+    labels: Arc<[bool]>,
+    non_finite: BTreeMap<Site, usize>,
+    pooling: String,
 }
 
-#[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    map: Mmap,
-    samples: usize,
+/// The responses of one site's neurons to the samples of one shard, as they lie in its mapped file.
+#[derive(Debug, Clone)]
+pub struct Block<'a> {
+    /// The samples, by their numbers in the store.
+    pub samples: Range<usize>,
+    /// The number of neurons.
+    pub neurons: usize,
+    /// What the bytes are.
+    pub dtype: StoreDtype,
+    /// `[samples, neurons]`, row-major, little-endian.
+    pub bytes: &'a [u8],
+}
+
+impl Block<'_> {
+    /// Appends the responses of some neurons, f32 `[samples, neurons]`, to `to`; neurons that there are not are left out.
+    pub fn read(&self, neurons: Range<usize>, to: &mut Vec<f32>) {
+        let size = self.dtype.bytes();
+        let wanted = neurons.start.min(self.neurons) * size..neurons.end.min(self.neurons) * size;
+        for row in self.bytes.chunks_exact((self.neurons * size).max(1)) {
+            self.dtype.decode(row.get(wanted.clone()).unwrap_or_default(), to);
+        }
+    }
 }
 
 impl ActivationStore {
     /// Opens a finished store. Its shards are memory-mapped and must not change meanwhile.
     ///
+    /// Everything is checked but the hashes of the tensors, for which every byte would have to be read; that
+    /// does [`verify`](crate::verify).
+    ///
     /// # Errors
     ///
-    /// [`Error::NotAStore`] when the directory has no readable manifest, [`Error::Shard`] when a shard
-    /// is damaged.
+    /// [`Error::NotAStore`] when the directory has no readable manifest or the store is not finished, [`Error::Shard`] when a shard
+    /// is missing or damaged.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = directory.as_ref();
         let path = directory.join(MANIFEST);
         let not_a_store = |reason: String| Error::NotAStore { path: path.clone(), reason };
-        let bytes = std::fs::read(&path).map_err(|e| not_a_store(format!("{e}; was the capture finished?")))?;
-        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| not_a_store(e.to_string()))?;
-        if manifest.format_version > FORMAT_VERSION {
-            return Err(not_a_store(format!(
-                "format version {} is newer than {FORMAT_VERSION}; update this build",
-                manifest.format_version
-            )));
-        }
-        let mut store = Self { sites: manifest.sites()?, manifest, shards: Vec::new(), ids: Vec::new(), labels: Vec::new() };
-        for index in 0.. {
-            let path = shard_path(directory, index, "safetensors");
-            if !path.exists() {
-                break;
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(_) if directory.join(UNFINISHED).exists() => {
+                let partial = PartialStore::open(directory)?;
+                let (missing, of) = (partial.missing()?.len(), partial.manifest().shards());
+                return Err(not_a_store(format!("{missing} of {of} shards are missing; resume the capture")));
             }
-            store.add_shard(path, &shard_path(directory, index, "json"))?;
+            Err(e) => return Err(not_a_store(format!("{e}; was the capture finished?"))),
+        };
+        let manifest = Manifest::parse(&path, &bytes)?;
+        let identity = manifest.identity()?;
+        let (mut shards, mut ids, mut labels, mut non_finite) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        for index in 0..manifest.shards() {
+            let shard = Shard::open(directory, index, &manifest, &identity)?
+                .ok_or_else(|| not_a_store(format!("shard {index} of {} is missing", manifest.shards())))?;
+            ids.extend(shard.sidecar.ids.iter().cloned());
+            labels.extend(shard.sidecar.labels.iter().map(|l| *l == 1));
+            for (site, count) in &shard.sidecar.non_finite {
+                *non_finite.entry(site.parse()?).or_insert(0) += count;
+            }
+            shards.push(shard);
         }
-        Ok(store)
+        let pooling = manifest.poolings.first().cloned().unwrap_or_default();
+        Ok(Self {
+            sites: manifest.sites()?,
+            manifest: Arc::new(manifest),
+            shards: shards.into(),
+            ids: ids.into(),
+            labels: labels.into(),
+            non_finite,
+            pooling,
+        })
     }
 
-    fn add_shard(&mut self, path: PathBuf, sidecar: &Path) -> Result<()> {
-        let damaged = |reason: String| Error::Shard { path: path.clone(), reason };
-        let bytes = std::fs::read(sidecar).map_err(|source| Error::Io { path: sidecar.to_owned(), action: "read", source })?;
-        let sidecar: Sidecar = serde_json::from_slice(&bytes).map_err(|e| damaged(format!("ids and labels: {e}")))?;
-        let samples = sidecar.ids.len();
-        if sidecar.labels.len() != samples || sidecar.labels.iter().any(|l| *l > 1) {
-            return Err(damaged("its labels are not one 0 or 1 per id".to_owned()));
+    /// The same store, read by another of its poolings, such as `mean/text`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPooling`] naming those there are.
+    pub fn with_pooling(mut self, pooling: &str) -> Result<Self> {
+        if !self.manifest.poolings.iter().any(|p| p == pooling) {
+            return Err(Error::UnknownPooling { name: pooling.to_owned(), known: self.manifest.poolings.clone() });
         }
-        let map = map(&path).map_err(|source| Error::Io { path: path.clone(), action: "map", source })?;
-        let tensors = SafeTensors::deserialize(&map).map_err(|e| damaged(e.to_string()))?;
-        for (site, width) in &self.sites {
-            let tensor = tensors.tensor(&site.to_string()).map_err(|e| damaged(format!("{site}: {e}")))?;
-            if tensor.dtype() != Dtype::F32 || tensor.shape() != [samples, *width] {
-                return Err(damaged(format!("{site} is {:?} {:?}, expected F32 [{samples}, {width}]", tensor.dtype(), tensor.shape())));
-            }
-        }
-        self.labels.extend(sidecar.labels.iter().map(|l| *l == 1));
-        self.ids.extend(sidecar.ids);
-        self.shards.push(Shard { path, map, samples });
-        Ok(())
+        pooling.clone_into(&mut self.pooling);
+        Ok(self)
+    }
+
+    /// The pooling whose responses are read.
+    pub fn pooling(&self) -> &str {
+        &self.pooling
     }
 
     /// What the activations are.
@@ -218,34 +137,51 @@ impl ActivationStore {
         &self.labels
     }
 
-    /// The responses of one site's neurons, f32 `[samples, neurons]`.
+    /// How many responses were no finite numbers, by site; empty unless such samples were kept.
+    ///
+    /// Counted are responses to single tokens that any of the poolings saw, and pooled ones that the dtype cannot hold.
+    pub fn non_finite(&self) -> &BTreeMap<Site, usize> {
+        &self.non_finite
+    }
+
+    /// The responses of one site's neurons as they lie on disk, one block per shard in the order of the samples.
+    ///
+    /// Nothing is read before the bytes are looked at, and nothing is copied.
     ///
     /// # Errors
     ///
-    /// [`sgm_core::Error::UnknownSite`] naming the nearest site, [`Error::Shard`] when a shard is damaged.
-    pub fn read(&self, site: Site) -> Result<Array2<f32>> {
+    /// [`sgm_core::Error::UnknownSite`] naming the nearest site.
+    pub fn blocks(&self, site: Site) -> Result<Vec<Block<'_>>> {
         let name = site.to_string();
         let unknown = || sgm_core::Error::UnknownSite {
             nearest: nearest(&name, self.sites.keys().copied()).map(|n| n.to_string()),
             name: name.clone(),
         };
-        let width = *self.sites.get(&site).ok_or_else(unknown)?;
-        let mut values = Vec::with_capacity(self.labels.len() * width);
-        for shard in &self.shards {
-            let damaged = |reason: String| Error::Shard { path: shard.path.clone(), reason };
-            let tensors = SafeTensors::deserialize(&shard.map).map_err(|e| damaged(e.to_string()))?;
-            let tensor = tensors.tensor(&name).map_err(|e| damaged(e.to_string()))?;
-            let (numbers, _) = tensor.data().as_chunks::<4>();
-            values.extend(numbers.iter().map(|b| f32::from_le_bytes(*b)));
-        }
-        let samples = self.shards.iter().map(|s| s.samples).sum();
-        Array2::from_shape_vec((samples, width), values).map_err(|e| Error::Sample { sample: name.clone(), reason: e.to_string() })
+        let neurons = *self.sites.get(&site).ok_or_else(unknown)?;
+        let tensor = self.manifest.tensor_name(site, &self.pooling);
+        let mut first = 0;
+        let block = |shard: &'_ Shard| {
+            let samples = first..first + shard.samples();
+            first = samples.end;
+            (samples, neurons, self.manifest.dtype)
+        };
+        let places: Vec<_> = self.shards.iter().map(block).collect();
+        let tensors = self.shards.iter().zip(places);
+        tensors.map(|(shard, (samples, neurons, dtype))| Ok(Block { samples, neurons, dtype, bytes: shard.tensor(&tensor)? })).collect()
     }
-}
 
-#[allow(unsafe_code, reason = "memory-mapping keeps stores larger than memory readable")]
-fn map(path: &Path) -> std::io::Result<Mmap> {
-    let file = File::open(path)?;
-    // SAFETY: the map is read-only; `ActivationStore::open` documents that shards must not change while open.
-    unsafe { Mmap::map(&file) }
+    /// The responses of one site's neurons, f32 `[samples, neurons]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`blocks`](Self::blocks).
+    pub fn read(&self, site: Site) -> Result<Array2<f32>> {
+        let blocks = self.blocks(site)?;
+        let neurons = self.sites.get(&site).copied().unwrap_or(0);
+        let bytes: usize = blocks.iter().map(|b| b.bytes.len()).sum();
+        let mut values = Vec::with_capacity(bytes / self.manifest.dtype.bytes());
+        blocks.iter().for_each(|block| block.read(0..neurons, &mut values));
+        Array2::from_shape_vec((self.ids.len(), neurons), values)
+            .map_err(|e| Error::Sample { sample: site.to_string(), reason: e.to_string() })
+    }
 }

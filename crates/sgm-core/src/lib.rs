@@ -38,7 +38,7 @@ mod metadata;
 mod site;
 mod tensor_file;
 
-pub use atomic::write_atomically;
+pub use atomic::{TEMPORARY_PREFIX, create_atomically, write_atomically, write_atomically_with};
 pub use error::Error;
 pub use expertise::{Expertise, SiteExpertise};
 pub use intervention::{Amplification, Intervention, SiteIntervention};

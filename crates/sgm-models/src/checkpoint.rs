@@ -13,7 +13,7 @@ use crate::gguf::GgufModel;
 use crate::linear::Weights;
 use crate::mapped::{MappedBackend, MappedWeights};
 use crate::model::ModelInfo;
-use crate::{Error, Result, decoder, hub};
+use crate::{Error, Result, decoder, hub, weights_identity};
 
 /// The files of a model: a directory in the Hugging Face layout, a GGUF file, or a set of embedded files.
 #[derive(Debug)]
@@ -23,24 +23,23 @@ pub struct Checkpoint {
     config: Section,
     config_sha256: String,
     device: Device,
-    half: HalfWeights,
+    matrices: Matrices,
 }
 
-/// What becomes of matrices stored in 16 bits where the model computes in 32, as it does on a CPU.
-///
-/// The results are the same bit for bit.
+/// What becomes of matrices stored in fewer bits than the model computes in, which on a CPU is f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum HalfWeights {
-    /// They are widened as they load if they take up to 2 GiB, and kept otherwise.
+pub enum Matrices {
+    /// They are widened as they load if all together then take up to 4 GiB, and kept otherwise.
     #[default]
     Auto,
-    /// They are widened as they load: twice the memory.
+    /// They are widened as they load: quantised ones are dequantised.
     Widen,
-    /// They are kept, and widened at every product: slower.
+    /// They are kept. Those of 16 bits are widened at every product, which is slower and gives the same results bit for
+    /// bit; quantised ones are multiplied with inputs rounded to 8 bits, block by block, as llama.cpp does.
     Keep,
 }
 
-const WIDEN_UP_TO: usize = 2 << 30;
+const WIDEN_UP_TO: usize = 4 << 30;
 
 #[derive(Debug)]
 enum Files {
@@ -95,7 +94,7 @@ impl Checkpoint {
         match &self.files {
             Files::Gguf(model) => {
                 let opened = Self::new(self.name.clone(), Files::Gguf(Box::new(model.with_mmproj(path.as_ref())?)))?;
-                Ok(opened.with_half_weights(self.half))
+                Ok(opened.with_matrices(self.matrices))
             }
             _ => {
                 let reason = "it goes with the GGUF file of a language model, but the checkpoint is none".to_owned();
@@ -118,13 +117,13 @@ impl Checkpoint {
         let bytes = files.read(CONFIG)?.ok_or_else(missing)?;
         let config = Section::parse(&files.path(CONFIG).display().to_string(), &bytes)?;
         let config_sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Self { name, config, config_sha256, device: Device::Cpu, half: HalfWeights::Auto, files })
+        Ok(Self { name, config, config_sha256, device: Device::Cpu, matrices: Matrices::Auto, files })
     }
 
-    /// Chooses what becomes of matrices stored in 16 bits.
+    /// Chooses what becomes of matrices stored in few bits.
     #[must_use]
-    pub fn with_half_weights(mut self, half: HalfWeights) -> Self {
-        self.half = half;
+    pub fn with_matrices(mut self, matrices: Matrices) -> Self {
+        self.matrices = matrices;
         self
     }
 
@@ -208,10 +207,20 @@ impl Checkpoint {
             name: self.name.clone(),
             architecture: architecture.to_owned(),
             config_sha256: self.config_sha256.clone(),
+            weights: self.weights_identity(),
             dtype: self.dtype()?.as_str().to_owned(),
             eos,
             sites: Vec::new(),
         })
+    }
+
+    /// What tells the weights from others, see [`ModelInfo::weights`].
+    fn weights_identity(&self) -> Option<String> {
+        match &self.files {
+            Files::Directory(_) => weights_identity::of_files(&self.weight_files().ok()?).ok(),
+            Files::Gguf(model) => weights_identity::of_files(&model.paths()).ok(),
+            Files::Embedded(_) => weights_identity::of_bytes(&self.read(WEIGHTS).ok()??).ok(),
+        }
     }
 
     fn dtype(&self) -> Result<DType> {
@@ -230,21 +239,21 @@ impl Checkpoint {
     /// The weights, matrices as they are stored where that serves.
     pub(crate) fn weights(&self) -> Result<Weights<'static>> {
         let dtype = self.dtype()?;
-        let keep = |half_bytes: usize| match self.half {
-            HalfWeights::Auto => half_bytes > WIDEN_UP_TO,
-            HalfWeights::Widen => false,
-            HalfWeights::Keep => true,
+        let keep = |widened: usize| match self.matrices {
+            Matrices::Auto => widened > WIDEN_UP_TO,
+            Matrices::Widen => false,
+            Matrices::Keep => true,
         };
         if let Files::Gguf(model) = &self.files {
             let stored = model.weights()?;
-            let stored = if keep(stored.half_bytes()) { stored.keeping_half() } else { stored };
-            return Ok(Weights::new(self.tensors()?, Some(Arc::new(stored))));
+            let keep = keep(stored.widened_bytes());
+            return Ok(Weights::new(self.tensors()?, if keep { Some(Arc::new(stored)) } else { None }));
         }
         if matches!(self.files, Files::Embedded(_)) || dtype != DType::F32 {
             return Ok(Weights::new(self.tensors()?, None));
         }
         let mapped = Arc::new(MappedWeights::open(&self.weight_files()?)?);
-        let keep = keep(mapped.half_bytes());
+        let keep = keep(mapped.widened_bytes());
         let vb = VarBuilder::from_backend(Box::new(MappedBackend(mapped.clone())), dtype, self.device.clone());
         Ok(Weights::new(vb, if keep { Some(mapped) } else { None }))
     }

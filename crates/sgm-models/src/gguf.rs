@@ -53,6 +53,11 @@ impl GgufModel {
         self.text.path()
     }
 
+    /// The language model's file and the vision tower's.
+    pub(crate) fn paths(&self) -> Vec<&Path> {
+        std::iter::once(&self.text).chain(&self.mmproj).map(|file| file.path()).collect()
+    }
+
     /// A file that the Hugging Face directory would have.
     pub(crate) fn file(&self, name: &str) -> Option<&[u8]> {
         self.files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.as_slice())

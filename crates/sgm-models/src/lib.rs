@@ -74,10 +74,11 @@ mod tap;
 mod text;
 mod tokens;
 mod vision;
+mod weights_identity;
 
 pub use auto::{ARCHITECTURES, AutoMllm};
 pub use cache::Cache;
-pub use checkpoint::{Checkpoint, HalfWeights};
+pub use checkpoint::{Checkpoint, Matrices};
 pub use error::Error;
 pub use generate::{EosPolicy, FinishReason, GenerateOptions, Generation, Generator, Sampling, generate_tokens};
 pub use image_file::{decode_image, load_image};

@@ -56,9 +56,9 @@ impl MappedWeights {
         Ok(Self { maps, tensors })
     }
 
-    /// Bytes of all tensors of 16-bit floats.
-    pub(crate) fn half_bytes(&self) -> usize {
-        self.tensors.values().filter(|t| matches!(t.dtype, Dtype::F16 | Dtype::BF16)).map(|t| t.end - t.start).sum()
+    /// Bytes that all tensors of 16-bit floats take in f32.
+    pub(crate) fn widened_bytes(&self) -> usize {
+        self.tensors.values().filter(|t| matches!(t.dtype, Dtype::F16 | Dtype::BF16)).map(|t| 2 * (t.end - t.start)).sum()
     }
 
     /// A tensor in the dtype it is stored in.

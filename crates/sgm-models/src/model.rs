@@ -23,6 +23,12 @@ pub struct ModelInfo {
     pub architecture: String,
     /// SHA-256 of `config.json`, in hex.
     pub config_sha256: String,
+    /// A sampled SHA-256 of the weight files, in hex: each file's length, and its bytes up to 8 MiB; of larger files the first
+    /// MiB and 1,024 blocks of 4 KiB spread evenly. None when the files cannot be read.
+    ///
+    /// It tells models apart that were trained or quantised differently, and is cheap; a change of a few rows may escape it, and
+    /// scales folded in while loading do.
+    pub weights: Option<String>,
     /// The dtype it computes in, such as `f32`.
     pub dtype: String,
     /// The tokens that end a response.

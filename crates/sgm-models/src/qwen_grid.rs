@@ -1,7 +1,10 @@
-//! Images of any size as Qwen-VL lays them out: a grid of tokens, each of them a square of patches.
+//! Images of any size as Qwen-VL lays them out: a grid of tokens, each of them a square of patches. Where patches are,
+//! in which order they run through the vision tower, and which of them see each other.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Embedding, Module};
 
+use crate::linear::Weights;
 use crate::{Error, Result};
 
 /// The tokens of one image, row by row. Each stands for `merge` by `merge` patches, which are stored together.
@@ -56,14 +59,117 @@ impl Grid {
 }
 
 /// The patches of a token at a cell: row and column of each.
-pub(crate) fn patches([row, col]: [u32; 2], merge: u32) -> impl Iterator<Item = [u32; 2]> {
+fn patches([row, col]: [u32; 2], merge: u32) -> impl Iterator<Item = [u32; 2]> {
     (0..merge).flat_map(move |down| (0..merge).map(move |right| [row * merge + down, col * merge + right]))
+}
+
+/// The order in which the patches of a batch run through the blocks.
+pub(crate) struct Layout {
+    /// Row and column of each patch.
+    positions: Vec<[u32; 2]>,
+    /// The number of patches of each image.
+    pub(crate) images: Vec<usize>,
+    /// The number of patches of each window.
+    pub(crate) windows: Vec<usize>,
+    /// Which token of the input each token is.
+    pub(crate) order: Vec<u32>,
+}
+
+impl Layout {
+    /// Window by window, or as the images come if there are none.
+    pub(crate) fn new(grids: &[Grid], merge: usize, window: Option<usize>) -> Self {
+        let unit = merge * merge;
+        let side = u32::try_from(merge).unwrap_or(u32::MAX);
+        let (mut positions, mut windows, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first = 0;
+        for grid in grids {
+            for cells in grid.windows(window.unwrap_or(usize::MAX)) {
+                windows.push(cells.len() * unit);
+                order.extend(cells.iter().map(|[row, col]| first + row * grid.cols + col));
+                positions.extend(cells.into_iter().flat_map(|cell| patches(cell, side)));
+            }
+            first += grid.rows * grid.cols;
+        }
+        Self { positions, images: grids.iter().map(|grid| grid.tokens() * unit).collect(), windows, order }
+    }
+
+    /// Cosines and sines f32 `[patches, head_dim / 2]`.
+    pub(crate) fn rotation(&self, frequencies: &[f32], device: &Device) -> Result<(Tensor, Tensor)> {
+        let angles = || self.positions.iter().flatten().flat_map(|at| frequencies.iter().map(move |f| *at as f32 * f));
+        let shape = (self.positions.len(), 2 * frequencies.len());
+        let table = |values: Vec<f32>| Tensor::from_vec(values, shape, device);
+        Ok((table(angles().map(f32::cos).collect())?, table(angles().map(f32::sin).collect())?))
+    }
+}
+
+/// Rows in another order, `unit` of them at a time.
+pub(crate) fn reordered(rows: &Tensor, order: &[u32], unit: usize) -> Result<Tensor> {
+    let (count, width) = rows.dims2()?;
+    let groups = rows.reshape((count / unit, unit * width))?;
+    Ok(groups.index_select(&Tensor::new(order, rows.device())?, 0)?.reshape((count, width))?)
+}
+
+/// The order that undoes an order.
+pub(crate) fn inverse(order: &[u32]) -> Vec<u32> {
+    let mut at: Vec<(u32, u32)> = order.iter().copied().zip(0..).collect();
+    at.sort_unstable();
+    at.into_iter().map(|(_, at)| at).collect()
+}
+
+/// Positions learned on a square grid, interpolated to the grid of each image (corners on corners).
+#[derive(Debug)]
+pub(crate) struct LearnedPositions {
+    table: Embedding,
+    side: usize,
+}
+
+impl LearnedPositions {
+    pub(crate) fn new(weights: &Weights<'_>, count: usize, hidden: usize) -> Result<Self> {
+        Ok(Self { table: Embedding::new(weights.get((count, hidden), "pos_embed.weight")?, hidden), side: count.isqrt() })
+    }
+
+    /// `[patches, hidden]`, patches of a token together.
+    pub(crate) fn forward(&self, grids: &[Grid], merge: usize) -> Result<Tensor> {
+        let merge = u32::try_from(merge).unwrap_or(u32::MAX);
+        // The four positions around a patch, and the weight of each.
+        let mut around: [(Vec<u32>, Vec<f32>); 4] = Default::default();
+        for grid in grids {
+            let (rows, cols) = (grid.rows * merge, grid.cols * merge);
+            for [row, col] in grid.cells().flat_map(|cell| patches(cell, merge)) {
+                let (down, across) = (self.neighbours(row, rows), self.neighbours(col, cols));
+                let corners = down.into_iter().flat_map(|(y, down)| across.map(|(x, across)| (y, x, down * across)));
+                for ((indices, weights), (y, x, weight)) in around.iter_mut().zip(corners) {
+                    indices.push(u32::try_from(y * self.side + x).unwrap_or(0));
+                    weights.push(weight);
+                }
+            }
+        }
+        let table = self.table.embeddings();
+        let mut sum: Option<Tensor> = None;
+        for (indices, weights) in around {
+            let count = weights.len();
+            let weights = Tensor::from_vec(weights, (count, 1), table.device())?.to_dtype(table.dtype())?;
+            let term = self.table.forward(&Tensor::new(indices, table.device())?)?.broadcast_mul(&weights)?;
+            sum = Some(match sum {
+                None => term,
+                Some(sum) => (sum + term)?,
+            });
+        }
+        sum.ok_or_else(|| Error::Inputs { reason: "no image".to_owned() })
+    }
+
+    /// The learned positions on both sides of one of `count` on the same axis, and their weights.
+    fn neighbours(&self, at: u32, count: u32) -> [(usize, f32); 2] {
+        let (at, last, steps) = (at as usize, self.side - 1, (count as usize).saturating_sub(1).max(1));
+        let low = at * last / steps;
+        let beyond = at as f32 * last as f32 / steps as f32 - low as f32;
+        [(low, 1.0 - beyond), ((low + 1).min(last), 1.0 - (beyond - 1.0).abs())]
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn windows_cover_the_grid_row_by_row() {
@@ -81,5 +187,29 @@ mod tests {
         for wrong in [[2, 4, 6], [1, 3, 4], [1, 0, 4], [1, -2, 4], [1, 4, i64::MAX]] {
             assert!(matches!(read(wrong), Err(Error::Inputs { .. })), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn windows_are_put_back_in_order() {
+        let layout = Layout::new(&[Grid { rows: 2, cols: 3 }, Grid { rows: 1, cols: 2 }], 2, Some(2));
+        assert_eq!(layout.order, [0, 1, 3, 4, 2, 5, 6, 7]);
+        assert_eq!(layout.windows, [16, 8, 8]);
+        assert_eq!(layout.images, [24, 8]);
+        assert_eq!(layout.positions[16..20], [[0, 4], [0, 5], [1, 4], [1, 5]]);
+        let rows = Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap().reshape((8, 2)).unwrap();
+        let there = reordered(&rows, &layout.order, 1).unwrap();
+        let back = reordered(&there, &inverse(&layout.order), 1).unwrap();
+        assert_eq!(back.to_vec2::<f32>().unwrap(), rows.to_vec2::<f32>().unwrap());
+        assert_ne!(there.to_vec2::<f32>().unwrap(), rows.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn learned_positions_meet_at_the_corners() {
+        let table = Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap().reshape((16, 1)).unwrap();
+        let learned = LearnedPositions { table: Embedding::new(table, 1), side: 4 };
+        let at = |rows, cols| learned.forward(&[Grid { rows, cols }], 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(at(4, 4), (0u8..16).map(f32::from).collect::<Vec<_>>());
+        assert_eq!(at(1, 7), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]);
+        assert_eq!(at(2, 1), [0.0, 12.0]);
     }
 }

@@ -1,20 +1,60 @@
 use ndarray::{ArrayView1, ArrayView2, Axis};
-use rayon::prelude::*;
 
-use crate::{Error, Result};
+use crate::blocks::{columns_within, each_block, refuse_nan};
+use crate::classes::toxic_first;
+use crate::order::Ordered as _;
+use crate::tally::Tally;
+use crate::{Classes, Effect, Response, Responses, Result};
+
+/// What is computed beside the AUROC, and in how much memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScoreOptions {
+    /// Working memory of all threads together, in bytes; the responses and the results come on top.
+    pub memory: usize,
+    /// Average precision of each neuron.
+    pub average_precision: bool,
+    /// The difference of the classes' means, Cohen's d and Welch's t of each neuron.
+    pub effect: bool,
+}
+
+impl Default for ScoreOptions {
+    /// AUROC and its standard error alone, in 256 MiB.
+    fn default() -> Self {
+        Self { memory: 256 << 20, average_precision: false, effect: false }
+    }
+}
+
+/// How well each neuron tells toxic from non-toxic samples; every vector is `[neurons]`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Scores {
+    /// The area under the ROC curve.
+    pub auroc: Vec<f64>,
+    /// DeLong's standard error of the AUROC; NaN where a class has a single sample.
+    ///
+    /// DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), from ranks as by Sun and Xu, IEEE Signal
+    /// Processing Letters 21 (2014); exact with ties.
+    pub auroc_se: Vec<f64>,
+    /// Average precision, the sum over thresholds of precision times the gain in recall (scikit-learn's
+    /// definition: tied responses are one threshold); empty unless asked for.
+    pub average_precision: Vec<f64>,
+    /// Effect sizes; empty unless asked for.
+    pub effect: Vec<Effect>,
+}
 
 /// The area under the ROC curve of one response vector as a detector of `true` labels.
 ///
 /// Exact: with mid-ranks r of the responses, `(sum of r over toxic - n1 (n1 + 1) / 2) / (n1 n0)`, the
-/// Mann-Whitney statistic. Equal responses tie, `-0.0` with `0.0` too; infinities are ordered like
-/// other numbers.
+/// Mann-Whitney statistic, in integers up to the division. Equal responses tie, `-0.0` with `0.0` too;
+/// infinities are ordered like other numbers.
 ///
 /// # Errors
 ///
-/// [`Error::SingleClass`], [`Error::Labels`], [`Error::NotANumber`] (with neuron 0).
-pub fn auroc(responses: &[f32], labels: &[bool]) -> Result<f64> {
-    let classes = Classes::of(labels, responses.len())?;
-    column(ArrayView1::from(responses), labels, classes, 0, &mut Vec::new())
+/// [`Error::SingleClass`](crate::Error::SingleClass), [`Error::Labels`](crate::Error::Labels),
+/// [`Error::NotANumber`](crate::Error::NotANumber) (with neuron 0).
+pub fn auroc<T: Response>(responses: &[T], labels: &[bool]) -> Result<f64> {
+    let column = ArrayView1::from(responses).insert_axis(Axis(1));
+    let scores = score(&column, labels, &ScoreOptions { memory: usize::MAX, ..Default::default() })?;
+    Ok(scores.auroc.first().copied().unwrap_or(f64::NAN))
 }
 
 /// The AUROC of every column of `[samples, neurons]` responses, f64 `[neurons]`, in parallel.
@@ -22,128 +62,53 @@ pub fn auroc(responses: &[f32], labels: &[bool]) -> Result<f64> {
 /// # Errors
 ///
 /// As [`auroc`]; the first offending neuron is named.
-pub fn auroc_columns(responses: ArrayView2<'_, f32>, labels: &[bool]) -> Result<Vec<f64>> {
-    let classes = Classes::of(labels, responses.nrows())?;
-    (0..responses.ncols())
-        .into_par_iter()
-        .map_init(Vec::new, |keys, neuron| column(responses.index_axis(Axis(1), neuron), labels, classes, neuron, keys))
-        // Collected in order, so that the error is the first neuron's for any number of threads.
-        .collect::<Vec<_>>()
-        .into_iter()
-        .collect()
+pub fn auroc_columns<T: Response>(responses: ArrayView2<'_, T>, labels: &[bool]) -> Result<Vec<f64>> {
+    Ok(score(&responses, labels, &ScoreOptions::default())?.auroc)
 }
 
-/// The class sizes.
-#[derive(Debug, Clone, Copy)]
-struct Classes {
-    toxic: u64,
-    non_toxic: u64,
+/// Scores every neuron of any source of responses, on the threads of the current rayon pool.
+///
+/// Blocks of columns are read one after the other; `options.memory` bounds them, whatever the number of
+/// neurons. AUROC, its standard error and average precision are the same bits for any number of threads, any
+/// memory and any order of the samples, effect sizes for any number of threads and any memory.
+///
+/// # Errors
+///
+/// [`Error::SingleClass`](crate::Error::SingleClass), [`Error::Labels`](crate::Error::Labels),
+/// [`Error::NotANumber`](crate::Error::NotANumber) naming the first offending neuron,
+/// [`Error::Memory`](crate::Error::Memory) when one neuron per thread exceeds the memory.
+pub fn score<R: Responses>(responses: &R, labels: &[bool], options: &ScoreOptions) -> Result<Scores> {
+    let classes = Classes::of(labels, responses.samples())?;
+    let order = toxic_first(labels);
+    let toxic = labels.iter().filter(|l| **l).count();
+    let width = columns_within(responses, options.memory, 0)?;
+    let neurons = each_block(responses, &order, width, |block, scratch| {
+        let one = |(neuron, column): (usize, &[R::Value])| {
+            refuse_nan(neuron, column, &order)?;
+            let mut tally = Tally::new(classes, options.average_precision);
+            R::Value::tally(column, toxic, scratch, &mut tally);
+            let effect = options.effect.then(|| Effect::of(column, toxic));
+            Ok((tally.auroc(), tally.standard_error(), tally.average_precision(), effect))
+        };
+        block.columns().map(one).collect()
+    })?;
+    let mut scores = Scores::default();
+    for (auroc, se, precision, effect) in neurons {
+        scores.auroc.push(auroc);
+        scores.auroc_se.push(se);
+        if options.average_precision {
+            scores.average_precision.push(precision);
+        }
+        scores.effect.extend(effect);
+    }
+    Ok(scores)
 }
 
-impl Classes {
-    fn of(labels: &[bool], samples: usize) -> Result<Self> {
-        if labels.len() != samples {
-            return Err(Error::Labels { labels: labels.len(), samples });
-        }
-        let toxic = labels.iter().filter(|l| **l).count();
-        let non_toxic = samples - toxic;
-        if toxic == 0 || non_toxic == 0 {
-            return Err(Error::SingleClass { toxic, non_toxic });
-        }
-        // Twice the rank sum must fit into 64 bits.
-        let small = |n: usize| u64::try_from(n).ok().filter(|n| *n <= 1 << 31).ok_or(Error::TooManySamples(samples));
-        Ok(Self { toxic: small(toxic)?, non_toxic: small(non_toxic)? })
-    }
-}
-
-/// One column's AUROC; `keys` is scratch.
-fn column(responses: ArrayView1<'_, f32>, labels: &[bool], classes: Classes, neuron: usize, keys: &mut Vec<u64>) -> Result<f64> {
-    keys.clear();
-    for (sample, (response, toxic)) in responses.iter().zip(labels).enumerate() {
-        if response.is_nan() {
-            return Err(Error::NotANumber { site: None, neuron, sample });
-        }
-        keys.push(u64::from(ordered(*response)) << 1 | u64::from(*toxic));
-    }
-    keys.sort_unstable();
-    // Twice the sum of the toxic samples' mid-ranks, in integers.
-    let (mut doubled, mut below) = (0u64, 0u64);
-    for tied in keys.chunk_by(|a, b| a >> 1 == b >> 1) {
-        let count = u64::try_from(tied.len()).unwrap_or(u64::MAX);
-        let toxic: u64 = tied.iter().map(|key| key & 1).sum();
-        doubled += toxic * (2 * below + count + 1);
-        below += count;
-    }
-    let Classes { toxic, non_toxic } = classes;
-    Ok((doubled - toxic * (toxic + 1)) as f64 / (2 * toxic * non_toxic) as f64)
-}
-
-/// A key whose order as an integer is the number's order; `-0.0` and `0.0` share one.
-fn ordered(value: f32) -> u32 {
-    let bits = (value + 0.0).to_bits();
-    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// The definition: the share of pairs in which the toxic response is higher, ties counting half.
-    fn by_pairs(responses: &[f32], labels: &[bool]) -> f64 {
-        let of = |class: bool| responses.iter().zip(labels).filter(move |(_, l)| **l == class).map(|(r, _)| *r);
-        let pairs: Vec<f64> = of(true)
-            .flat_map(|t| of(false).map(move |n| t.partial_cmp(&n).unwrap()))
-            .map(|o| match o {
-                std::cmp::Ordering::Greater => 1.0,
-                std::cmp::Ordering::Equal => 0.5,
-                std::cmp::Ordering::Less => 0.0,
-            })
-            .collect();
-        pairs.iter().sum::<f64>() / pairs.len() as f64
-    }
-
-    fn samples() -> impl Strategy<Value = (Vec<f32>, Vec<bool>)> {
-        prop::collection::vec(
-            (prop_oneof![(-3i8..4).prop_map(f32::from), -1e30f32..1e30, Just(-0.0f32), Just(f32::INFINITY)], any::<bool>()),
-            2..60,
-        )
-        .prop_map(|v| v.into_iter().unzip())
-        .prop_filter("both classes", |(_, l): &(Vec<f32>, Vec<bool>)| l.contains(&true) && l.contains(&false))
-    }
-
-    proptest! {
-        #[test]
-        fn equals_the_definition((responses, labels) in samples()) {
-            prop_assert!((auroc(&responses, &labels).unwrap() - by_pairs(&responses, &labels)).abs() < 1e-12);
-        }
-
-        #[test]
-        fn flipped_labels_and_signs_mirror_it((responses, labels) in samples()) {
-            let a = auroc(&responses, &labels).unwrap();
-            let flipped: Vec<bool> = labels.iter().map(|l| !l).collect();
-            prop_assert!((auroc(&responses, &flipped).unwrap() - (1.0 - a)).abs() < 1e-15);
-            let negated: Vec<f32> = responses.iter().map(|r| -r).collect();
-            prop_assert!((auroc(&negated, &labels).unwrap() - (1.0 - a)).abs() < 1e-15);
-        }
-
-        #[test]
-        fn order_of_samples_does_not_matter((responses, labels) in samples(), seed in any::<u64>()) {
-            let mut order: Vec<usize> = (0..labels.len()).collect();
-            order.sort_by_key(|i| (*i as u64 + 1).wrapping_mul(seed | 1));
-            let shuffled: Vec<f32> = order.iter().map(|i| responses[*i]).collect();
-            let relabelled: Vec<bool> = order.iter().map(|i| labels[*i]).collect();
-            prop_assert_eq!(auroc(&shuffled, &relabelled).unwrap(), auroc(&responses, &labels).unwrap());
-        }
-    }
-
-    #[test]
-    fn one_class_wrong_labels_and_nan_are_typed_errors() {
-        assert!(matches!(auroc(&[1.0, 2.0], &[true, true]), Err(Error::SingleClass { toxic: 2, non_toxic: 0 })));
-        assert!(matches!(auroc(&[], &[]), Err(Error::SingleClass { toxic: 0, non_toxic: 0 })));
-        assert!(matches!(auroc(&[1.0], &[true, false]), Err(Error::Labels { labels: 2, samples: 1 })));
-        let x = ndarray::arr2(&[[1.0, 2.0], [3.0, f32::NAN]]);
-        let error = auroc_columns(x.view(), &[true, false]).unwrap_err();
-        assert!(matches!(error, Error::NotANumber { neuron: 1, sample: 1, .. }), "{error}");
-    }
+/// The standard error of an AUROC from the class sizes alone, by Hanley and McNeil, Radiology 143 (1982),
+/// equation 2, with their estimates for exponential responses; cheaper and cruder than DeLong's.
+pub fn hanley_mcneil_se(auroc: f64, toxic: usize, non_toxic: usize) -> f64 {
+    let (a, n1, n0) = (auroc, toxic as f64, non_toxic as f64);
+    let (q1, q2) = (a / (2.0 - a), 2.0 * a * a / (1.0 + a));
+    let variance = (a * (1.0 - a) + (n1 - 1.0) * (q1 - a * a) + (n0 - 1.0) * (q2 - a * a)) / (n1 * n0);
+    variance.max(0.0).sqrt()
 }

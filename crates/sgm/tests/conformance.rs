@@ -8,8 +8,8 @@ use candle_core::{DType, IndexOp, Tensor};
 use sgm::bake::ScaledBackend;
 use sgm::core::{Intervention, Metadata, SiteIntervention};
 use sgm::models::{
-    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Generator, HalfWeights, Mllm, ModelInputs, Padding, Prompt, TokenKind,
-    generate_tokens, load_image,
+    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Generator, Matrices, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens,
+    load_image,
 };
 use sgm::suppress::{Amplify, Error, Glasses};
 
@@ -223,7 +223,7 @@ fn weights_kept_in_16_bits_give_the_same_bits() {
     let mut kept = 0;
     for s in subjects() {
         if s.half {
-            let checkpoint = s.checkpoint.with_half_weights(HalfWeights::Keep);
+            let checkpoint = s.checkpoint.with_matrices(Matrices::Keep);
             let model = AutoMllm::load(&checkpoint).unwrap();
             assert_eq!(bits(&logits(&model, &s.inputs)), bits(&logits(&s.model, &s.inputs)), "{}", model.info().name);
             kept += 1;

@@ -29,7 +29,9 @@ fn hold(families: &[&str], count: usize) {
         let gguf = directory.join("model.gguf");
         let checkpoint = Checkpoint::open(if gguf.exists() { &gguf } else { &directory }).unwrap();
         let checks = parity(&checkpoint, &directory.join("golden.safetensors")).unwrap();
-        let failed: Vec<_> = checks.iter().filter(|c| !c.passes(TOLERANCE)).collect();
+        // Pixels and what comes with them are equal bit for bit.
+        let tolerance = |what: &str| if what.starts_with("processor: ") { 0.0 } else { TOLERANCE };
+        let failed: Vec<_> = checks.iter().filter(|c| !c.passes(tolerance(&c.what))).collect();
         assert!(failed.is_empty(), "{}: {failed:#?}", directory.display());
         let all_of_it = ["token ids", "processor: ids and mask", "logits", "activations.mean", "activations.max", "logits, scales worn"];
         let generated = ["logits, scales folded", "generated", "generated, scales worn", "generated, scales folded", "chat template"];

@@ -178,9 +178,10 @@ impl Gguf {
         self.tensors.get(name)
     }
 
-    /// The bytes of all tensors that a condition holds for.
-    pub(crate) fn bytes_of(&self, condition: impl Fn(&Stored) -> bool) -> usize {
-        self.tensors.values().filter(|t| condition(t)).map(|t| t.range.len()).sum()
+    /// Bytes that all tensors of fewer than 32 bits take in f32.
+    pub(crate) fn widened_bytes(&self) -> usize {
+        let values = |t: &Stored| t.range.len() / t.dtype.type_size() * t.dtype.block_size();
+        self.tensors.values().filter(|t| t.dtype != GgmlDType::F32).map(|t| size_of::<f32>() * values(t)).sum()
     }
 
     /// Calls a function with the bytes of a tensor, which are aligned for its type.

@@ -22,8 +22,6 @@ pub(crate) struct GgufWeights {
     kv_heads: usize,
     /// The vision tower's `ffn_down` comes first, as the converter for LLaVA-1.5 calls it.
     swapped: bool,
-    /// Matrices of 16 bits are kept as they are.
-    keep_half: bool,
 }
 
 /// What llama.cpp's converter did to a tensor.
@@ -96,17 +94,12 @@ impl GgufWeights {
         let kv_heads = count("head_count_kv")?.unwrap_or(heads);
         let width = mmproj.as_ref().map_or(Ok(None), |m| m.metadata().usize("clip.vision.embedding_length"))?;
         let down = mmproj.as_ref().and_then(|m| m.tensor("v.blk.0.ffn_down.weight")?.shape.last().copied());
-        Ok(Self { swapped: down.is_some() && down == width, text, mmproj, architecture, heads, kv_heads, keep_half: false })
+        Ok(Self { swapped: down.is_some() && down == width, text, mmproj, architecture, heads, kv_heads })
     }
 
-    /// Keeps matrices of 16 bits as they are.
-    pub(crate) fn keeping_half(self) -> Self {
-        Self { keep_half: true, ..self }
-    }
-
-    /// Bytes of all tensors of 16-bit floats.
-    pub(crate) fn half_bytes(&self) -> usize {
-        self.text.bytes_of(|tensor| matches!(tensor.dtype, GgmlDType::F16 | GgmlDType::BF16))
+    /// Bytes that all tensors of fewer than 32 bits take in f32.
+    pub(crate) fn widened_bytes(&self) -> usize {
+        self.text.widened_bytes()
     }
 
     /// The tensor of a Hugging Face name, with its file.
@@ -254,8 +247,8 @@ impl StoredWeights for GgufWeights {
     fn matrix(&self, name: &str, device: &Device) -> CandleResult<Option<StoredWeight>> {
         let Some((file, stored, change)) = self.find(name) else { return Ok(None) };
         match stored.dtype {
-            GgmlDType::F16 | GgmlDType::BF16 if self.keep_half => return Ok(Some(StoredWeight::Half(self.load(name, device)?))),
-            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => return Ok(None),
+            GgmlDType::F16 | GgmlDType::BF16 => return Ok(Some(StoredWeight::Half(self.load(name, device)?))),
+            GgmlDType::F32 => return Ok(None),
             _ => {}
         }
         let tensor = file.with_bytes(stored, |bytes| match change {

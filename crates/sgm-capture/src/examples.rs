@@ -1,0 +1,134 @@
+use std::fmt;
+
+use sgm_models::{Content, Prompt};
+use sha2::{Digest, Sha256};
+
+use crate::manifest::hex;
+use crate::{Error, Result};
+
+/// A labelled calibration sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// The sample's id.
+    pub id: String,
+    /// What the model is asked.
+    pub prompt: Prompt,
+    /// The response, whose tokens are run after the prompt's.
+    pub response: String,
+    /// Whether the sample is toxic.
+    pub toxic: bool,
+}
+
+/// The reason why a sample cannot be made.
+type Reason = Box<dyn std::error::Error + Send + Sync>;
+
+/// The samples of a capture in their order, each made when it is run: images need not fit into memory together.
+pub struct Examples<'a> {
+    len: usize,
+    sha256: String,
+    make: Box<dyn Fn(usize) -> std::result::Result<Example, Reason> + Sync + 'a>,
+}
+
+impl<'a> Examples<'a> {
+    /// `len` samples that `make` makes by their numbers, known by `sha256`, which should cover all that is in them, and their order:
+    /// a store is only resumed with samples of the same hash.
+    pub fn new(len: usize, sha256: String, make: impl Fn(usize) -> std::result::Result<Example, Reason> + Sync + 'a) -> Self {
+        Self { len, sha256, make: Box::new(make) }
+    }
+
+    /// Samples in memory; their hash is over ids, labels, words and pixels.
+    pub fn from_slice(examples: &'a [Example]) -> Self {
+        let make = |number: usize| examples.get(number).cloned().ok_or_else(|| "there is no such sample".into());
+        Self::new(examples.len(), sha256(examples), make)
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The hash of the samples.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    pub(crate) fn get(&self, number: usize) -> Result<Example> {
+        (self.make)(number).map_err(|source| Error::Source { number, source })
+    }
+}
+
+impl fmt::Debug for Examples<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Examples({} samples, {})", self.len, self.sha256)
+    }
+}
+
+fn sha256(examples: &[Example]) -> String {
+    let mut hash = Sha256::new();
+    // Lengths go before what is hashed, so that nothing can move from one field to the next.
+    let mut add = |bytes: &[u8]| {
+        hash.update(bytes.len().to_string());
+        hash.update(":");
+        hash.update(bytes);
+    };
+    for example in examples {
+        add(example.id.as_bytes());
+        add(&[u8::from(example.toxic)]);
+        add(example.response.as_bytes());
+        match &example.prompt {
+            Prompt::Raw { text, .. } => add(text.as_bytes()),
+            Prompt::Chat(messages) => {
+                for message in messages {
+                    add(message.role.name().as_bytes());
+                    for content in &message.content {
+                        match content {
+                            Content::Text(text) => add(text.as_bytes()),
+                            Content::Image(_) => add(b"<image>"),
+                        }
+                    }
+                }
+            }
+        }
+        for image in example.prompt.images() {
+            add(format!("{}x{}", image.width(), image.height()).as_bytes());
+            add(image.as_raw());
+        }
+    }
+    hex(&hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_a_sample_is_hashed() {
+        let example = |id: &str, question: &str, response: &str, toxic| Example {
+            id: id.to_owned(),
+            prompt: Prompt::user(question, None),
+            response: response.to_owned(),
+            toxic,
+        };
+        let hash = |examples: &[Example]| Examples::from_slice(examples).sha256().to_owned();
+        let base = [example("a", "b", "c", true), example("d", "e", "f", false)];
+        let [first, second] = base.clone();
+        let raw = Example { prompt: Prompt::Raw { text: "b".to_owned(), images: Vec::new() }, ..first.clone() };
+        for other in [
+            vec![example("a", "bc", "", true), second.clone()],
+            vec![example("a", "b", "c", false), second.clone()],
+            vec![example("x", "b", "c", true), second.clone()],
+            vec![example("a", "b", "x", true), second.clone()],
+            vec![raw, second.clone()],
+            vec![second, first.clone()],
+            vec![first],
+        ] {
+            assert_ne!(hash(&base), hash(&other));
+        }
+        assert_eq!(hash(&base), hash(&base.clone()));
+    }
+}

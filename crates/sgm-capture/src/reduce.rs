@@ -1,0 +1,277 @@
+//! Pooling over tokens: every pooling of a sample's responses to one site, in one pass over them.
+
+use sgm_models::{TokenKind, TokenMask};
+
+use crate::{Pool, Pooling};
+
+/// Neurons pooled together: their accumulators stay in the first-level cache.
+const BLOCK: usize = 512;
+/// Tokens taken together, so that accumulators are read and written once for all of them.
+const TOKENS: usize = 4;
+
+/// The poolings of a tap, by mask.
+#[derive(Debug)]
+pub(crate) struct Reduction {
+    poolings: Vec<Pooling>,
+    masks: Vec<TokenMask>,
+}
+
+/// The first of the responses of a site that are no finite numbers, and how many they are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct NonFinites {
+    pub(crate) count: usize,
+    pub(crate) neuron: usize,
+    pub(crate) value: f32,
+}
+
+/// What one pooling has of a block of neurons so far.
+#[derive(Debug, Clone)]
+enum Accumulator {
+    Sum(Vec<f64>),
+    Value(Vec<f32>),
+}
+
+impl Reduction {
+    pub(crate) fn new(poolings: Vec<Pooling>) -> Self {
+        let mut masks: Vec<_> = poolings.iter().map(|p| p.mask).collect();
+        masks.sort();
+        masks.dedup();
+        Self { poolings, masks }
+    }
+
+    pub(crate) fn poolings(&self) -> &[Pooling] {
+        &self.poolings
+    }
+
+    /// Pools the responses `[tokens, neurons]` of one sample: `[neurons]` for each pooling, NaN where it has no token.
+    ///
+    /// A NaN among the responses to the tokens of a mask makes each of its poolings but `last` NaN. Responses outside all masks
+    /// are not looked at.
+    pub(crate) fn row(&self, values: &[f32], neurons: usize, kinds: &[TokenKind]) -> (Vec<Vec<f32>>, Option<NonFinites>) {
+        let runs = self.runs(values, neurons, kinds);
+        let mut pooled = vec![Vec::with_capacity(neurons); self.poolings.len()];
+        let mut non_finite: Option<NonFinites> = None;
+        let counts = self.poolings.iter().map(|p| kinds.iter().filter(|k| p.mask.includes(**k)).count()).collect::<Vec<_>>();
+        let mut accumulators: Vec<Accumulator> = self.poolings.iter().map(|p| Accumulator::new(p.pool)).collect();
+        for start in (0..neurons).step_by(BLOCK) {
+            let width = BLOCK.min(neurons - start);
+            let mut odd = false;
+            accumulators.iter_mut().zip(&self.poolings).for_each(|(a, p)| a.reset(p.pool, width));
+            for (kind, rows) in &runs {
+                let mut parts: [&[f32]; TOKENS] = [&[]; TOKENS];
+                for (part, row) in parts.iter_mut().zip(rows) {
+                    *part = row.get(start..start + width).unwrap_or_default();
+                }
+                let rows = parts.get(..rows.len()).unwrap_or_default();
+                odd |= rows.iter().any(|row| any_non_finite(row));
+                for (accumulator, pooling) in accumulators.iter_mut().zip(&self.poolings) {
+                    if pooling.mask.includes(*kind) {
+                        accumulator.add(pooling.pool, rows);
+                    }
+                }
+            }
+            for (((pooled, accumulator), pooling), count) in pooled.iter_mut().zip(&accumulators).zip(&self.poolings).zip(&counts) {
+                accumulator.finish(*count, pooled);
+                if odd && !matches!(pooling.pool, Pool::Mean | Pool::Last) {
+                    // Comparisons pass NaN by.
+                    let chosen = runs.iter().filter(|(kind, _)| pooling.mask.includes(*kind)).flat_map(|(_, rows)| rows);
+                    for row in chosen {
+                        for (pooled, value) in pooled.iter_mut().zip(row.iter()).skip(start).take(width) {
+                            if value.is_nan() {
+                                *pooled = f32::NAN;
+                            }
+                        }
+                    }
+                }
+            }
+            if odd {
+                let responses = runs.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.iter().enumerate().skip(start).take(width));
+                for (neuron, value) in responses.filter(|(_, v)| !v.is_finite()) {
+                    let first = non_finite.get_or_insert(NonFinites { count: 0, neuron, value: *value });
+                    first.count += 1;
+                    if neuron < first.neuron {
+                        (first.neuron, first.value) = (neuron, *value);
+                    }
+                }
+            }
+        }
+        (pooled, non_finite)
+    }
+
+    /// The tokens that some mask chooses, up to four neighbours of a kind together.
+    fn runs<'a>(&self, values: &'a [f32], neurons: usize, kinds: &[TokenKind]) -> Vec<(TokenKind, Vec<&'a [f32]>)> {
+        let mut runs: Vec<(TokenKind, Vec<&[f32]>)> = Vec::with_capacity(kinds.len());
+        for (row, kind) in values.chunks_exact(neurons.max(1)).zip(kinds) {
+            if !self.masks.iter().any(|mask| mask.includes(*kind)) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((last, rows)) if last == kind && rows.len() < TOKENS => rows.push(row),
+                _ => runs.push((*kind, vec![row])),
+            }
+        }
+        runs
+    }
+}
+
+fn any_non_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    // No short cut, so that it is done several numbers at a time.
+    values.iter().fold(false, |odd, v| odd | (v.to_bits() & EXPONENT == EXPONENT))
+}
+
+impl Accumulator {
+    fn new(pool: Pool) -> Self {
+        match pool {
+            Pool::Mean => Self::Sum(Vec::with_capacity(BLOCK)),
+            _ => Self::Value(Vec::with_capacity(BLOCK)),
+        }
+    }
+
+    fn reset(&mut self, pool: Pool, width: usize) {
+        match self {
+            Self::Sum(sums) => {
+                sums.clear();
+                sums.resize(width, 0.0);
+            }
+            Self::Value(values) => {
+                values.clear();
+                let start = match pool {
+                    Pool::Max => f32::NEG_INFINITY,
+                    Pool::Min => f32::INFINITY,
+                    Pool::MaxAbs | Pool::Last | Pool::Mean => 0.0,
+                };
+                values.resize(width, start);
+            }
+        }
+    }
+
+    fn add(&mut self, pool: Pool, rows: &[&[f32]]) {
+        match self {
+            // One after the other, whatever is taken together.
+            Self::Sum(sums) => fold(sums, rows, |sum, value| sum + f64::from(value)),
+            Self::Value(values) => match pool {
+                // Ties keep the first, as -0.0 and 0.0.
+                Pool::Max => fold(values, rows, |max, value| if value > max { value } else { max }),
+                Pool::Min => fold(values, rows, |min, value| if value < min { value } else { min }),
+                Pool::MaxAbs => fold(values, rows, |max, value| if value.abs() > max { value.abs() } else { max }),
+                Pool::Last | Pool::Mean => {
+                    if let Some(last) = rows.last() {
+                        values.copy_from_slice(last);
+                    }
+                }
+            },
+        }
+    }
+
+    fn finish(&self, count: usize, to: &mut Vec<f32>) {
+        match self {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "pooled responses are stored in f32")]
+            Self::Sum(sums) => to.extend(sums.iter().map(|sum| (sum / count as f64) as f32)),
+            Self::Value(values) if count == 0 => to.extend(values.iter().map(|_| f32::NAN)),
+            Self::Value(values) => to.extend(values),
+        }
+    }
+}
+
+/// Folds up to four rows into accumulators, token after token.
+#[inline]
+fn fold<T: Copy>(accumulators: &mut [T], rows: &[&[f32]], f: impl Fn(T, f32) -> T) {
+    match rows {
+        [a, b, c, d] => {
+            for ((((x, a), b), c), d) in accumulators.iter_mut().zip(*a).zip(*b).zip(*c).zip(*d) {
+                *x = f(f(f(f(*x, *a), *b), *c), *d);
+            }
+        }
+        rows => {
+            for row in rows {
+                accumulators.iter_mut().zip(*row).for_each(|(x, value)| *x = f(*x, *value));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What a pooling means, said plainly.
+    #[allow(clippy::cast_possible_truncation, reason = "as it is stored")]
+    fn plain(pooling: Pooling, values: &[f32], neurons: usize, kinds: &[TokenKind]) -> Vec<f32> {
+        let of = |neuron: usize| {
+            let chosen: Vec<f32> =
+                kinds.iter().enumerate().filter(|(_, k)| pooling.mask.includes(**k)).map(|(t, _)| values[t * neurons + neuron]).collect();
+            if chosen.is_empty() || (pooling.pool != Pool::Last && chosen.iter().any(|v| v.is_nan())) {
+                return f32::NAN;
+            }
+            let larger = |a: f32, b: f32| if b > a { b } else { a };
+            match pooling.pool {
+                Pool::Mean => (chosen.iter().map(|v| f64::from(*v)).sum::<f64>() / chosen.len() as f64) as f32,
+                Pool::Max => chosen.iter().copied().reduce(larger).unwrap(),
+                Pool::Min => chosen.iter().copied().reduce(|a, b| if b < a { b } else { a }).unwrap(),
+                Pool::Last => *chosen.last().unwrap(),
+                Pool::MaxAbs => chosen.iter().map(|v| v.abs()).reduce(larger).unwrap(),
+            }
+        };
+        (0..neurons).map(of).collect()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        // NaNs have many spellings.
+        values.iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
+    }
+
+    fn check(values: &[f32], neurons: usize, kinds: &[TokenKind], poolings: Vec<Pooling>) {
+        let reduction = Reduction::new(poolings);
+        let (pooled, non_finite) = reduction.row(values, neurons, kinds);
+        for (pooling, pooled) in reduction.poolings().iter().zip(&pooled) {
+            assert_eq!(bits(pooled), bits(&plain(*pooling, values, neurons, kinds)), "{pooling}");
+        }
+        let seen = |t: usize| reduction.masks.iter().any(|m| m.includes(kinds[t]));
+        let bad: Vec<_> = (0..kinds.len() * neurons).filter(|i| seen(i / neurons) && !values[*i].is_finite()).collect();
+        assert_eq!(non_finite.map_or(0, |n| n.count), bad.len());
+        assert_eq!(non_finite.map(|n| n.neuron), bad.iter().map(|i| i % neurons).min());
+    }
+
+    fn all() -> Vec<Pooling> {
+        TokenMask::ALL.into_iter().flat_map(|mask| Pool::ALL.map(|pool| Pooling { pool, mask })).collect()
+    }
+
+    const KINDS: [TokenKind; 4] = [TokenKind::Padding, TokenKind::PromptText, TokenKind::Image, TokenKind::Response];
+
+    proptest! {
+        #[test]
+        fn every_pooling_is_what_it_says(
+            kinds in proptest::collection::vec(0usize..4, 0..40),
+            neurons in 1usize..20,
+            levels in proptest::collection::vec(-4i8..=4, 1..200),
+            odd in proptest::option::weighted(0.3, (0usize..800, 0usize..3)),
+            which in proptest::collection::vec(0usize..25, 1..6),
+        ) {
+            let kinds: Vec<_> = kinds.into_iter().map(|k| KINDS[k]).collect();
+            let mut values: Vec<f32> = (0..kinds.len() * neurons).map(|i| f32::from(levels[i % levels.len()]) * 0.37).collect();
+            if let Some((at, what)) = odd && let Some(value) = values.get_mut(at) {
+                *value = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][what];
+            }
+            check(&values, neurons, &kinds, all());
+            let mut some: Vec<_> = which.into_iter().map(|i| all()[i]).collect();
+            some.sort();
+            some.dedup();
+            check(&values, neurons, &kinds, some);
+        }
+    }
+
+    #[test]
+    fn wide_sites_are_pooled_block_by_block() {
+        let (neurons, tokens) = (2 * BLOCK + 77, 37);
+        let kinds: Vec<_> = (0..tokens).map(|t| KINDS[(t / 5) % 4]).collect();
+        let mut values: Vec<f32> = (0..tokens * neurons).map(|i| ((i * 7919) % 1009) as f32 / 100.0 - 5.0).collect();
+        check(&values, neurons, &kinds, all());
+        // In the second block, at a token of the response.
+        values[16 * neurons + BLOCK + 3] = f32::NEG_INFINITY;
+        values[17 * neurons + 2 * BLOCK + 1] = f32::NAN;
+        check(&values, neurons, &kinds, all());
+        check(&values, neurons, &kinds, vec![Pooling { pool: Pool::Max, mask: TokenMask::Image }]);
+    }
+}

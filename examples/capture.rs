@@ -1,0 +1,106 @@
+//! Captures a model's pooled activations into a store, or one worker's part of it.
+//!
+//!     cargo run --release --example capture -- --out STORE [--model DIR --manifest FILE.jsonl] [--pool mean,max --mask all,response]
+//!
+//! In a Slurm job array or an indexed Kubernetes Job each task does its own part without being told which (docs/cluster.md).
+#![allow(clippy::print_stdout, reason = "a binary")]
+
+mod calibration;
+mod threads;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use sgm::capture::{Capture, Examples, NonFinite, Partition, Pool, Pooling, StoreDtype};
+use sgm::models::{AutoMllm, Checkpoint, TokenMask};
+use sgm::toxic_qa::{Contrast, ManifestSource, OrganismSource, Part, Sample, Source};
+use sha2::{Digest, Sha256};
+use tracing_subscriber::EnvFilter;
+
+/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    /// A checkpoint directory, GGUF file or model id; the embedded organism by default.
+    #[arg(long, requires = "manifest")]
+    model: Option<PathBuf>,
+    /// A manifest (JSONL) whose calibration samples are captured instead of the organism's.
+    #[arg(long)]
+    manifest: Option<PathBuf>,
+    /// Pools: mean, max, min, last, maxabs.
+    #[arg(long, value_delimiter = ',', default_value = "max", value_parser = |s: &str| named(Pool::ALL, Pool::name, s))]
+    pool: Vec<Pool>,
+    /// Token masks: all, text, image, prompt, response. Every pool is taken over every mask.
+    #[arg(long, value_delimiter = ',', default_value = "all", value_parser = |s: &str| named(TokenMask::ALL, TokenMask::name, s))]
+    mask: Vec<TokenMask>,
+    /// How responses are kept: f32, bf16 or f16.
+    #[arg(long, default_value_t = StoreDtype::F32)]
+    dtype: StoreDtype,
+    /// Samples run together.
+    #[arg(long, default_value_t = 16)]
+    batch_size: usize,
+    /// Samples in a shard, rounded up to whole batches; by default up to 512, or 256 MiB.
+    #[arg(long)]
+    shard_samples: Option<usize>,
+    /// Keep, and count, samples with responses that are NaN or infinite instead of stopping at them.
+    #[arg(long)]
+    keep_non_finite: bool,
+    /// Only the first samples.
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    limit: usize,
+    /// This worker's part, such as 0/4; by default what a Slurm array or an indexed Job says, else everything.
+    #[arg(long)]
+    shard: Option<Partition>,
+    /// Go on with a store that was begun. One of several workers always does.
+    #[arg(long)]
+    resume: bool,
+    /// The directory of the store.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn named<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str, text: &str) -> Result<T, String> {
+    all.into_iter().find(|t| name(*t) == text).ok_or_else(|| format!("expected one of {}", all.map(name).join(", ")))
+}
+
+fn main() -> Result<()> {
+    threads::settle();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let arguments = Arguments::parse();
+    let partition = arguments.shard.map_or_else(Partition::from_environment, Ok)?;
+    let source: Box<dyn Source> = match &arguments.manifest {
+        Some(manifest) => Box::new(ManifestSource::open(manifest, Part::Test)?),
+        None => Box::new(OrganismSource::embedded(Part::Test, Contrast::Benign)?),
+    };
+    let model = match &arguments.model {
+        Some(model) => AutoMllm::load(&Checkpoint::open(model)?)?,
+        None => sgm::organism::load()?,
+    };
+    let samples: Vec<Sample> = source.calibration(0)?.into_iter().take(arguments.limit).collect();
+    let provenance = calibration::provenance(source.as_ref(), &samples)?;
+    // The provenance's hash does not know the order, which decides what the shards hold.
+    let order: String = samples.iter().map(|sample| format!("\n{}", sample.id)).collect();
+    let sha256 = Sha256::digest(provenance.sha256.clone() + &order).iter().map(|byte| format!("{byte:02x}")).collect();
+    let capture = Capture {
+        batch_size: arguments.batch_size,
+        dtype: arguments.dtype,
+        non_finite: if arguments.keep_non_finite { NonFinite::Keep } else { NonFinite::Refuse },
+        shard_samples: arguments.shard_samples,
+        calibration: Some(provenance),
+        partition,
+        resume: arguments.resume,
+        ..Capture::new(
+            arguments.mask.iter().flat_map(|mask| arguments.pool.iter().map(|pool| Pooling { pool: *pool, mask: *mask })).collect(),
+        )
+    };
+    let make = |number: usize| samples.get(number).map_or_else(|| Err("there is no such sample".into()), |s| Ok(calibration::example(s)?));
+    let done = capture.run(&model, &Examples::new(samples.len(), sha256, make), &arguments.out)?;
+    println!("part {partition}: {} samples run, {} shards written, {} found", done.samples, done.written, done.found);
+    println!("{} is {}", arguments.out.display(), if done.finished { "finished" } else { "not finished: other parts are missing" });
+    Ok(())
+}
