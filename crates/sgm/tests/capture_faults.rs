@@ -18,8 +18,8 @@ use sgm::capture::{Capture, Example, Examples, Partition, Pool, Pooling, verify}
 use sgm::models::TokenMask;
 use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
 
-/// The samples of a store; 16 shards.
-const SAMPLES: usize = 32;
+/// The samples of a store; 10 shards.
+const SAMPLES: usize = 20;
 
 /// The body of a worker: exits with 0 when the store is finished, 4 when its part is done, 3 with the error.
 #[test]
@@ -75,7 +75,7 @@ fn kill_and_resume(kills: usize, seed: u64) {
     let (expected, duration) = whole(&dir.path().join("whole"));
     println!("seed {seed}, an uninterrupted run takes {duration:?}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let (mut killed, mut stores, mut shards_lost, mut temporary) = (0, 0, 0, 0);
+    let (mut killed, mut begun, mut stores, mut shards_lost, mut temporary) = (0, 0, 0, 0, 0);
     while killed < kills {
         let out = dir.path().join(format!("store-{stores}"));
         let mut before = 0;
@@ -93,6 +93,7 @@ fn kill_and_resume(kills: usize, seed: u64) {
             if !out.join("unfinished.json").exists() {
                 continue;
             }
+            begun += 1;
             let found = verify(&out).unwrap();
             assert!(found.damaged.is_empty(), "{:?}", found.damaged);
             if found.sound < before {
@@ -106,7 +107,9 @@ fn kill_and_resume(kills: usize, seed: u64) {
         std::fs::remove_dir_all(&out).unwrap();
         stores += 1;
     }
-    println!("{killed} kills over {stores} stores, {temporary} of them while a file was written; {shards_lost} finished shards lost");
+    println!(
+        "{killed} kills over {stores} stores: {begun} after the store was begun, {temporary} of them while a file was written; {shards_lost} finished shards lost"
+    );
     assert_eq!(shards_lost, 0);
 }
 
