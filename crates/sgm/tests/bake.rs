@@ -1,5 +1,5 @@
 //! A baked checkpoint of every family is the model whose weights are scaled as they load.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "test code")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
