@@ -13,7 +13,7 @@ use sgm::models::{AutoMllm, Checkpoint, Mllm, Padding, Prompt};
 fn glasses(model: &AutoMllm) -> Intervention {
     let mut intervention = Intervention::new(Metadata::default());
     for info in &model.info().sites {
-        let scale = |neuron: usize| if neuron % 7 == 0 { 0.0 } else { [0.6, 1.0, 1.0][neuron % 3] };
+        let scale = |neuron: usize| if neuron.is_multiple_of(7) { 0.0 } else { [0.6, 1.0, 1.0][neuron % 3] };
         let scale = (0..info.width).map(|neuron| scale(neuron + info.site.layer)).collect();
         intervention.insert(info.site, SiteIntervention::from_scale(scale)).unwrap();
     }
