@@ -6,6 +6,7 @@ The expectation is computed here by NumPy and torch, and held against gguf-py's 
 baked row must be the scale times the original row, within the rounding of the numbers that scale its blocks.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Q
 from gguf import quants
-from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 SCALES = np.array([0, 0.5, 0.1, 0.73, 1, 0.02] * 2, np.float32)
@@ -139,6 +139,17 @@ def write_gguf(path, tensors):
     writer.close()
 
 
+def save_intervention(path, tensors):
+    """A safetensors file; the library's own writer orders the metadata differently every time."""
+    header, data = {"__metadata__": {"format": "sgm-intervention", "format_version": "1"}}, b""
+    for name, values in sorted(tensors.items()):
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [len(data), len(data) + values.nbytes]}
+        data += np.asarray(values, "<f4").tobytes()
+    header = json.dumps(header, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
 def quantised(out):
     rng = np.random.default_rng(11)
     before, after, intervention = {}, {}, {}
@@ -149,7 +160,7 @@ def quantised(out):
         intervention[f"lm.layers.{layer}.mlp.up_proj/scale"] = SCALES
     write_gguf(out / "types.gguf", before)
     write_gguf(out / "types_baked.gguf", after)
-    save_file(intervention, out / "types.sgm.safetensors", {"format": "sgm-intervention", "format_version": "1"})
+    save_intervention(out / "types.sgm.safetensors", intervention)
 
 
 def floats(out):
@@ -176,7 +187,7 @@ def floats(out):
             before[other] = after[other] = torch.randn(3, 4).to(dtype)
     save_torch(before, out / "floats.safetensors", {"format": "pt"})
     save_torch(after, out / "floats_baked.safetensors", {"format": "pt"})
-    save_file(intervention, out / "floats.sgm.safetensors", {"format": "sgm-intervention", "format_version": "1"})
+    save_intervention(out / "floats.sgm.safetensors", intervention)
 
 
 if __name__ == "__main__":

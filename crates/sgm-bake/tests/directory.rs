@@ -150,6 +150,16 @@ fn nothing_is_written_over_or_left_behind() {
 }
 
 #[test]
+fn what_fails_halfway_leaves_nothing() {
+    let model = Model::new();
+    // The second shard overflows when the first is written already.
+    let strong = glasses([(Site::new(1, Projection::Down), vec![3e38, 1.0])]);
+    let error = bake(&model.path(""), &strong, Amplify::Allow, &model.out()).unwrap_err();
+    assert!(matches!(error, Error::Overflow { .. }), "{error}");
+    assert_eq!(fs::read_dir(model.out().parent().unwrap()).unwrap().count(), 0);
+}
+
+#[test]
 fn an_index_has_to_fit_its_files() {
     let model = Model::new();
     for (layers, word) in [

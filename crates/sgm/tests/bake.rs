@@ -1,0 +1,83 @@
+//! A baked checkpoint of every family is the model whose weights are scaled as they load.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "test code")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use sgm::bake::{Amplify, Record, ScaledBackend, bake};
+use sgm::core::{Intervention, Metadata, SiteIntervention};
+use sgm::models::{AutoMllm, Checkpoint, Mllm, Padding, Prompt};
+
+/// Every third neuron is suppressed a little, every seventh wholly.
+fn glasses(model: &AutoMllm) -> Intervention {
+    let mut intervention = Intervention::new(Metadata::default());
+    for info in &model.info().sites {
+        let scale = |neuron: usize| if neuron.is_multiple_of(7) { 0.0 } else { [0.6, 1.0, 1.0][neuron % 3] };
+        let scale = (0..info.width).map(|neuron| scale(neuron + info.site.layer)).collect();
+        intervention.insert(info.site, SiteIntervention::from_scale(scale)).unwrap();
+    }
+    intervention
+}
+
+fn logits(model: &AutoMllm) -> Vec<f32> {
+    let prompt = Prompt::Raw { text: "what do you see? the red ring.".to_owned(), images: Vec::new() };
+    let inputs = model.processor().prompts(&[prompt], Padding::Left).unwrap();
+    let logits: Tensor = model.logits(&model.prefill(&inputs, &mut model.new_cache()).unwrap()).unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The largest difference, relative to the largest value.
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0f32, |largest, v| largest.max(v.abs()));
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
+}
+
+/// Compares a model with its baked copy; GGUF files are dequantised.
+fn check(original: &Path, name: &str, bound: f32) -> Record {
+    let checkpoint = Checkpoint::open(original).unwrap();
+    let load = |checkpoint: &Checkpoint| AutoMllm::from_tensors(checkpoint, &checkpoint.tensors().unwrap()).unwrap();
+    let plain = load(&checkpoint);
+    let intervention = glasses(&plain);
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join(original.file_name().unwrap());
+    let record = bake(original, &intervention, Amplify::Refuse, &out).unwrap();
+    if let Some(mmproj) = original.parent().map(|p| p.join("mmproj.gguf")).filter(|mmproj| mmproj.exists()) {
+        fs::copy(mmproj, dir.path().join("mmproj.gguf")).unwrap();
+    }
+    let (vb, folded) = ScaledBackend::fold(checkpoint.tensors().unwrap(), &intervention).unwrap();
+    let loaded = logits(&AutoMllm::from_tensors(&checkpoint, &vb).unwrap());
+    folded.check_complete().unwrap();
+    let baked = logits(&load(&Checkpoint::open(&out).unwrap()));
+    let (error, effect) = (difference(&baked, &loaded), difference(&baked, &logits(&plain)));
+    println!("{name}: {error:.1e} from the model scaled as it loads, which is {effect:.1e} from the plain one");
+    assert!(error <= bound, "{name}: {error}");
+    assert!(effect > 10.0 * bound, "{name}: the intervention does little, {effect}");
+    record
+}
+
+#[test]
+fn every_checkpoint_is_baked_as_it_is_folded() {
+    let goldens = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sgm-models/tests/golden");
+    let mut directories: Vec<_> = fs::read_dir(goldens).unwrap().map(|entry| entry.unwrap().path()).collect();
+    directories.retain(|d| d.join("golden.json").exists());
+    directories.sort();
+    assert!(directories.len() >= 36, "{directories:?}");
+    for directory in directories {
+        let name = directory.file_name().unwrap().to_string_lossy().into_owned();
+        let golden: serde_json::Value = serde_json::from_slice(&fs::read(directory.join("golden.json")).unwrap()).unwrap();
+        let gguf = directory.join("model.gguf");
+        if gguf.exists() {
+            check(&gguf, &name, 1e-3);
+            continue;
+        }
+        // Products are rounded to the stored type once more than those of weights scaled in f32.
+        let bound = match golden["disk_dtype"].as_str() {
+            Some("float32") => 0.0,
+            Some("float16") => 1e-3,
+            _ => 1e-2,
+        };
+        check(&directory, &name, bound);
+    }
+}
