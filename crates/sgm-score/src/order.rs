@@ -9,8 +9,6 @@ use crate::tally::Tally;
 pub struct Scratch {
     /// Samples per 16-bit pattern: toxic in the high half, non-toxic in the low one. All zero between uses.
     counts: Vec<u32>,
-    /// One bit per pattern that has samples. All zero between uses.
-    occupied: Vec<u64>,
     cells: Vec<u32>,
     half_sorted: Vec<u32>,
     sorted: Vec<u32>,
@@ -22,7 +20,6 @@ impl Scratch {
     pub(crate) fn new() -> Self {
         Self {
             counts: vec![0; 1 << 16],
-            occupied: vec![0; 1 << 10],
             cells: Vec::new(),
             half_sorted: Vec::new(),
             sorted: Vec::new(),
@@ -33,7 +30,7 @@ impl Scratch {
 
     /// Bytes that scoring one neuron of so many samples takes.
     pub(crate) fn bytes(samples: usize) -> usize {
-        (1 << 18) + (1 << 13) + samples * (3 * 4 + 2 * 8)
+        (1 << 18) + samples * (3 * 4 + 2 * 8)
     }
 }
 
@@ -101,16 +98,10 @@ macro_rules! half {
 
         impl Ordered for $half {
             fn tally(responses: &[Self], toxic: usize, scratch: &mut Scratch, tally: &mut Tally) {
-                let (toxic, non_toxic) = responses.split_at(toxic.min(responses.len()));
                 if responses.len() <= usize::from(u16::MAX) {
-                    count(toxic.iter().map(|r| r.to_bits()), non_toxic.iter().map(|r| r.to_bits()), scratch, tally);
+                    count(responses, toxic, |r| r.to_bits(), scratch, tally);
                 } else {
-                    let keys =
-                        |class: u64, responses: &[Self]| responses.iter().map(move |r| u64::from(r.key()) << 1 | class).collect::<Vec<_>>();
-                    scratch.exact.clear();
-                    scratch.exact.extend(keys(1, toxic).into_iter().chain(keys(0, non_toxic)));
-                    sort_exactly(&mut scratch.exact, &mut scratch.exact_other);
-                    tally.sorted(&scratch.exact);
+                    sort_exactly(responses, toxic, scratch, tally);
                 }
             }
 
@@ -130,48 +121,31 @@ half!(f16, 0x7c00);
 
 /// Counts the samples of either class with each 16-bit pattern, then reads the counts in ascending order.
 ///
-/// The neurons of a layer take a few thousand different 16-bit values, whose counts stay in the fastest cache;
-/// a bit per occupied pattern lets the rest be skipped.
-#[allow(clippy::indexing_slicing, reason = "16 bits index 65,536 counts and 1,024 words of 64 bits")]
-fn count(toxic: impl Iterator<Item = u16>, non_toxic: impl Iterator<Item = u16>, scratch: &mut Scratch, tally: &mut Tally) {
-    let (Some(counts), Some(occupied)) = (scratch.counts.first_chunk_mut::<65_536>(), scratch.occupied.first_chunk_mut::<1024>()) else {
-        return;
-    };
-    let mut add = |bits: u16, one: u32| {
-        counts[usize::from(bits)] += one;
-        occupied[usize::from(bits >> 6)] |= 1 << (bits & 63);
-    };
-    toxic.for_each(|bits| add(bits, 1 << 16));
-    non_toxic.for_each(|bits| add(bits, 1));
-    // Minus zero is zero.
-    const MINUS_ZERO: usize = 0x8000;
-    if occupied[MINUS_ZERO >> 6] & 1 != 0 {
-        occupied[MINUS_ZERO >> 6] &= !1;
-        occupied[0] |= 1;
-        counts[0] += std::mem::take(&mut counts[MINUS_ZERO]);
-    }
-    let mut take = |pattern: usize| {
-        let count = std::mem::take(&mut counts[pattern & 0xffff]);
-        tally.tied(u64::from(count >> 16), u64::from(count & 0xffff));
-    };
-    let (positive, negative) = occupied.split_at_mut(512);
+/// The neurons of a layer take a few thousand different 16-bit values, whose counts stay in the fastest cache; only
+/// patterns between the smallest and the largest magnitude are read.
+#[allow(clippy::indexing_slicing, reason = "16 bits index 65,536 counts")]
+fn count<T>(responses: &[T], toxic: usize, bits: impl Fn(&T) -> u16, scratch: &mut Scratch, tally: &mut Tally) {
+    let Some(counts) = scratch.counts.first_chunk_mut::<65_536>() else { return };
+    let (toxic, non_toxic) = responses.split_at(toxic.min(responses.len()));
+    toxic.iter().for_each(|r| counts[usize::from(bits(r))] += 1 << 16);
+    non_toxic.iter().for_each(|r| counts[usize::from(bits(r))] += 1);
+    const SIGN: u16 = 1 << 15;
+    // Zero is looked at apart, so that it does not widen the range.
+    let bounds = |(least, most): (u16, u16), bits: u16| (least.min((bits & !SIGN).wrapping_sub(1)), most.max(bits & !SIGN));
+    let (least, most) = responses.iter().map(bits).fold((u16::MAX, 0), bounds);
+    let magnitudes = usize::from(least.wrapping_add(1)).max(1)..usize::from(most) + 1;
+    let (positive, negative) = counts.split_at_mut(usize::from(SIGN));
+    let ([zero, ..], [minus_zero, ..]) = (&mut *positive, &mut *negative) else { return };
+    let zeros = [std::mem::take(zero) + std::mem::take(minus_zero)];
+    let negative = negative.get_mut(magnitudes.clone()).unwrap_or_default();
     // The larger the bits of a negative number, the smaller it is.
-    for (word, bits) in negative.iter_mut().enumerate().rev() {
-        let mut left = std::mem::take(bits);
-        while left != 0 {
-            let bit = 63 ^ left.leading_zeros() as usize;
-            left ^= 1 << bit;
-            take(MINUS_ZERO | word << 6 | bit);
-        }
+    negative.reverse();
+    let positive = positive.get_mut(magnitudes).unwrap_or_default();
+    for counts in [&*negative, &zeros, &*positive] {
+        tally.counts(counts);
     }
-    for (word, bits) in positive.iter_mut().enumerate() {
-        let mut left = std::mem::take(bits);
-        while left != 0 {
-            let bit = left.trailing_zeros() as usize;
-            left &= left - 1;
-            take(word << 6 | bit);
-        }
-    }
+    negative.fill(0);
+    positive.fill(0);
 }
 
 /// Bits of the number of cells that responses are assigned to before they are sorted.
@@ -189,20 +163,14 @@ impl Ordered for f32 {
         let sixteen = responses.iter().fold(0, |bits, r| bits | r.to_bits()) & 0xffff == 0;
         if sixteen && responses.len() <= usize::from(u16::MAX) {
             // bf16 in disguise.
-            let (toxic, non_toxic) = responses.split_at(toxic.min(responses.len()));
-            let high = |r: &Self| bf16::from_f32(*r).to_bits();
-            return count(toxic.iter().map(high), non_toxic.iter().map(high), scratch, tally);
+            return count(responses, toxic, |r| bf16::from_f32(*r).to_bits(), scratch, tally);
         }
         let mut attempt = tally.clone();
         if sort_by_cells(responses, toxic, scratch, &mut attempt) {
             *tally = attempt;
             return;
         }
-        scratch.exact.clear();
-        let label = |i: usize| u64::from(i < toxic);
-        scratch.exact.extend(responses.iter().enumerate().map(|(i, r)| u64::from(r.key()) << 1 | label(i)));
-        sort_exactly(&mut scratch.exact, &mut scratch.exact_other);
-        tally.sorted(&scratch.exact);
+        sort_exactly(responses, toxic, scratch, tally);
     }
 
     fn first_nan(responses: &[Self]) -> Option<usize> {
@@ -397,9 +365,12 @@ fn accumulate(counts: &mut [u32; DIGITS]) {
     }
 }
 
-/// Sorts 33-bit keys by four digits; the lowest bit, the label, is left as it comes.
+/// Sorts the samples by their whole keys, in four digits, with the label below them.
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "digits of 33-bit keys; the counts add up to their number")]
-fn sort_exactly(keys: &mut Vec<u64>, other: &mut Vec<u64>) {
+fn sort_exactly<T: Ordered + Copy>(responses: &[T], toxic: usize, scratch: &mut Scratch, tally: &mut Tally) {
+    let Scratch { exact: keys, exact_other: other, .. } = scratch;
+    keys.clear();
+    keys.extend(responses.iter().enumerate().map(|(i, r)| u64::from(r.key()) << 1 | u64::from(i < toxic)));
     other.resize(keys.len(), 0);
     for pass in 0..4 {
         let shift = pass * DIGIT;
@@ -415,4 +386,5 @@ fn sort_exactly(keys: &mut Vec<u64>, other: &mut Vec<u64>) {
         }
         std::mem::swap(keys, other);
     }
+    tally.sorted(keys);
 }

@@ -112,6 +112,31 @@ impl Tally {
         self.non_toxic += non_toxic;
     }
 
+    /// The next samples by the numbers of those with equal responses: toxic ones in the high half, non-toxic ones in the
+    /// low half. There must be no more than 65,535 samples in all.
+    pub(crate) fn counts(&mut self, counts: &[u32]) {
+        let any = |counts: &&[u32]| counts.iter().fold(0, |any, count| any | count) != 0;
+        let halves = |count: &u32| (u64::from(count >> 16), u64::from(count & 0xffff));
+        let counts = counts.chunks(16).filter(any).flatten().map(halves);
+        if self.precision.is_some() {
+            return counts.filter(|count| *count != (0, 0)).for_each(|(toxic, non_toxic)| self.tied(toxic, non_toxic));
+        }
+        // As in `tied`; the squares of so few samples fit into 64 bits.
+        let (mut toxic_squares, mut non_toxic_squares) = (0u64, 0u64);
+        counts.for_each(|(toxic, non_toxic)| {
+            let below = 2 * self.non_toxic + non_toxic;
+            let toxic_below = 2 * self.toxic + toxic;
+            let area = toxic * below;
+            self.doubled_area += area;
+            toxic_squares += area * below;
+            non_toxic_squares += non_toxic * toxic_below * toxic_below;
+            self.toxic += toxic;
+            self.non_toxic += non_toxic;
+        });
+        self.toxic_squares += u128::from(toxic_squares);
+        self.non_toxic_squares += u128::from(non_toxic_squares);
+    }
+
     /// The samples in ascending order as keys whose lowest bit is the label.
     pub(crate) fn sorted(&mut self, keys: &[u64]) {
         for tied in keys.chunk_by(|a, b| a >> 1 == b >> 1) {
