@@ -77,7 +77,7 @@ fn measure(c: &mut Criterion, name: &str, model: &AutoMllm, inputs: &ModelInputs
         println!("  {poolings}: {:.2} % of a pass is spent in the tap", 100.0 * share);
     }
     let mut group = c.benchmark_group(name);
-    group.sample_size(20).measurement_time(Duration::from_secs(15));
+    group.sample_size(20).measurement_time(Duration::from_secs(4));
     group.bench_function("plain", |b| b.iter_custom(|n| (0..n).map(|_| pass()).sum()));
     for (poolings, list) in &settings {
         let tap = Arc::new(PooledTap::new(list.clone()));
