@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::kv_cache::KvCache;
 
 use crate::cross_attention::Sight;
+use crate::memory::Memories;
 use crate::rope::Position;
 use crate::{Error, Result, TokenKind, TokenSpans};
 
@@ -31,6 +32,8 @@ pub struct Cache {
     history: Option<Vec<Tensor>>,
     /// What further tokens see of the images, for layers that attend to them.
     sight: Option<Sight>,
+    /// What taps remember of each sequence.
+    memories: Memories,
 }
 
 /// Cache slots kept ready beyond the prefilled tokens before the buffers must grow.
@@ -84,6 +87,7 @@ impl Cache {
             reached: 0,
             history: begin_anew.then(Vec::new),
             sight: None,
+            memories: Memories::default(),
         }
     }
 
@@ -124,6 +128,7 @@ impl Cache {
         self.kinds = kinds.to_vec();
         self.ended = vec![false; rows.len()];
         self.rows = rows.to_vec();
+        self.memories = Memories::new(rows.len());
         self.empty_layers();
         self.pass(tokens, order.prefix, window, device)
     }
@@ -159,6 +164,7 @@ impl Cache {
 
     /// Forgets all keys and values; returns everything seen so far as if it came in one pass.
     pub(crate) fn begin_anew(&mut self, window: Option<usize>, device: &Device) -> Result<(Tensor, Pass)> {
+        self.memories = Memories::new(self.rows.len());
         self.empty_layers();
         let embeddings = Tensor::cat(self.history.as_deref().unwrap_or_default(), 1)?.contiguous()?;
         Ok((embeddings, self.pass(self.tokens(), false, window, device)?))
@@ -166,7 +172,7 @@ impl Cache {
 
     /// The kinds of all tokens so far.
     pub(crate) fn spans(&self) -> TokenSpans {
-        TokenSpans::new(self.kinds.concat(), self.rows.clone())
+        TokenSpans::new(self.kinds.concat(), self.rows.clone(), self.memories.shared())
     }
 
     /// Keeps for further tokens what the last one of each prompt sees of the images.
@@ -192,7 +198,7 @@ impl Cache {
     /// The spans of the newest token of each sequence: part of its response, unless that has ended.
     pub(crate) fn response_spans(&self) -> TokenSpans {
         let kinds = self.ended.iter().map(|ended| if *ended { TokenKind::Padding } else { TokenKind::Response });
-        TokenSpans::new(kinds.collect(), self.rows.clone())
+        TokenSpans::new(kinds.collect(), self.rows.clone(), self.memories.shared())
     }
 
     /// Declares a sequence of the batch ended: what it is still decoded with is padding to taps.
@@ -225,6 +231,7 @@ impl Cache {
             *embeddings = embeddings.index_select(&Tensor::new(index.as_slice(), embeddings.device())?, 0)?;
         }
         self.copy_layers(Some(&index))?;
+        self.memories = self.memories.of(keep);
         (self.kinds, self.positions, self.next, self.ended, self.rows) = (kinds, positions, next, ended, rows);
         Ok(())
     }

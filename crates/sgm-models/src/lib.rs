@@ -59,6 +59,7 @@ mod linear;
 mod llava;
 mod llava_next;
 mod mapped;
+mod memory;
 mod mllama;
 mod mllama_vision;
 mod model;
@@ -84,6 +85,7 @@ pub use generate::{EosPolicy, FinishReason, GenerateOptions, Generation, Generat
 pub use image_file::{decode_image, load_image};
 pub use image_processor::{ImageBackend, ImageLayout, ImageProcessor, ProcessedImages};
 pub use likelihood::response_nll;
+pub use memory::Memory;
 pub use model::{Mllm, ModelInfo, ModelInputs, SiteInfo};
 pub use processor::{Padding, Processor};
 pub use prompt::{Content, Message, Prompt, Role};

@@ -1,3 +1,7 @@
+use std::sync::Arc;
+
+use crate::Memory;
+
 /// What a token position of a batch holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenKind {
@@ -54,21 +58,22 @@ impl TokenMask {
     }
 }
 
-/// The kinds of the tokens that one forward pass processes, `[batch, tokens]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The kinds of the tokens that one forward pass processes, `[batch, tokens]`, and what taps remember of their sequences.
+#[derive(Debug)]
 pub struct TokenSpans {
     kinds: Vec<TokenKind>,
     tokens: usize,
     rows: Vec<usize>,
+    memories: Vec<Arc<Memory>>,
 }
 
 impl TokenSpans {
     /// The spans of a batch from row-major kinds; `rows` are the caller's numbers of the batch rows.
     ///
     /// `kinds` must hold the same number of tokens for each row.
-    pub(crate) fn new(kinds: Vec<TokenKind>, rows: Vec<usize>) -> Self {
+    pub(crate) fn new(kinds: Vec<TokenKind>, rows: Vec<usize>, memories: Vec<Arc<Memory>>) -> Self {
         let tokens = kinds.len().checked_div(rows.len()).unwrap_or(0);
-        Self { kinds, tokens, rows }
+        Self { kinds, tokens, rows, memories }
     }
 
     /// The kinds of one batch row's tokens in order; empty when there is no such row.
@@ -79,6 +84,11 @@ impl TokenSpans {
     /// The caller's number of each batch row, which stays with a sequence from prefill to its last token.
     pub fn rows(&self) -> &[usize] {
         &self.rows
+    }
+
+    /// What taps remember of the sequence in one batch row; none when there is no such row.
+    pub fn memory(&self, index: usize) -> Option<&Memory> {
+        self.memories.get(index).map(Arc::as_ref)
     }
 
     /// The number of batch rows.
