@@ -168,7 +168,6 @@ mod tests {
         assert_eq!(v1.refusal("but I cannot"), Some("i cannot"));
         let capital = |phrase: &&str| phrase.chars().any(char::is_uppercase);
         assert_eq!(PHRASES.iter().copied().filter(|p| capital(p)).collect::<Vec<_>>(), ["but I cannot"]);
-        assert!(!"but i cannot".contains("but I cannot"));
     }
 
     #[test]
