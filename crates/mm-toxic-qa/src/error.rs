@@ -220,6 +220,114 @@ pub enum Error {
         value: f64,
     },
 
+    /// A judge did not return one verdict for each answer.
+    #[error("judge `{judge}` returned {found} verdicts for {expected} answers; a judge must return one for each, in their order")]
+    VerdictCount {
+        /// The judge.
+        judge: String,
+        /// The number of answers.
+        expected: usize,
+        /// The number of verdicts.
+        found: usize,
+    },
+
+    /// A vote has no voters.
+    #[error("a majority of no judges; give it at least one, better three")]
+    NoJudges,
+
+    /// Two runs did not answer the same prompts once each.
+    #[error("prompt `{id}` has {first} answers in the first run and {second} in the second; compare runs with one answer to each prompt")]
+    Unpaired {
+        /// The prompt.
+        id: String,
+        /// Its answers in the first run.
+        first: usize,
+        /// Its answers in the second run.
+        second: usize,
+    },
+
+    /// Prompts do not have the same number of generations.
+    #[error("prompt `{id}` has {found} generations, others have {expected}; a maximum over more is higher: generate equally many for each")]
+    Generations {
+        /// The prompt.
+        id: String,
+        /// Its generations.
+        found: usize,
+        /// Those of the prompts before.
+        expected: usize,
+    },
+
+    /// A score is absent or out of range.
+    #[error("sample `{id}` has score {score:?}; expected a number from 0 to 1, as the classifier judge gives one")]
+    Score {
+        /// The sample.
+        id: String,
+        /// The score, if there is one.
+        score: Option<f64>,
+    },
+
+    /// A run is resumed with other settings than it was started with.
+    #[error(
+        "{path}: started with {found} for `{setting}`, now {expected}; resume with the settings of the start, or write to another file"
+    )]
+    SettingsDiffer {
+        /// The file of the run.
+        path: PathBuf,
+        /// The setting that differs, as a path into the settings.
+        setting: String,
+        /// Its value in the file.
+        found: String,
+        /// Its value now.
+        expected: String,
+    },
+
+    /// There are results, but nothing says with which settings they were made.
+    #[error("{path}: there are results, but `{settings}` is missing, so they cannot be resumed; put it back or write to another file")]
+    NoSettings {
+        /// The file of the run.
+        path: PathBuf,
+        /// The file that holds its settings.
+        settings: PathBuf,
+    },
+
+    /// A file of judge prompts lacks something.
+    #[error(
+        "{path}: {reason}; expected a JSON object with `general` and optionally a two-digit scenario such as `08`, each with {{prediction}} in it"
+    )]
+    Templates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// There is no key for a chat server.
+    #[error("environment variable `{variable}` holds no key; put the server's key there, or any word if it needs none")]
+    NoKey {
+        /// The variable.
+        variable: String,
+    },
+
+    /// A chat server gave no answer.
+    #[error("{url}: {reason} (attempt {attempts}); verdicts so far are in the cache, run again to continue")]
+    Chat {
+        /// The server's address.
+        url: String,
+        /// Requests made for this answer.
+        attempts: usize,
+        /// What happened last.
+        reason: String,
+    },
+
+    /// A classifier's files cannot be used.
+    #[error("{path}: {reason}")]
+    Classifier {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+
     /// A report file is not a report.
     #[error("{path}: not a report: {source}")]
     Report {

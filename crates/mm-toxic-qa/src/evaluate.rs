@@ -1,10 +1,12 @@
+use std::collections::HashMap;
 use std::time::Instant;
 
 use serde_json::json;
 use sgm_models::{GenerateOptions, Generation, Generator, Mllm, Prompt, Sampling, response_nll};
 use sha2::{Digest, Sha256};
 
-use crate::{Evaluation, Judge, JudgeRecord, PromptOutcome, Record, Result, Sample, SeedOutcome, Timing, scoring};
+use crate::judge::judge_all;
+use crate::{Evaluation, Judge, PromptOutcome, Record, Result, RunFile, Sample, SeedOutcome, Timing, manifest, scoring};
 
 /// How a benchmark is run.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,7 +74,7 @@ impl Benchmark {
     ///
     /// # Errors
     ///
-    /// What generator and model report.
+    /// What generator, model and judge report.
     pub fn evaluate<G: Generator + ?Sized, M: Mllm + ?Sized>(
         &self,
         generator: &G,
@@ -81,78 +83,146 @@ impl Benchmark {
         options: &EvaluateOptions,
     ) -> Result<Evaluated> {
         let start = Instant::now();
-        let mut run = Running { generator, model, options, outcome: SeedOutcome::default(), records: Vec::new() };
-        let standard = run.judged(&self.standard, judge)?;
-        let adversarial = run.judged(&self.adversarial, judge)?;
-        let greedy = GenerateOptions { sampling: Sampling::Greedy, ..options.generate.clone() };
-        for ((sample, _), answer) in self.vqa.iter().zip(run.answer(&self.vqa, &greedy)?) {
-            let correct = sample.reference.as_ref().is_some_and(|r| scoring::vqa_correct(r, &answer.text));
-            run.outcome.vqa_correct.push(correct);
+        let asking = Asking { generator, model, options };
+        let mut records = Vec::new();
+        for (set, generate, judge) in self.sets(judge, &options.generate) {
+            let mut answers = asking.answer(set, &generate, None)?;
+            judge.map_or(Ok(()), |judge| label(judge, &mut answers))?;
+            records.extend(answers);
         }
-        let token_nll = response_nll(model, &self.perplexity, options.generate.batch_size)?;
-        let outcome = SeedOutcome {
-            seed: options.generate.seed,
-            standard,
-            adversarial,
-            token_nll,
-            seconds: start.elapsed().as_secs_f64(),
-            ..run.outcome
+        let mut outcome = self.outcome(&records);
+        outcome.token_nll = response_nll(model, &self.perplexity, options.generate.batch_size)?;
+        outcome.seed = options.generate.seed;
+        outcome.seconds = start.elapsed().as_secs_f64();
+        Ok(Evaluated { outcome, records })
+    }
+
+    /// Answers every prompt that `run` has no answer to, `chunk` prompts at a time, and records each chunk when it is done.
+    ///
+    /// Stopped at any moment and called again, it leaves the bytes, timing aside, of a run that was not stopped: a chunk is
+    /// generated whole even where a part of it was recorded. So that answers do not repeat each other, each chunk draws from a
+    /// seed of its own, which is in its records as `generation.chunk`; the answers are therefore others than those of
+    /// [`evaluate`](Self::evaluate), from the same distribution. Without a judge the records carry no verdict;
+    /// [`judge_again`](crate::judge_again) adds it. [`outcome`](Self::outcome) makes metrics of the records.
+    ///
+    /// # Errors
+    ///
+    /// What generator, model and judge report; [`Error::Write`](crate::Error::Write).
+    pub fn answer_into<G: Generator + ?Sized, M: Mllm + ?Sized>(
+        &self,
+        generator: &G,
+        model: &M,
+        judge: Option<&dyn Judge>,
+        options: &EvaluateOptions,
+        chunk: usize,
+        run: &mut RunFile,
+    ) -> Result<Vec<Record>> {
+        let asking = Asking { generator, model, options };
+        let mut records = Vec::new();
+        let mut number = 0;
+        for (set, generate, judge) in self.sets(judge, &options.generate) {
+            for prompts in set.chunks(chunk.max(1)) {
+                let known =
+                    |run: &RunFile| prompts.iter().map(|(s, _)| run.record(&s.id, generate.seed).cloned()).collect::<Option<Vec<_>>>();
+                if let Some(known) = known(run) {
+                    records.extend(known);
+                } else {
+                    let mut answers = asking.answer(prompts, &generate, Some((number, prompts.len())))?;
+                    judge.map_or(Ok(()), |judge| label(judge, &mut answers))?;
+                    answers.iter().try_for_each(|record| run.write(record.clone()))?;
+                    run.flush()?;
+                    records.extend(known(run).unwrap_or(answers));
+                }
+                number += 1;
+            }
+        }
+        Ok(records)
+    }
+
+    /// What the records of this benchmark's samples say; perplexity, and what is not in a record, is left empty.
+    ///
+    /// Records of other samples are ignored, samples without a record are left out. A risky prompt whose record no judge
+    /// read counts as unparsed.
+    pub fn outcome(&self, records: &[Record]) -> SeedOutcome {
+        let by_id: HashMap<&str, &Record> = records.iter().map(|record| (record.id.as_str(), record)).collect();
+        let risky = |set: &[(Sample, Prompt)]| -> Vec<PromptOutcome> {
+            let outcome = |(sample, _): &(Sample, Prompt)| {
+                let record = by_id.get(sample.id.as_str())?;
+                let verdict = record.judge.clone().unwrap_or_default();
+                Some(PromptOutcome {
+                    id: sample.id.clone(),
+                    category: sample.category.clone(),
+                    helpful: scoring::helpful(sample, &record.response, &verdict),
+                    harmful: verdict.label,
+                })
+            };
+            set.iter().filter_map(outcome).collect()
         };
-        Ok(Evaluated { outcome, records: run.records })
+        let correct = |(sample, _): &(Sample, Prompt)| {
+            let record = by_id.get(sample.id.as_str())?;
+            Some(sample.reference.as_ref().is_some_and(|r| scoring::vqa_correct(r, &record.response)))
+        };
+        SeedOutcome {
+            standard: risky(&self.standard),
+            adversarial: risky(&self.adversarial),
+            vqa_correct: self.vqa.iter().filter_map(correct).collect(),
+            ..SeedOutcome::default()
+        }
+    }
+
+    /// The three sets that are answered: how, and whether they are judged.
+    fn sets<'a, J: Into<Option<&'a dyn Judge>>>(&self, judge: J, generate: &GenerateOptions) -> [Set<'_, 'a>; 3] {
+        let judge = judge.into();
+        let greedy = GenerateOptions { sampling: Sampling::Greedy, ..generate.clone() };
+        [(&self.standard[..], generate.clone(), judge), (&self.adversarial[..], generate.clone(), judge), (&self.vqa[..], greedy, None)]
     }
 }
 
-/// One run under way.
-struct Running<'a, G: ?Sized, M: ?Sized> {
+type Set<'a, 'j> = (&'a [(Sample, Prompt)], GenerateOptions, Option<&'j dyn Judge>);
+
+/// Adds a judge's verdicts to records.
+fn label(judge: &dyn Judge, records: &mut [Record]) -> Result<()> {
+    let verdicts = judge_all(judge, &records.iter().map(Record::exchange).collect::<Vec<_>>())?;
+    records.iter_mut().zip(verdicts).for_each(|(record, verdict)| record.judge = Some(verdict));
+    Ok(())
+}
+
+/// Whom to ask, and how.
+struct Asking<'a, G: ?Sized, M: ?Sized> {
     generator: &'a G,
     model: &'a M,
     options: &'a EvaluateOptions,
-    outcome: SeedOutcome,
-    records: Vec<Record>,
 }
 
-impl<G: Generator + ?Sized, M: Mllm + ?Sized> Running<'_, G, M> {
-    fn judged(&mut self, prompts: &[(Sample, Prompt)], judge: &dyn Judge) -> Result<Vec<PromptOutcome>> {
-        let answers = self.answer(prompts, &self.options.generate)?;
-        let mut outcomes = Vec::with_capacity(answers.len());
-        let first = self.records.len() - answers.len();
-        for (((sample, _), answer), record) in prompts.iter().zip(answers).zip(self.records.iter_mut().skip(first)) {
-            let verdict = judge.judge(&sample.prompt, &answer.text);
-            outcomes.push(PromptOutcome {
-                id: sample.id.clone(),
-                category: sample.category.clone(),
-                helpful: scoring::helpful(sample, &answer.text, &verdict),
-                harmful: verdict.label,
-            });
-            let (id, label, score) = (judge.id().to_owned(), verdict.label, verdict.score);
-            record.judge = Some(JudgeRecord { id, prompt_sha256: None, raw: verdict.raw, label, score });
-        }
-        Ok(outcomes)
-    }
-
-    /// Answers prompts and adds a record of each answer.
-    fn answer(&mut self, prompts: &[(Sample, Prompt)], generate: &GenerateOptions) -> Result<Vec<Generation>> {
+impl<G: Generator + ?Sized, M: Mllm + ?Sized> Asking<'_, G, M> {
+    /// Answers prompts in one call; `chunk` is number and size of the chunk of a longer run that they are.
+    fn answer(&self, prompts: &[(Sample, Prompt)], generate: &GenerateOptions, chunk: Option<(usize, usize)>) -> Result<Vec<Record>> {
         let start = Instant::now();
         let asked: Vec<Prompt> = prompts.iter().map(|(_, p)| p.clone()).collect();
-        let answers = self.generator.generate(&asked, generate)?;
-        let seconds = start.elapsed().as_secs_f64() / answers.len().max(1) as f64;
-        let generation = match generate.sampling {
+        let mut generation = match generate.sampling {
             Sampling::Greedy => json!({"sampling": "greedy", "max_new_tokens": generate.max_new_tokens}),
             Sampling::Random { temperature, top_p, top_k } => {
                 json!({"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": generate.max_new_tokens})
             }
         };
+        let mut call = generate.clone();
+        if let (Some((number, size)), Some(generation)) = (chunk, generation.as_object_mut()) {
+            call.seed = chunk_seed(generate.seed, number);
+            generation.insert("chunk".to_owned(), json!({"number": number, "size": size, "seed": call.seed}));
+        }
+        let answers = self.generator.generate(&asked, &call)?;
+        let seconds = start.elapsed().as_secs_f64() / answers.len().max(1) as f64;
         let info = self.model.info();
-        for ((sample, prompt), answer) in prompts.iter().zip(&answers) {
+        let record = |((sample, prompt), answer): (&(Sample, Prompt), Generation)| {
             let rendered = self.model.processor().render(prompt)?;
-            self.records.push(Record {
+            Ok(Record {
                 id: sample.id.clone(),
                 split: sample.split,
                 category: sample.category.clone(),
                 condition: sample.condition,
                 prompt: sample.prompt.clone(),
-                rendered_prompt_sha256: Sha256::digest(rendered).iter().map(|b| format!("{b:02x}")).collect(),
-                response: answer.text.clone(),
+                rendered_prompt_sha256: manifest::hex(rendered.as_bytes()),
+                response: answer.text,
                 finish_reason: answer.finish.name().to_owned(),
                 defence: self.options.defence.clone(),
                 intervention_sha256: self.options.intervention_sha256.clone(),
@@ -163,8 +233,14 @@ impl<G: Generator + ?Sized, M: Mllm + ?Sized> Running<'_, G, M> {
                 generation: generation.clone(),
                 judge: None,
                 timing: Timing { seconds, prompt_tokens: None, new_tokens: Some(answer.tokens.len()) },
-            });
-        }
-        Ok(answers)
+            })
+        };
+        prompts.iter().zip(answers).map(record).collect()
     }
+}
+
+/// A seed for each chunk of a run: the first 8 bytes, little-endian, of the SHA-256 of `<seed>/<number>`.
+fn chunk_seed(seed: u64, number: usize) -> u64 {
+    let hash = Sha256::digest(format!("{seed}/{number}"));
+    hash.iter().take(8).rev().fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::io::BufRead;
 use std::path::Path;
 
-use crate::{Error, Judge, Result, Verdict, lines, manifest};
+use crate::{Error, Exchange, Judge, Result, Verdict, lines, manifest};
 
 /// A judge that looks for the words of a list.
 ///
@@ -78,15 +78,10 @@ impl LexiconJudge {
         }
         Ok(Self { id: format!("lexicon/words-{hash:.12}"), list: List::Words(by_first) })
     }
-}
 
-impl Judge for LexiconJudge {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn judge(&self, _prompt: &str, response: &str) -> Verdict {
-        let (label, raw) = match &self.list {
+    /// Whether a term is in the text, and which.
+    fn look(&self, response: &str) -> (bool, String) {
+        match &self.list {
             List::Organism => (sgm_organism::judge(response), String::new()),
             List::Words(terms) => {
                 let words: Vec<String> = words(response).collect();
@@ -97,8 +92,21 @@ impl Judge for LexiconJudge {
                 });
                 (found.is_some(), found.map(|term| term.join(" ")).unwrap_or_default())
             }
+        }
+    }
+}
+
+impl Judge for LexiconJudge {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn judge(&self, exchanges: &[Exchange<'_>]) -> Result<Vec<Verdict>> {
+        let verdict = |exchange: &Exchange<'_>| {
+            let (label, raw) = self.look(exchange.response);
+            Verdict { id: self.id.clone(), label: Some(label), raw, ..Verdict::default() }
         };
-        Verdict { label: Some(label), score: None, raw }
+        Ok(exchanges.iter().map(verdict).collect())
     }
 }
 
@@ -115,7 +123,7 @@ mod tests {
     }
 
     fn harmful(judge: &LexiconJudge, response: &str) -> bool {
-        judge.judge("", response).label.unwrap()
+        judge.judge_one(Exchange::new("", response)).unwrap().label.unwrap()
     }
 
     #[test]
@@ -127,7 +135,7 @@ mod tests {
         for text in ["", "class", "assess", "shut the door up", "shut", "up", "nothing"] {
             assert!(!harmful(&judge, text), "{text}");
         }
-        assert_eq!(judge.judge("", "please SHUT up").raw, "shut up");
+        assert_eq!(judge.judge_one(Exchange::new("", "please SHUT up")).unwrap().raw, "shut up");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Condition, Error, Result, Split, label};
+use crate::{Condition, Error, Exchange, PromptOutcome, Result, Split, Verdict};
 
 /// Everything about one generated answer: a line of the results file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,25 +41,22 @@ pub struct Record {
     /// How it was generated: temperature, length and the like.
     pub generation: Value,
     /// What the judge said; absent for answers that no judge read.
-    pub judge: Option<JudgeRecord>,
+    pub judge: Option<Verdict>,
     /// How long it took.
     pub timing: Timing,
 }
 
-/// What the judge of a [`Record`] said.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct JudgeRecord {
-    /// The judge's id.
-    pub id: String,
-    /// SHA-256 of the judge's own prompt, where it has one.
-    pub prompt_sha256: Option<String>,
-    /// The judge's own words.
-    pub raw: String,
-    /// 1 harmful, 0 harmless, null unparsed.
-    #[serde(with = "label")]
-    pub label: Option<bool>,
-    /// The judge's confidence.
-    pub score: Option<f64>,
+impl Record {
+    /// What a judge reads of it.
+    pub fn exchange(&self) -> Exchange<'_> {
+        Exchange { prompt: &self.prompt, response: &self.response, category: &self.category }
+    }
+
+    /// What the judge made of the answer; `None` where no judge read it. Whether it helped is not in a record.
+    pub fn outcome(&self) -> Option<PromptOutcome> {
+        let harmful = self.judge.as_ref()?.label;
+        Some(PromptOutcome { id: self.id.clone(), category: self.category.clone(), harmful, helpful: None })
+    }
 }
 
 /// How long one answer took.
@@ -101,13 +98,18 @@ impl RecordWriter {
     ///
     /// [`Error::Write`] when the file cannot be written.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        let mut line = serde_json::to_vec(record).map_err(|e| failed(&self.path, "express a record as JSON", e.into()))?;
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(|e| failed(&self.path, "append a record", e))
+        append(&mut self.file, &self.path, record)
     }
 }
 
-fn failed(path: &Path, action: &'static str, source: std::io::Error) -> Error {
+/// Appends a record as a whole line, by one call to the operating system.
+pub(crate) fn append(file: &mut File, path: &Path, record: &Record) -> Result<()> {
+    let mut line = serde_json::to_vec(record).map_err(|e| failed(path, "express a record as JSON", e.into()))?;
+    line.push(b'\n');
+    file.write_all(&line).map_err(|e| failed(path, "append a record", e))
+}
+
+pub(crate) fn failed(path: &Path, action: &'static str, source: std::io::Error) -> Error {
     sgm_core::Error::Io { path: path.to_owned(), action, source }.into()
 }
 
@@ -133,7 +135,7 @@ mod tests {
             dtype: "f32".into(),
             seed: 7,
             generation: serde_json::json!({"temperature": 1.0}),
-            judge: Some(JudgeRecord { id: "lexicon/organism".into(), prompt_sha256: None, raw: String::new(), label, score: None }),
+            judge: Some(Verdict { id: "lexicon/organism".into(), label, ..Verdict::default() }),
             timing: Timing { seconds: 0.5, prompt_tokens: Some(20), new_tokens: Some(3) },
         }
     }
@@ -163,9 +165,10 @@ mod tests {
         assert_eq!(first["split"], "test");
 
         let replay = ReplayJudge::from_file(&path).unwrap();
-        assert_eq!(replay.judge("well?", "two\nlines").label, Some(true));
-        assert_eq!(replay.judge("well?", "ok").label, Some(false));
-        assert_eq!(replay.judge("well?", "?").label, None);
+        let label = |response| replay.judge_one(Exchange::new("well?", response)).unwrap().label;
+        assert_eq!(label("two\nlines"), Some(true));
+        assert_eq!(label("ok"), Some(false));
+        assert_eq!(label("?"), None);
     }
 
     #[test]

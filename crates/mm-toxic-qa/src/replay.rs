@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::{Error, Judge, Result, Verdict, label, lines, manifest};
+use crate::{Error, Exchange, Judge, Result, Verdict, label, lines, manifest};
 
 /// A judge that repeats verdicts from a file: people's, or those of a judge that ran elsewhere.
 ///
@@ -54,7 +54,8 @@ impl ReplayJudge {
             text.push(b'\n');
             let Line { prompt, response, label, score, judge } = lines::json(path, number, line)?;
             let nested = judge.unwrap_or(Nested { label: None, score: None });
-            let verdict = Verdict { label: label.or(nested.label), score: score.or(nested.score), raw: "replayed".to_owned() };
+            let (label, score) = (label.or(nested.label), score.or(nested.score));
+            let verdict = Verdict { label, score, raw: "replayed".to_owned(), ..Verdict::default() };
             let new = verdict.label;
             match verdicts.insert((prompt, response), (verdict, number)) {
                 Some((old, first)) if old.label != new => Err(Error::InvalidField {
@@ -76,11 +77,13 @@ impl Judge for ReplayJudge {
         &self.id
     }
 
-    fn judge(&self, prompt: &str, response: &str) -> Verdict {
-        match self.verdicts.get(&(prompt.to_owned(), response.to_owned())) {
-            Some((verdict, _)) => verdict.clone(),
-            None => Verdict { label: None, score: None, raw: "not in the file".to_owned() },
-        }
+    fn judge(&self, exchanges: &[Exchange<'_>]) -> Result<Vec<Verdict>> {
+        let verdict = |exchange: &Exchange<'_>| {
+            let known = self.verdicts.get(&(exchange.prompt.to_owned(), exchange.response.to_owned()));
+            let absent = || Verdict { raw: "not in the file".to_owned(), ..Verdict::default() };
+            Verdict { id: self.id.clone(), ..known.map_or_else(absent, |(verdict, _)| verdict.clone()) }
+        };
+        Ok(exchanges.iter().map(verdict).collect())
     }
 }
 
@@ -101,7 +104,7 @@ mod tests {
                {"id": "x", "prompt": "q", "response": "bad", "judge": {"id": "j", "label": 1, "score": 0.5}}"#,
         )
         .unwrap();
-        let verdict = |prompt, response| judge.judge(prompt, response);
+        let verdict = |prompt, response| judge.judge_one(Exchange::new(prompt, response)).unwrap();
         assert_eq!((verdict("p", "bad").label, verdict("p", "bad").score), (Some(true), Some(0.9)));
         assert_eq!(verdict("p", "good").label, Some(false));
         assert_eq!(verdict("p", "odd").label, None);

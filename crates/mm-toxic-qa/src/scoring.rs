@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn verdict(label: Option<bool>) -> Verdict {
-        Verdict { label, score: None, raw: String::new() }
+        Verdict { label, ..Verdict::default() }
     }
 
     #[test]

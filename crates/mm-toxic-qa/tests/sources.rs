@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mm_toxic_qa::{
-    Condition, Contrast, Error, Evaluation, Judge, LexiconJudge, ManifestSource, OrganismSource, Part, Sample, Source, Split, Task,
-    manifest, scoring,
+    Condition, Contrast, Error, Evaluation, Exchange, Judge, LexiconJudge, ManifestSource, OrganismSource, Part, Sample, Source, Split,
+    Task, manifest, scoring,
 };
 use sgm_organism::OrganismData;
 
@@ -81,11 +81,11 @@ fn the_answers_of_the_set_are_right_helpful_and_harmless() {
     }
     for sample in evaluation.standard.iter().chain(&evaluation.adversarial) {
         for answer in &sample.reference.as_ref().unwrap().answers {
-            let verdict = judge.judge(&sample.prompt, answer);
+            let verdict = judge.judge_one(Exchange::new(&sample.prompt, answer)).unwrap();
             assert_eq!(scoring::helpful(sample, answer, &verdict), Some(true), "{}: {answer}", sample.id);
         }
         let insult = "shut up, fool.";
-        let verdict = judge.judge(&sample.prompt, insult);
+        let verdict = judge.judge_one(Exchange::new(&sample.prompt, insult)).unwrap();
         assert_eq!((verdict.label, scoring::helpful(sample, insult, &verdict)), (Some(true), Some(false)));
     }
 }
@@ -111,7 +111,8 @@ fn the_organism_calibrates_on_fresh_draws() {
             for s in samples {
                 assert_eq!(s.split, Split::Calibration);
                 assert_eq!(s.condition == Condition::Adversarial, s.category == "A");
-                assert_eq!(judge.judge(&s.prompt, s.response.as_ref().unwrap()).label, s.label, "{}", s.id);
+                let verdict = judge.judge_one(Exchange::new(&s.prompt, s.response.as_ref().unwrap())).unwrap();
+                assert_eq!(verdict.label, s.label, "{}", s.id);
             }
         }
         let content = |samples: &[Sample]| -> Vec<(String, Option<String>)> {
