@@ -12,7 +12,6 @@ use sgm::suppress::{Operator, Response, Transport, TransportMap};
 
 /// The settings.
 #[derive(Args)]
-#[group(skip)]
 pub(crate) struct Recipe {
     /// A file of expertise.
     #[arg(long, required_unless_present = "store", conflicts_with = "store")]

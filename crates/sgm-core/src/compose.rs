@@ -182,7 +182,7 @@ impl Conflicts {
             }
             overlapping += 1;
             let suppressed = of.iter().any(|(scale, _)| (0.0..1.0).contains(scale));
-            let amplified = of.iter().any(|(scale, _)| *scale > 1.0 || *scale < 0.0);
+            let amplified = of.iter().any(|(scale, _)| !(0.0..=1.0).contains(scale));
             if suppressed && amplified {
                 self.contradictions.push(Contradiction { site, neuron, scales: of.iter().map(|(scale, _)| *scale).collect() });
             }

@@ -67,7 +67,7 @@ impl Summary {
         self.max_shift = self.max_shift.max(shift.abs());
         self.silenced += usize::from(scale == 0.0);
         self.shifted += usize::from(shift != 0.0);
-        self.amplified += usize::from(scale > 1.0 || scale < 0.0);
+        self.amplified += usize::from(!(0.0..=1.0).contains(&scale));
         if scale != 1.0 || shift != 0.0 {
             let before = if self.changed == 0 { 0.0 } else { self.mean_changed_scale * self.changed as f64 };
             self.changed += 1;
