@@ -55,6 +55,33 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// A strength, or a schedule of strengths, is not one.
+    #[error("strength `{strength}`: expected {expected}")]
+    Strength {
+        /// The strength as given.
+        strength: String,
+        /// What is allowed, in words.
+        expected: &'static str,
+    },
+
+    /// Interventions that act on different token positions cannot be one.
+    #[error("one intervention acts on `{first}` token positions, another on `{second}`; wear them one by one at run time")]
+    Positions {
+        /// The positions of the first.
+        first: String,
+        /// The other positions.
+        second: String,
+    },
+
+    /// Interventions for different models cannot be one.
+    #[error("one intervention is for the model with config.json of SHA-256 {first}, another for that of {second}")]
+    OtherModel {
+        /// The hash in the first.
+        first: String,
+        /// The other hash.
+        second: String,
+    },
+
     /// A file is not a safetensors file.
     #[error("{path}: not a readable safetensors file: {reason}; re-create it or copy it again")]
     NotSafetensors {

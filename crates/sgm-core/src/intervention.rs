@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::expertise::{check, missing};
-use crate::{Error, Metadata, Result, Site, nearest, tensor_file};
+use crate::{Error, Metadata, Result, Site, card, nearest, tensor_file};
 
 /// What to do with every neuron: `y = scale * x + shift` on the output of each site.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -78,6 +78,10 @@ impl Intervention {
         &self.sites
     }
 
+    pub(crate) fn retain_sites(&mut self, mut keep: impl FnMut(&Site) -> bool) {
+        self.sites.retain(|site, _| keep(site));
+    }
+
     /// The number of neurons of all sites.
     pub fn neurons(&self) -> usize {
         self.sites.values().map(|s| s.scale.len()).sum()
@@ -133,6 +137,9 @@ impl Intervention {
     /// Writes the file, whole or not at all: `<site>/scale` f32 `[neurons]`, optionally `<site>/shift`,
     /// `<site>/auroc` and `<site>/auroc_se`, and the metadata with `format = "sgm-intervention"`.
     ///
+    /// Equal interventions give equal bytes. Beside `glasses.sgm.safetensors` it then writes the [card](Self::card)
+    /// `glasses.sgm.md`; a file of that name that is no card is left as it is.
+    ///
     /// # Errors
     ///
     /// [`Error::Io`] when it cannot be written.
@@ -146,7 +153,8 @@ impl Intervention {
                 (*site, std::iter::once(("scale", s.scale.as_slice())).chain(optional).collect())
             })
             .collect();
-        tensor_file::save(path.as_ref(), FORMAT, &self.metadata, &sites)
+        tensor_file::save(path.as_ref(), FORMAT, &self.metadata, &sites)?;
+        card::save(path.as_ref(), self)
     }
 
     /// Reads a file that [`save`](Self::save) or another program wrote.

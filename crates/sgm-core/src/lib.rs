@@ -26,24 +26,55 @@
 //! # Ok::<(), sgm_core::Error>(())
 //! ```
 //!
-//! Both files are plain safetensors with string metadata, so Python reads them without this crate.
+//! Both files are plain safetensors with string metadata, so Python reads them without this crate. Equal contents give equal bytes.
+//!
+//! Interventions are values that can be worked with: made weaker or stronger, everywhere or by a [`Schedule`] over layers; restricted to
+//! some sites; composed, with a report of [`Conflicts`]; compared; described.
+//!
+//! ```
+//! use sgm_core::{Intervention, Projection, Site, SiteIntervention};
+//!
+//! let site = Site::new(3, Projection::Up);
+//! let mut glasses = Intervention::default();
+//! glasses.insert(site, SiteIntervention::from_scale(vec![1.0, 0.5, 0.0]))?;
+//! let half = glasses.with_strength(0.5)?;
+//! assert_eq!(half.sites()[&site].scale, [1.0, 0.75, 0.5]);
+//! let both = Intervention::compose(&[&glasses, &half])?;
+//! assert_eq!(both.intervention.sites()[&site].scale, [1.0, 0.375, 0.0]);
+//! assert_eq!(both.conflicts.overlaps(), 2);
+//! assert_eq!(glasses.diff(&half)?.sites[&site].changed, 2);
+//! assert_eq!(glasses.describe().total.silenced, 1);
+//! # Ok::<(), sgm_core::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod alias;
 mod atomic;
+mod card;
+mod compose;
+mod describe;
 mod error;
 mod expertise;
 mod intervention;
 mod metadata;
 mod site;
+mod strength;
 mod tensor_file;
 
 pub use atomic::{TEMPORARY_PREFIX, create_atomically, write_atomically, write_atomically_with};
+pub use compose::{Composition, Conflicts, Contradiction, Diff, SiteDiff};
+pub use describe::{Description, Summary};
 pub use error::Error;
 pub use expertise::{Expertise, SiteExpertise};
 pub use intervention::{Amplification, Intervention, SiteIntervention};
 pub use metadata::{Calibration, Metadata};
 pub use site::{Projection, Site, nearest};
+pub use strength::Schedule;
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Runs the examples of the book's page.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/interventions.md")]
+pub struct InterventionsPage;

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ pub struct Metadata {
     /// The licence of the file.
     pub licence: Option<String>,
     /// Entries without a field above, by key.
-    pub other: std::collections::BTreeMap<String, String>,
+    pub other: BTreeMap<String, String>,
 }
 
 /// The samples that expertise was measured on.
@@ -56,9 +56,9 @@ const FORMAT_VERSION: &str = "format_version";
 const VERSION: u32 = 1;
 
 impl Metadata {
-    /// The metadata strings of a file of kind `format`.
-    pub(crate) fn to_strings(&self, format: &str) -> HashMap<String, String> {
-        let mut strings: HashMap<String, String> = self.other.clone().into_iter().collect();
+    /// The metadata strings of a file of kind `format`; equal metadata give equal strings.
+    pub(crate) fn to_strings(&self, format: &str) -> BTreeMap<String, String> {
+        let mut strings = self.other.clone();
         let mut put = |key: &str, value: Option<String>| {
             if let Some(value) = value {
                 strings.insert(key.to_owned(), value);
@@ -68,7 +68,13 @@ impl Metadata {
         put("base_model_revision", self.base_model_revision.clone());
         put("config_sha256", self.config_sha256.clone());
         put("scorer", self.scorer.clone());
-        put("operator", self.operator.as_ref().map(ToString::to_string));
+        let sorted = |operator: &serde_json::Value| {
+            // A no-op unless a dependency turned on serde_json's `preserve_order`.
+            let mut operator = operator.clone();
+            operator.sort_all_objects();
+            operator.to_string()
+        };
+        put("operator", self.operator.as_ref().map(sorted));
         put("pooling", self.pooling.clone());
         put("positions", self.positions.clone());
         put("calibration", self.calibration.as_ref().map(|c| serde_json::json!(c).to_string()));

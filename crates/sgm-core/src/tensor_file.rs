@@ -1,33 +1,53 @@
 //! Safetensors files of f32 vectors named `<site>/<what>`, read as hostile input.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde::Serialize;
 
-use crate::{Error, Metadata, Result, Site, write_atomically};
+use crate::{Error, Metadata, Result, Site, write_atomically_with};
 
 /// The vectors of one site by their name, such as `scale`.
 pub(crate) type Vectors = BTreeMap<String, Vec<f32>>;
 
+/// One tensor in a file's header.
+#[derive(Serialize)]
+struct Entry {
+    dtype: Dtype,
+    shape: [usize; 1],
+    data_offsets: [usize; 2],
+}
+
 /// Writes `<site>/<what>` f32 vectors and the metadata as one file, whole or not at all.
+///
+/// Equal contents give equal bytes, whatever the order in which they came: the header, which the safetensors crate writes in the
+/// order of a hash table, is written here, sorted.
 pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites: &BTreeMap<Site, Vec<(&str, &[f32])>>) -> Result<()> {
-    let bytes: Vec<(String, usize, Vec<u8>)> = sites
-        .iter()
-        .flat_map(|(site, vectors)| {
-            vectors
-                .iter()
-                .map(move |(what, values)| (format!("{site}/{what}"), values.len(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-        })
-        .collect();
-    let refused = |reason: safetensors::SafeTensorError| Error::NotSafetensors { path: path.to_owned(), reason: reason.to_string() };
-    let views = bytes
-        .iter()
-        .map(|(name, len, data)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![*len], data).map_err(refused)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let file = safetensors::serialize(views, Some(metadata.to_strings(format))).map_err(refused)?;
-    write_atomically(path, &file)
+    let vectors = sites.iter().flat_map(|(site, vectors)| vectors.iter().map(move |(what, values)| (format!("{site}/{what}"), *values)));
+    let vectors: BTreeMap<String, &[f32]> = vectors.collect();
+    let refused = |e: serde_json::Error| Error::NotSafetensors { path: path.to_owned(), reason: e.to_string() };
+    let mut header = b"{\"__metadata__\":".to_vec();
+    header.extend(serde_json::to_vec(&metadata.to_strings(format)).map_err(refused)?);
+    let mut start = 0;
+    for (name, values) in &vectors {
+        let end = start + size_of_val(*values);
+        header.push(b',');
+        header.extend(serde_json::to_vec(name).map_err(refused)?);
+        header.push(b':');
+        let entry = Entry { dtype: Dtype::F32, shape: [values.len()], data_offsets: [start, end] };
+        header.extend(serde_json::to_vec(&entry).map_err(refused)?);
+        start = end;
+    }
+    header.push(b'}');
+    header.resize(header.len().next_multiple_of(8), b' ');
+    write_atomically_with(path, |file| {
+        file.write_all(&u64::try_from(header.len()).map_err(io::Error::other)?.to_le_bytes())?;
+        file.write_all(&header)?;
+        vectors.values().flat_map(|values| values.iter()).try_for_each(|value| file.write_all(&value.to_le_bytes()))
+    })
 }
 
 /// The bytes of a file.

@@ -36,10 +36,50 @@ fn expertise_and_intervention_round_trip_with_their_metadata() {
     let path = dir.path().join("glasses.sgm.safetensors");
     intervention.save(&path).unwrap();
     assert_eq!(Intervention::load(&path).unwrap(), intervention);
-    // Nothing but the two files: no temporary file is left behind.
+    // Nothing but the two files and the card: no temporary file is left behind.
     let names: Vec<PathBuf> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
-    assert_eq!(names.len(), 2, "{names:?}");
+    assert_eq!(names.len(), 3, "{names:?}");
     assert!(matches!(Intervention::load(dir.path().join("deep/er/expertise.safetensors")), Err(Error::WrongFormat { .. })));
+}
+
+#[test]
+fn equal_interventions_give_equal_bytes_in_a_valid_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let sites = || (0..12).flat_map(|layer| Projection::ALL.map(|p| Site::new(layer, p)));
+    let make = |order: &mut dyn Iterator<Item = Site>, metadata: Metadata| {
+        let mut intervention = Intervention::new(metadata);
+        for site in order {
+            let s = SiteIntervention { shift: Some(vec![site.layer as f32; 3]), ..SiteIntervention::from_scale(vec![1.0, 0.5, 0.25]) };
+            intervention.insert(site, s).unwrap();
+        }
+        intervention
+    };
+    let saved = |intervention: &Intervention| {
+        let path = dir.path().join("x.sgm.safetensors");
+        intervention.save(&path).unwrap();
+        (std::fs::read(&path).unwrap(), std::fs::read(path.with_extension("md")).unwrap())
+    };
+    let (bytes, card) = saved(&make(&mut sites(), metadata()));
+    // Hash tables, where there are any, get another seed every time.
+    for _ in 0..20 {
+        let mut rebuilt = metadata();
+        rebuilt.operator = Some(serde_json::from_str(r#"{"threshold": 0.75, "preset": "sgm"}"#).unwrap());
+        let reversed: Vec<_> = sites().collect();
+        let again = saved(&make(&mut reversed.into_iter().rev(), rebuilt));
+        assert!(again == (bytes.clone(), card.clone()));
+    }
+    let header: usize = u64::from_le_bytes(bytes[..8].try_into().unwrap()).try_into().unwrap();
+    assert_eq!(header % 8, 0);
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.len(), 72);
+    assert!(bytes[8..].starts_with(br#"{"__metadata__":{"base_model":"organism","calibration":"#));
+    // Quotes and backslashes in metadata are escaped.
+    let mut odd = metadata();
+    odd.other.insert("a \"quoted\" \\ key\n".to_owned(), "\u{1F453} \"v\"".to_owned());
+    let odd = make(&mut sites(), odd);
+    assert_eq!(Intervention::from_bytes("x", &saved(&odd).0).unwrap(), odd);
+    let empty = Intervention::default();
+    assert_eq!(Intervention::from_bytes("x", &saved(&empty).0).unwrap(), empty);
 }
 
 fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>)], metadata: Option<&[(&str, &str)]>) {

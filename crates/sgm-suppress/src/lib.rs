@@ -16,6 +16,10 @@
 //! # Ok::<(), sgm_suppress::Error>(())
 //! ```
 //!
+//! A [`Transport`] moves neurons instead of scaling them by expertise: it maps each neuron's toxic responses onto its non-toxic ones.
+//!
+//! [`import`] reads what the AurA and AcT reference implementations wrote.
+//!
 //! With the feature `candle`, [`Glasses::wear`] applies an intervention to a running model behind a guard.
 #![forbid(unsafe_code)]
 
@@ -23,15 +27,20 @@ mod amplify;
 mod error;
 #[cfg(feature = "candle")]
 mod glasses;
+mod import;
 mod kernel;
 mod operator;
+mod torch_file;
+mod transport;
 
 pub use amplify::Amplify;
 pub use error::Error;
 #[cfg(feature = "candle")]
 pub use glasses::Glasses;
+pub use import::{Imported, ImportedTree, import};
 pub use kernel::{scale_rows, shift_rows};
 pub use operator::{Operator, Response, Selection};
+pub use transport::{Affine, Transport, TransportMap, linear_act, mean_act};
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use sgm_core::{Expertise, Intervention, Projection, Site, SiteIntervention};
+use sgm_core::{Expertise, Intervention, Projection, Schedule, Site, SiteIntervention};
 
 use crate::{Error, Result};
 
@@ -21,6 +21,9 @@ pub struct Operator {
     pub selection: Selection,
     /// What happens to an expert.
     pub response: Response,
+    /// How much of that happens in each layer; all of it if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
 }
 
 /// Which neurons are experts: those that pass every test.
@@ -37,6 +40,10 @@ pub struct Selection {
     pub layers: Option<BTreeSet<usize>>,
     /// Only these projections, by their checkpoint names; all if none are given.
     pub projections: Option<BTreeSet<String>>,
+    /// Whether neurons that respond *less* to toxic input are experts too: one with AUROC a below 0.5 is then taken as one with
+    /// 1 - a. Off in every preset: such a neuron detects non-toxic input, and what suppressing it does to toxicity is an open question.
+    #[serde(default)]
+    pub negative: bool,
 }
 
 /// The scale of an expert.
@@ -54,30 +61,58 @@ pub enum Response {
         /// The smallest scale.
         floor: f32,
     },
+    /// `1 - 2 (a - 0.5)` without bounds: below AUROC 0.5 it amplifies, up to a scale of 2.
+    Unbounded,
 }
 
 impl Default for Selection {
     /// Every neuron that is better than chance.
     fn default() -> Self {
-        Self { threshold: 0.5, top_k: None, depth: 1.0, layers: None, projections: None }
+        Self { threshold: 0.5, top_k: None, depth: 1.0, layers: None, projections: None, negative: false }
     }
 }
 
 impl Operator {
+    /// The presets, as [`preset`](Self::preset) knows them.
+    pub const PRESETS: [&'static str; 5] = ["det0", "damp", "aura", "aura_vl", "sgm"];
+
+    /// The preset of a name: `det0` of the best 50 neurons, `damp` of the best 200 by 0.5, `aura`, `aura_vl`, `sgm`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPreset`] listing the names.
+    pub fn preset(name: &str) -> Result<Self> {
+        match name {
+            "det0" => Ok(Self::det0(50)),
+            "damp" => Ok(Self::damp(0.5, 200)),
+            "aura" => Ok(Self::aura()),
+            "aura_vl" => Ok(Self::aura_vl()),
+            "sgm" => Ok(Self::sgm()),
+            _ => Err(Error::UnknownPreset { name: name.to_owned() }),
+        }
+    }
+
     /// Silences the `k` best detectors (Det_zero of the AurA paper).
     pub fn det0(k: usize) -> Self {
-        Self { name: "det0".to_owned(), selection: top(k), response: Response::Constant(0.0) }
+        Self::new("det0", top(k), Response::Constant(0.0))
     }
 
     /// Multiplies the `k` best detectors by `factor` (Damp of the AurA paper).
     pub fn damp(factor: f32, k: usize) -> Self {
-        Self { name: "damp".to_owned(), selection: top(k), response: Response::Constant(factor) }
+        Self::new("damp", top(k), Response::Constant(factor))
     }
 
     /// Scales every neuron better than chance by `1 - 2 (a - 0.5)` (AurA).
     pub fn aura() -> Self {
-        let response = Response::Soft { strength: 1.0, exponent: 1.0, floor: 0.0 };
-        Self { name: "aura".to_owned(), selection: Selection::default(), response }
+        Self::new("aura", Selection::default(), Response::Soft { strength: 1.0, exponent: 1.0, floor: 0.0 })
+    }
+
+    /// AurA as a public revision for multimodal models has it: every neuron above 0.3 is scaled by `1 - 2 (a - 0.5)`, unbounded, so
+    /// that those between 0.3 and 0.5 are **amplified** by up to 1.4.
+    ///
+    /// For comparison only. What applies its interventions refuses them unless [`Amplify::Allow`](crate::Amplify::Allow) is given.
+    pub fn aura_vl() -> Self {
+        Self::new("aura_vl", Selection { threshold: 0.3, ..Selection::default() }, Response::Unbounded)
     }
 
     /// Soft suppression of a small set of experts: the reconstruction of SGM.
@@ -96,7 +131,11 @@ impl Operator {
     /// Soft suppression of the neurons whose AUROC exceeds `threshold`, to the power of `exponent`.
     pub fn soft(threshold: f32, exponent: f32) -> Self {
         let selection = Selection { threshold, ..Selection::default() };
-        Self { name: "soft".to_owned(), selection, response: Response::Soft { strength: 1.0, exponent, floor: 0.0 } }
+        Self::new("soft", selection, Response::Soft { strength: 1.0, exponent, floor: 0.0 })
+    }
+
+    fn new(name: &str, selection: Selection, response: Response) -> Self {
+        Self { name: name.to_owned(), selection, response, schedule: None }
     }
 
     /// The intervention on every site of an expertise: scale 1 where a neuron is no expert.
@@ -105,24 +144,56 @@ impl Operator {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] when a parameter is out of range, or `top_k` is not below the number of neurons.
+    /// [`Error::Parameter`] when a parameter is out of range, or `top_k` is not below the number of eligible neurons;
+    /// [`Error::Core`] when the schedule is none.
     pub fn intervention(&self, expertise: &Expertise) -> Result<Intervention> {
-        let eligible: BTreeSet<Site> = self.eligible(expertise);
-        let neurons: Vec<f32> =
-            expertise.sites().iter().filter(|(site, _)| eligible.contains(*site)).flat_map(|(_, e)| e.auroc.iter().copied()).collect();
+        self.build(expertise, &|_, _| true, serde_json::json!(self))
+    }
+
+    /// The same with experts only among the neurons of a set, such as those that pass a false-discovery rate in `sgm-score`:
+    /// `operator.among(&expertise, "q <= 0.05", |site, neuron| experts.contains(site, neuron))`.
+    ///
+    /// The operator's own selection still applies, within the set. `described` says in the file's metadata, under `among` of the
+    /// operator, what the set is.
+    ///
+    /// # Errors
+    ///
+    /// As [`intervention`](Self::intervention).
+    pub fn among(&self, expertise: &Expertise, described: &str, set: impl Fn(Site, usize) -> bool) -> Result<Intervention> {
+        let mut operator = serde_json::json!(self);
+        if let Some(entries) = operator.as_object_mut() {
+            entries.insert("among".to_owned(), described.into());
+        }
+        self.build(expertise, &set, operator)
+    }
+
+    fn build(&self, expertise: &Expertise, set: &dyn Fn(Site, usize) -> bool, operator: serde_json::Value) -> Result<Intervention> {
+        let sites = self.eligible(expertise);
+        let eligible = |site: Site, neuron: usize| sites.contains(&site) && set(site, neuron);
+        let detection = |auroc: f32| if self.selection.negative { auroc.max(1.0 - auroc) } else { auroc };
+        let mut neurons = Vec::new();
+        for (site, e) in expertise.sites() {
+            neurons.extend(e.auroc.iter().enumerate().filter(|(neuron, _)| eligible(*site, *neuron)).map(|(_, a)| detection(*a)));
+        }
         self.check(neurons.len())?;
         let threshold = self.threshold(neurons);
         let mut metadata = expertise.metadata.clone();
-        metadata.operator = Some(serde_json::json!(self));
+        metadata.operator = Some(operator);
         metadata.positions = Some("all".to_owned());
         let mut intervention = Intervention::new(metadata);
         for (site, e) in expertise.sites() {
-            let chosen = eligible.contains(site);
-            let scale = e.auroc.iter().map(|a| if chosen && *a > threshold { self.response.scale(*a) } else { 1.0 }).collect();
+            let scale = |(neuron, auroc): (usize, &f32)| {
+                let a = detection(*auroc);
+                if a > threshold && eligible(*site, neuron) { self.response.scale(a) } else { 1.0 }
+            };
+            let scale = e.auroc.iter().enumerate().map(scale).collect();
             let kept = SiteIntervention { scale, shift: None, auroc: Some(e.auroc.clone()), auroc_se: e.auroc_se.clone() };
             intervention.insert(*site, kept)?;
         }
-        Ok(intervention)
+        Ok(match &self.schedule {
+            Some(schedule) => intervention.with_schedule(schedule)?,
+            None => intervention,
+        })
     }
 
     /// The sites whose neurons may be experts at all.
@@ -145,6 +216,7 @@ impl Operator {
     }
 
     fn check(&self, neurons: usize) -> Result<()> {
+        self.schedule.as_ref().map_or(Ok(()), Schedule::check)?;
         let refuse = |parameter, value: String, expected| Err(Error::Parameter { operator: self.name.clone(), parameter, value, expected });
         let s = &self.selection;
         if !(0.0..=1.0).contains(&s.threshold) {
@@ -192,6 +264,7 @@ impl Response {
                 let soft = if exponent == 1.0 { linear } else { linear.powf(exponent) };
                 soft.clamp(floor, 1.0)
             }
+            Self::Unbounded => 1.0 - 2.0 * (auroc - 0.5),
         }
     }
 }

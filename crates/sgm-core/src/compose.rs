@@ -1,0 +1,374 @@
+//! Several interventions as one, what becomes of neurons that more than one of them changes, and how two differ.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::strength::single;
+use crate::{Error, Intervention, Metadata, Projection, Result, Site, SiteIntervention};
+
+/// Several interventions, one after the other, as one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Composition {
+    /// What they do together.
+    pub intervention: Intervention,
+    /// Where they meet.
+    pub conflicts: Conflicts,
+}
+
+/// Neurons that more than one of the composed interventions changes. Displays as a short report.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Conflicts {
+    /// How many neurons of each site more than one intervention changes.
+    pub overlapping: BTreeMap<Site, usize>,
+    /// Those that one intervention suppresses and another amplifies, by site and neuron.
+    pub contradictions: Vec<Contradiction>,
+}
+
+/// A neuron that one intervention suppresses (a scale from 0 up to below 1) and another amplifies (above 1, or below 0).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Contradiction {
+    /// The neuron's site.
+    pub site: Site,
+    /// The neuron's index within the site.
+    pub neuron: usize,
+    /// Its scale in each intervention that has the site, in their order.
+    pub scales: Vec<f32>,
+}
+
+/// How an intervention differs from an earlier one. Displays as a table.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Diff {
+    /// Every site at which they differ.
+    pub sites: BTreeMap<Site, SiteDiff>,
+}
+
+/// How two interventions differ at one site.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct SiteDiff {
+    /// Neurons changed by the later intervention alone.
+    pub gained: usize,
+    /// Neurons changed by the earlier one alone.
+    pub lost: usize,
+    /// Neurons changed by both, in different ways.
+    pub changed: usize,
+    /// The largest difference of scales.
+    pub max_scale: f32,
+    /// The largest difference of shifts.
+    pub max_shift: f32,
+}
+
+impl SiteIntervention {
+    /// The shift of a neuron; 0 where there is none.
+    pub(crate) fn shift_of(&self, neuron: usize) -> f32 {
+        self.shift.as_ref().and_then(|shift| shift.get(neuron)).copied().unwrap_or(0.0)
+    }
+
+    /// A neuron's scale and shift if there are any, else 1 and 0.
+    fn of(site: Option<&Self>, neuron: usize) -> (f32, f32) {
+        site.map_or((1.0, 0.0), |s| (s.scale.get(neuron).copied().unwrap_or(1.0), s.shift_of(neuron)))
+    }
+}
+
+impl Intervention {
+    /// The interventions one after the other, the first one first: scales multiply, and a later scale also scales earlier shifts.
+    ///
+    /// A neuron that none of them shifts keeps having no shift. The metadata keep what all parts agree on; `operator` lists the parts,
+    /// and the entry `calibrations` the data of those that differ. Products below the range of f32 become 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Positions`] when they act on different token positions, [`Error::OtherModel`] when their models' configurations differ,
+    /// [`Error::Width`] when a site has different widths, [`Error::Value`] when a product exceeds f32.
+    pub fn compose(parts: &[&Self]) -> Result<Composition> {
+        let mut sites: BTreeMap<Site, Vec<&SiteIntervention>> = BTreeMap::new();
+        for (site, s) in parts.iter().flat_map(|part| part.sites()) {
+            sites.entry(*site).or_default().push(s);
+        }
+        let mut composed = Self::new(compose_metadata(parts)?);
+        let mut conflicts = Conflicts::default();
+        for (site, parts) in sites {
+            let width = parts.first().map_or(0, |s| s.scale.len());
+            if let Some(other) = parts.iter().find(|s| s.scale.len() != width) {
+                return Err(Error::Width { site: site.to_string(), what: "scale", expected: width, got: other.scale.len() });
+            }
+            conflicts.find(site, &parts);
+            let affine = |neuron: usize| {
+                let after = |(scale, shift): (f64, f64), part: &&SiteIntervention| {
+                    let (s, t) = SiteIntervention::of(Some(part), neuron);
+                    (f64::from(s) * scale, f64::from(s) * shift + f64::from(t))
+                };
+                parts.iter().fold((1.0, 0.0), after)
+            };
+            let (scale, shift): (Vec<f32>, Vec<f32>) = (0..width).map(affine).map(|(scale, shift)| (single(scale), single(shift))).unzip();
+            let shift = parts.iter().any(|part| part.shift.is_some()).then_some(shift);
+            let auroc = agreed(parts.iter().map(|part| &part.auroc));
+            let auroc_se = auroc.as_ref().and_then(|_| agreed(parts.iter().map(|part| &part.auroc_se)));
+            composed.insert(site, SiteIntervention { scale, shift, auroc, auroc_se })?;
+        }
+        Ok(Composition { intervention: composed, conflicts })
+    }
+
+    /// The intervention at some sites only; at the others it does nothing.
+    ///
+    /// The metadata's entry `restricted_to` lists the sites that are left.
+    #[must_use]
+    pub fn restrict(&self, mut keep: impl FnMut(Site) -> bool) -> Self {
+        let mut restricted = self.clone();
+        restricted.retain_sites(|site| keep(*site));
+        if restricted.sites().len() != self.sites().len() {
+            let left: Vec<String> = restricted.sites().keys().map(ToString::to_string).collect();
+            restricted.metadata.other.insert("restricted_to".to_owned(), left.join(" "));
+        }
+        restricted
+    }
+
+    /// The intervention in some layers and projections only; `None` is all of them.
+    #[must_use]
+    pub fn restrict_to(&self, layers: Option<std::ops::RangeInclusive<usize>>, projections: Option<&[Projection]>) -> Self {
+        self.restrict(|site| {
+            layers.as_ref().is_none_or(|layers| layers.contains(&site.layer)) && projections.is_none_or(|p| p.contains(&site.projection))
+        })
+    }
+
+    /// How `later` differs from this intervention: which neurons it changes in addition, no longer, or in another way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Width`] when a site has different widths.
+    pub fn diff(&self, later: &Self) -> Result<Diff> {
+        let mut sites = BTreeMap::new();
+        for site in self.sites().keys().chain(later.sites().keys()) {
+            let (a, b) = (self.sites().get(site), later.sites().get(site));
+            let width = a.or(b).map_or(0, |s| s.scale.len());
+            if let Some(got) = b.map(|s| s.scale.len()).filter(|got| *got != width) {
+                return Err(Error::Width { site: site.to_string(), what: "scale", expected: width, got });
+            }
+            let mut d = SiteDiff::default();
+            for neuron in 0..width {
+                let (before, after) = (SiteIntervention::of(a, neuron), SiteIntervention::of(b, neuron));
+                match (before != (1.0, 0.0), after != (1.0, 0.0)) {
+                    (false, true) => d.gained += 1,
+                    (true, false) => d.lost += 1,
+                    _ => d.changed += usize::from(before != after),
+                }
+                d.max_scale = d.max_scale.max((before.0 - after.0).abs());
+                d.max_shift = d.max_shift.max((before.1 - after.1).abs());
+            }
+            if d != SiteDiff::default() {
+                sites.insert(*site, d);
+            }
+        }
+        Ok(Diff { sites })
+    }
+}
+
+impl Conflicts {
+    /// Whether no neuron is changed twice.
+    pub fn is_empty(&self) -> bool {
+        self.overlapping.is_empty()
+    }
+
+    /// The number of neurons that more than one intervention changes.
+    pub fn overlaps(&self) -> usize {
+        self.overlapping.values().sum()
+    }
+
+    fn find(&mut self, site: Site, parts: &[&SiteIntervention]) {
+        let mut overlapping = 0;
+        for neuron in 0..parts.first().map_or(0, |s| s.scale.len()) {
+            let of: Vec<(f32, f32)> = parts.iter().map(|part| SiteIntervention::of(Some(part), neuron)).collect();
+            if of.iter().filter(|affine| **affine != (1.0, 0.0)).count() < 2 {
+                continue;
+            }
+            overlapping += 1;
+            let suppressed = of.iter().any(|(scale, _)| (0.0..1.0).contains(scale));
+            let amplified = of.iter().any(|(scale, _)| !(0.0..=1.0).contains(scale));
+            if suppressed && amplified {
+                self.contradictions.push(Contradiction { site, neuron, scales: of.iter().map(|(scale, _)| *scale).collect() });
+            }
+        }
+        if overlapping > 0 {
+            self.overlapping.insert(site, overlapping);
+        }
+    }
+}
+
+impl fmt::Display for Conflicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} neurons are changed by more than one, {} of them in opposite directions",
+            self.overlaps(),
+            self.contradictions.len()
+        )?;
+        for (site, count) in &self.overlapping {
+            writeln!(f, "{site}: {count}")?;
+        }
+        for c in self.contradictions.iter().take(10) {
+            writeln!(f, "{}, neuron {}: scales {:?}", c.site, c.neuron, c.scales)?;
+        }
+        match self.contradictions.len() {
+            0..=10 => Ok(()),
+            n => writeln!(f, "and {} more", n - 10),
+        }
+    }
+}
+
+impl Diff {
+    /// Whether both do the same.
+    pub fn is_empty(&self) -> bool {
+        self.sites.is_empty()
+    }
+}
+
+impl fmt::Display for Diff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| site | gained | lost | changed | largest difference of scales | of shifts |\n|---|---|---|---|---|---|")?;
+        for (site, d) in &self.sites {
+            writeln!(f, "| {site} | {} | {} | {} | {:.6} | {:.6} |", d.gained, d.lost, d.changed, d.max_scale, d.max_shift)?;
+        }
+        Ok(())
+    }
+}
+
+/// The value that all have that have one; none if two differ.
+fn agreed<'a, T: Clone + PartialEq + 'a>(values: impl Iterator<Item = &'a Option<T>>) -> Option<T> {
+    let mut known = values.flatten();
+    let first = known.next()?;
+    known.all(|value| value == first).then(|| first.clone())
+}
+
+fn compose_metadata(parts: &[&Intervention]) -> Result<Metadata> {
+    let all = || parts.iter().map(|part| &part.metadata);
+    let positions: Vec<&str> = all().map(|m| m.positions.as_deref().unwrap_or("all")).collect();
+    if let Some((first, second)) = differing(positions.iter().copied()) {
+        return Err(Error::Positions { first, second });
+    }
+    if let Some((first, second)) = differing(all().filter_map(|m| m.config_sha256.as_deref()).filter(|sha| !sha.is_empty())) {
+        return Err(Error::OtherModel { first, second });
+    }
+    let operators: Vec<serde_json::Value> = all().map(|m| m.operator.clone().unwrap_or_default()).collect();
+    let mut licences: Vec<&str> = all().filter_map(|m| m.licence.as_deref()).collect();
+    licences.dedup();
+    let mut metadata = Metadata {
+        base_model: agreed(all().map(|m| &m.base_model)),
+        base_model_revision: agreed(all().map(|m| &m.base_model_revision)),
+        config_sha256: agreed(all().map(|m| &m.config_sha256)),
+        scorer: agreed(all().map(|m| &m.scorer)),
+        operator: Some(serde_json::json!({ "name": "composed", "parts": operators })),
+        pooling: agreed(all().map(|m| &m.pooling)),
+        positions: positions.first().map(|p| (*p).to_owned()),
+        calibration: agreed(all().map(|m| &m.calibration)),
+        created_by: Some(concat!("sgm ", env!("CARGO_PKG_VERSION")).to_owned()),
+        licence: (!licences.is_empty()).then(|| licences.join(" AND ")),
+        other: BTreeMap::new(),
+    };
+    if metadata.calibration.is_none() && all().any(|m| m.calibration.is_some()) {
+        let calibrations: Vec<_> = all().map(|m| &m.calibration).collect();
+        metadata.other.insert("calibrations".to_owned(), serde_json::json!(calibrations).to_string());
+    }
+    Ok(metadata)
+}
+
+/// The first value and the first other one.
+fn differing<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<(String, String)> {
+    let first = values.next()?;
+    values.find(|value| *value != first).map(|second| (first.to_owned(), second.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn site() -> Site {
+        Site::new(0, Projection::Gate)
+    }
+
+    fn glasses(scale: &[f32], shift: Option<&[f32]>) -> Intervention {
+        let mut glasses = Intervention::new(Metadata::default());
+        let s = SiteIntervention { shift: shift.map(<[f32]>::to_vec), ..SiteIntervention::from_scale(scale.to_vec()) };
+        glasses.insert(site(), s).unwrap();
+        glasses
+    }
+
+    proptest! {
+        #[test]
+        fn composed_is_one_after_the_other(parts in prop::collection::vec((prop::array::uniform3(-2f32..2.0), prop::array::uniform3(-2f32..2.0)), 1..5)) {
+            let interventions: Vec<_> = parts.iter().map(|(scale, shift)| glasses(scale, Some(shift))).collect();
+            let composed = Intervention::compose(&interventions.iter().collect::<Vec<_>>()).unwrap().intervention;
+            let s = &composed.sites()[&site()];
+            for i in 0..3 {
+                for x in [-1.5f32, 0.0, 2.0] {
+                    let expected = parts.iter().fold(x, |x, (scale, shift)| scale[i] * x + shift[i]);
+                    let got = s.scale[i] * x + s.shift.as_ref().unwrap()[i];
+                    prop_assert!((got - expected).abs() < 1e-4, "{got} {expected}");
+                }
+            }
+            if parts.len() == 1 {
+                prop_assert_eq!(composed.sites(), interventions[0].sites());
+            }
+        }
+    }
+
+    #[test]
+    fn overlaps_and_contradictions_are_reported() {
+        let a = glasses(&[0.5, 0.5, 1.0, 1.4, 1.0], None);
+        let b = glasses(&[0.5, 1.4, 0.5, 1.4, 1.0], Some(&[0.0, 0.0, 0.0, 0.0, 1.0]));
+        let composed = Intervention::compose(&[&a, &b]).unwrap();
+        assert_eq!(composed.conflicts.overlapping, [(site(), 3)].into());
+        assert_eq!(composed.conflicts.contradictions, [Contradiction { site: site(), neuron: 1, scales: vec![0.5, 1.4] }]);
+        let text = composed.conflicts.to_string();
+        assert!(text.starts_with("3 neurons are changed by more than one, 1 of them in opposite directions\n"), "{text}");
+        let s = &composed.intervention.sites()[&site()];
+        assert_eq!(s.scale, [0.25, 0.7, 0.5, 1.4 * 1.4, 1.0]);
+        assert_eq!(s.shift.as_deref().unwrap(), [0.0, 0.0, 0.0, 0.0, 1.0]);
+        // A site that only one has is taken as it is.
+        let elsewhere = a.restrict(|_| false);
+        assert_eq!(Intervention::compose(&[&elsewhere, &a]).unwrap().intervention.sites(), a.sites());
+        assert!(Intervention::compose(&[&elsewhere, &a]).unwrap().conflicts.is_empty());
+        assert_eq!(Intervention::compose(&[]).unwrap().intervention.neurons(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_composed_is_refused() {
+        let a = glasses(&[0.5, 1.0], None);
+        let mut b = a.clone();
+        b.metadata.positions = Some("all".to_owned());
+        assert!(Intervention::compose(&[&a, &b]).is_ok());
+        b.metadata.positions = Some("response".to_owned());
+        assert!(matches!(Intervention::compose(&[&a, &b]), Err(Error::Positions { first, .. }) if first == "all"));
+        let (mut c, mut d) = (a.clone(), a.clone());
+        c.metadata.config_sha256 = Some("c".to_owned());
+        assert!(Intervention::compose(&[&a, &c]).is_ok());
+        d.metadata.config_sha256 = Some("d".to_owned());
+        assert!(matches!(Intervention::compose(&[&a, &c, &d]), Err(Error::OtherModel { .. })));
+        assert!(matches!(Intervention::compose(&[&a, &glasses(&[0.5], None)]), Err(Error::Width { .. })));
+        let huge = glasses(&[f32::MAX], None);
+        assert!(matches!(Intervention::compose(&[&huge, &huge]), Err(Error::Value { .. })));
+    }
+
+    #[test]
+    fn differences_are_counted_by_site() {
+        let a = glasses(&[0.5, 0.5, 1.0, 1.0], None);
+        let b = glasses(&[0.5, 0.25, 1.0, 0.75], Some(&[0.0, 0.0, 2.0, 0.0]));
+        let d = a.diff(&b).unwrap();
+        assert_eq!(d.sites[&site()], SiteDiff { gained: 2, lost: 0, changed: 1, max_scale: 0.25, max_shift: 2.0 });
+        assert_eq!(b.diff(&a).unwrap().sites[&site()].lost, 2);
+        assert_eq!(a.diff(&Intervention::default()).unwrap().sites[&site()].lost, 2);
+        assert!(a.diff(&a).unwrap().is_empty());
+        assert!(a.diff(&glasses(&[1.0], None)).is_err());
+        assert!(d.to_string().contains("| lm.layers.0.mlp.gate_proj | 2 | 0 | 1 | 0.250000 | 2.000000 |"), "{d}");
+    }
+
+    #[test]
+    fn restriction_leaves_the_sites_asked_for() {
+        let mut a = glasses(&[0.5], None);
+        a.insert(Site::new(3, Projection::Up), SiteIntervention::from_scale(vec![0.0])).unwrap();
+        assert_eq!(a.restrict_to(None, None), a);
+        let up = a.restrict_to(Some(0..=3), Some(&[Projection::Up]));
+        assert_eq!(up.sites().keys().copied().collect::<Vec<_>>(), [Site::new(3, Projection::Up)]);
+        assert_eq!(up.metadata.other["restricted_to"], "lm.layers.3.mlp.up_proj");
+        assert_eq!(a.restrict_to(Some(0..=2), None).neurons(), 1);
+    }
+}
