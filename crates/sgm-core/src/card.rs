@@ -46,6 +46,14 @@ impl Intervention {
             )
         });
         let operator = m.operator.as_ref().map(ToString::to_string);
+        let probe = self.probe.as_ref().map(|probe| {
+            let (neurons, gate) = (probe.weights().values().map(Vec::len).sum::<usize>(), probe.gate);
+            let watch = if gate.watch { "; response tokens count too" } else { "" };
+            format!(
+                "a probe of {neurons} neurons at the prompt's end: on from a score of {}, off from {}{watch}; baked into weights it is always on",
+                gate.on, gate.off
+            )
+        });
         let rows = [
             ("model", m.base_model.as_deref()),
             ("revision", m.base_model_revision.as_deref()),
@@ -55,6 +63,7 @@ impl Intervention {
             ("pooling over tokens", m.pooling.as_deref()),
             ("operator", operator.as_deref()),
             ("token positions", Some(positions)),
+            ("switched on by", probe.as_deref()),
             ("written by", m.created_by.as_deref()),
             ("licence", m.licence.as_deref()),
         ];

@@ -77,14 +77,19 @@ impl Intervention {
     ///
     /// # Errors
     ///
-    /// [`Error::Positions`] when they act on different token positions, [`Error::OtherModel`] when their models' configurations differ,
+    /// [`Error::Positions`] when they act on different token positions, [`Error::Probes`] when different probes switch them on, [`Error::OtherModel`] when their models' configurations differ,
     /// [`Error::Width`] when a site has different widths, [`Error::Value`] when a product exceeds f32.
     pub fn compose(parts: &[&Self]) -> Result<Composition> {
         let mut sites: BTreeMap<Site, Vec<&SiteIntervention>> = BTreeMap::new();
         for (site, s) in parts.iter().flat_map(|part| part.sites()) {
             sites.entry(*site).or_default().push(s);
         }
+        let probe = parts.first().and_then(|part| part.probe.clone());
+        if parts.iter().any(|part| part.probe != probe) {
+            return Err(Error::Probes);
+        }
         let mut composed = Self::new(compose_metadata(parts)?);
+        composed.probe = probe;
         let mut conflicts = Conflicts::default();
         for (site, parts) in sites {
             let width = parts.first().map_or(0, |s| s.scale.len());

@@ -40,6 +40,21 @@ pub enum Error {
         got: usize,
     },
 
+    /// Interventions with different probes cannot be one.
+    #[error("the interventions are switched on by different probes, or only some by one; wear them one by one instead")]
+    Probes,
+
+    /// A probe's bias or gate is out of range.
+    #[error("probe: bias {bias}, on {on}, off {off}; expected a finite bias and 0 <= off <= on <= 1")]
+    Gate {
+        /// The bias.
+        bias: f32,
+        /// The score that switches on.
+        on: f32,
+        /// The score that switches off.
+        off: f32,
+    },
+
     /// A value is outside its allowed range.
     #[error("{site}: `{what}` of neuron {neuron} is {value}, expected {expected}")]
     Value {

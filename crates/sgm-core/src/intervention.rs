@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::expertise::{check, missing};
-use crate::{Error, Metadata, Result, Site, card, nearest, tensor_file};
+use crate::{Error, Metadata, Probe, Result, Site, card, nearest, tensor_file};
 
 /// What to do with every neuron: `y = scale * x + shift` on the output of each site.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -10,6 +10,9 @@ pub struct Intervention {
     sites: BTreeMap<Site, SiteIntervention>,
     /// Where the scales came from.
     pub metadata: Metadata,
+    /// The detector that switches the intervention on, if it is not to act always. Only running models can wear one: what is folded into
+    /// weights acts always.
+    pub probe: Option<Probe>,
 }
 
 /// What to do with the neurons of one site.
@@ -44,11 +47,13 @@ pub struct Amplification {
 }
 
 const FORMAT: &str = "sgm-intervention";
+/// The name of a probe's weights in a file, and of what its metadata say of it.
+const PROBE: &str = "probe";
 
 impl Intervention {
     /// An intervention on no site, which changes nothing.
     pub fn new(metadata: Metadata) -> Self {
-        Self { sites: BTreeMap::new(), metadata }
+        Self { sites: BTreeMap::new(), metadata, probe: None }
     }
 
     /// Adds a site, or replaces it.
@@ -112,21 +117,23 @@ impl Intervention {
         })
     }
 
-    /// Checks that every site of the intervention is one of a model's and has its width.
+    /// Checks that every site of the intervention, and of its probe, is one of a model's and has its width.
     ///
     /// # Errors
     ///
     /// [`Error::UnknownSite`] naming the nearest site of the model, or [`Error::Width`].
     pub fn check_against(&self, model: &BTreeMap<Site, usize>) -> Result<()> {
-        for (site, s) in &self.sites {
+        let widths = self.sites.iter().map(|(site, s)| (site, "scale", s.scale.len()));
+        let probed = self.probe.iter().flat_map(Probe::weights).map(|(site, weights)| (site, PROBE, weights.len()));
+        for (site, what, got) in widths.chain(probed) {
             let name = site.to_string();
             match model.get(site) {
                 None => {
                     let nearest = nearest(&name, model.keys().copied()).map(|n| n.to_string());
                     return Err(Error::UnknownSite { name, nearest });
                 }
-                Some(width) if *width != s.scale.len() => {
-                    return Err(Error::Width { site: name, what: "scale", expected: *width, got: s.scale.len() });
+                Some(width) if *width != got => {
+                    return Err(Error::Width { site: name, what, expected: *width, got });
                 }
                 Some(_) => {}
             }
@@ -135,7 +142,7 @@ impl Intervention {
     }
 
     /// Writes the file, whole or not at all: `<site>/scale` f32 `[neurons]`, optionally `<site>/shift`,
-    /// `<site>/auroc` and `<site>/auroc_se`, and the metadata with `format = "sgm-intervention"`.
+    /// `<site>/auroc`, `<site>/auroc_se` and `<site>/probe`, and the metadata with `format = "sgm-intervention"`.
     ///
     /// Equal interventions give equal bytes. Beside `glasses.sgm.safetensors` it then writes the [card](Self::card)
     /// `glasses.sgm.md`; a file of that name that is no card is left as it is.
@@ -144,16 +151,19 @@ impl Intervention {
     ///
     /// [`Error::Io`] when it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let sites = self
-            .sites
-            .iter()
-            .map(|(site, s)| {
-                let optional = [("shift", &s.shift), ("auroc", &s.auroc), ("auroc_se", &s.auroc_se)];
-                let optional = optional.into_iter().filter_map(|(name, v)| v.as_deref().map(|v| (name, v)));
-                (*site, std::iter::once(("scale", s.scale.as_slice())).chain(optional).collect())
-            })
-            .collect();
-        tensor_file::save(path.as_ref(), FORMAT, &self.metadata, &sites)?;
+        let mut sites: BTreeMap<Site, Vec<(&str, &[f32])>> = BTreeMap::new();
+        for (site, s) in &self.sites {
+            let optional = [("shift", &s.shift), ("auroc", &s.auroc), ("auroc_se", &s.auroc_se)];
+            let optional = optional.into_iter().filter_map(|(name, v)| v.as_deref().map(|v| (name, v)));
+            sites.insert(*site, std::iter::once(("scale", s.scale.as_slice())).chain(optional).collect());
+        }
+        let mut metadata = self.metadata.clone();
+        if let Some(probe) = &self.probe {
+            probe.check()?;
+            probe.weights().iter().for_each(|(site, weights)| sites.entry(*site).or_default().push((PROBE, weights)));
+            metadata.other.insert(PROBE.to_owned(), probe.to_json());
+        }
+        tensor_file::save(path.as_ref(), FORMAT, &metadata, &sites)?;
         card::save(path.as_ref(), self)
     }
 
@@ -173,13 +183,27 @@ impl Intervention {
     /// As [`load`](Self::load).
     pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
         let path = path.as_ref();
-        let (metadata, sites) = tensor_file::parse(path, bytes, FORMAT, &["scale", "shift", "auroc", "auroc_se"])?;
+        let (mut metadata, sites) = tensor_file::parse(path, bytes, FORMAT, &["scale", "shift", "auroc", "auroc_se", PROBE])?;
+        let unreadable = |reason: String| Error::Metadata { path: path.to_owned(), key: PROBE.to_owned(), reason };
+        let probe = metadata.other.remove(PROBE);
+        let mut probe = probe.map(|json| Probe::from_json(&json).map_err(|e| unreadable(e.to_string()))).transpose()?;
         let mut intervention = Self::new(metadata);
         for (site, mut vectors) in sites {
+            if let Some(weights) = vectors.remove(PROBE) {
+                let probe = probe.as_mut().ok_or_else(|| unreadable(format!("it is missing, but there are weights of {site}")))?;
+                probe.insert(site, weights)?;
+                if vectors.is_empty() {
+                    continue;
+                }
+            }
             let scale = vectors.remove("scale").ok_or_else(|| missing(path, site, "scale"))?;
             let [shift, auroc, auroc_se] = ["shift", "auroc", "auroc_se"].map(|name| vectors.remove(name));
             intervention.insert(site, SiteIntervention { scale, shift, auroc, auroc_se })?;
         }
+        if let Some(probe) = &probe {
+            probe.check()?;
+        }
+        intervention.probe = probe;
         Ok(intervention)
     }
 }
@@ -210,6 +234,28 @@ mod tests {
         let site = Site::new(2, Projection::Up);
         i.insert(site, SiteIntervention::from_scale(vec![1.0, 1.4])).unwrap();
         assert_eq!(i.amplification(), Some(Amplification { site, neuron: 1, scale: 1.4 }));
+    }
+
+    #[test]
+    fn a_probe_is_kept_in_the_file() {
+        let mut probe = Probe::new(-0.5, crate::Gate { on: 0.75, off: 0.25, watch: true });
+        probe.insert(Site::new(0, Projection::Gate), vec![1.0, 0.0, -2.0]).unwrap();
+        probe.insert(Site::new(5, Projection::Down), vec![0.5]).unwrap();
+        let glasses = Intervention { probe: Some(probe), ..glasses() };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("glasses.sgm.safetensors");
+        glasses.save(&path).unwrap();
+        assert_eq!(Intervention::load(&path).unwrap(), glasses);
+        // A gate that cannot be, weights without a gate, a model without the site.
+        let mut wrong = glasses.clone();
+        wrong.probe.as_mut().unwrap().gate.off = 0.9;
+        assert!(matches!(wrong.save(&path), Err(Error::Gate { .. })));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(9).position(|w| w == b"\"probe\":\"").unwrap();
+        bytes[at + 3] = b's';
+        assert!(matches!(Intervention::from_bytes(&path, &bytes), Err(Error::Metadata { key, .. }) if key == "probe"));
+        let model = [(Site::new(0, Projection::Gate), 3), (Site::new(1, Projection::Down), 2)].into();
+        assert!(matches!(glasses.check_against(&model), Err(Error::UnknownSite { .. })));
     }
 
     #[test]

@@ -57,6 +57,7 @@ mod error;
 mod expertise;
 mod intervention;
 mod metadata;
+mod probe;
 mod site;
 mod strength;
 mod tensor_file;
@@ -68,6 +69,7 @@ pub use error::Error;
 pub use expertise::{Expertise, SiteExpertise};
 pub use intervention::{Amplification, Intervention, SiteIntervention};
 pub use metadata::{Calibration, Metadata};
+pub use probe::{Gate, Probe};
 pub use site::{Projection, Site, nearest};
 pub use strength::Schedule;
 

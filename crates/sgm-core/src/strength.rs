@@ -123,6 +123,7 @@ impl Intervention {
     pub fn with_schedule(&self, schedule: &Schedule) -> Result<Self> {
         schedule.check()?;
         let mut scheduled = Self::new(self.metadata.clone());
+        scheduled.probe.clone_from(&self.probe);
         if *schedule != Schedule::Constant(1.0) {
             // Strengths multiply: one entry would be wrong for the second of them.
             let before = scheduled.metadata.other.remove("strength").map(|before| format!("{before} * ")).unwrap_or_default();

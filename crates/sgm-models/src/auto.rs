@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::cache::{Order, Positions};
+use crate::cache::{Order, Pass, Positions};
 use crate::checkpoint::Checkpoint;
 use crate::cross_attention::Sight;
 use crate::decoder::Decoder;
@@ -129,6 +129,20 @@ impl AutoMllm {
         Self::assemble(checkpoint, adapter(checkpoint, &Weights::new(vb.clone(), None))?)
     }
 
+    /// Runs a pass that begins an empty cache until no tap wants it repeated.
+    fn begin(&self, embeddings: &Tensor, pass: &Pass, cache: &mut Cache, after: &[Tensor]) -> Result<Tensor> {
+        let mut repeats = embeddings.dim(1)?;
+        loop {
+            let taps = self.taps.for_pass(|| cache.spans());
+            let hidden = self.decoder.forward(embeddings.clone(), pass, cache, &taps, after)?;
+            if !taps.settle()? || repeats == 0 {
+                return Ok(hidden);
+            }
+            repeats -= 1;
+            cache.empty_layers();
+        }
+    }
+
     fn assemble(checkpoint: &Checkpoint, parts: Parts) -> Result<Self> {
         let Parts { text, decoder, processor, family } = parts;
         let mut info = checkpoint.info()?;
@@ -194,8 +208,7 @@ impl Mllm for AutoMllm {
             pass.sight = Some(sight);
         }
         cache.remember(&embeddings);
-        let taps = self.taps.for_pass(|| cache.spans());
-        self.decoder.forward(embeddings, &pass, cache, &taps, &after)
+        self.begin(&embeddings, &pass, cache, &after)
     }
 
     fn decode(&self, tokens: &[u32], cache: &mut Cache) -> Result<Tensor> {
@@ -209,12 +222,13 @@ impl Mllm for AutoMllm {
         let pass = cache.extend(self.decoder.window(), self.decoder.device())?;
         if self.decoder.begins_anew(&pass) {
             let (embeddings, pass) = cache.begin_anew(self.decoder.window(), self.decoder.device())?;
-            let taps = self.taps.for_pass(|| cache.spans());
-            let hidden = self.decoder.forward(embeddings, &pass, cache, &taps, &[])?;
+            let hidden = self.begin(&embeddings, &pass, cache, &[])?;
             return Ok(hidden.narrow(1, hidden.dim(1)? - 1, 1)?.contiguous()?);
         }
         let taps = self.taps.for_pass(|| cache.response_spans());
-        self.decoder.forward(embeddings, &pass, cache, &taps, &[])
+        let hidden = self.decoder.forward(embeddings, &pass, cache, &taps, &[])?;
+        taps.settle()?;
+        Ok(hidden)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -133,7 +133,8 @@ impl Cache {
         self.pass(tokens, order.prefix, window, device)
     }
 
-    fn empty_layers(&mut self) {
+    /// Forgets all keys and values, so that the pass that began the cache can be repeated.
+    pub(crate) fn empty_layers(&mut self) {
         let capacity = self.tokens() + HEADROOM;
         self.layers.iter_mut().for_each(|layer| *layer = KvCache::new(2, capacity));
         self.sharers = Arc::default();

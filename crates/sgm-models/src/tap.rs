@@ -24,6 +24,19 @@ pub trait Tap: Send + Sync {
     ///
     /// [`Error::Tap`](crate::Error::Tap) or any other error ends the forward pass.
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> Result<Tensor>;
+
+    /// Told that a pass has been through all sites; whether it should be repeated from the same inputs.
+    ///
+    /// So a tap may look at a prompt first and act on it then. Only a pass that begins an empty cache is repeated, as often as any tap
+    /// asks for it, up to once for each of its tokens; all taps see the repetition, with the same [memories](TokenSpans::memory).
+    ///
+    /// # Errors
+    ///
+    /// Any error ends the forward pass.
+    fn settle(&self, spans: &TokenSpans) -> Result<bool> {
+        let _ = spans;
+        Ok(false)
+    }
 }
 
 type Attached = Arc<[(u64, Arc<dyn Tap>)]>;
@@ -104,5 +117,16 @@ impl PassTaps {
             }
         }
         Ok(output)
+    }
+
+    /// Tells every tap that the pass is over; whether any wants it repeated.
+    pub(crate) fn settle(&self) -> Result<bool> {
+        let mut repeat = false;
+        if let Some((taps, spans)) = &self.0 {
+            for (_, tap) in taps.iter() {
+                repeat |= tap.settle(spans)?;
+            }
+        }
+        Ok(repeat)
     }
 }

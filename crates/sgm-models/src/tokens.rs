@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Memory;
 
@@ -65,6 +66,7 @@ pub struct TokenSpans {
     tokens: usize,
     rows: Vec<usize>,
     memories: Vec<Arc<Memory>>,
+    pass: u64,
 }
 
 impl TokenSpans {
@@ -73,7 +75,8 @@ impl TokenSpans {
     /// `kinds` must hold the same number of tokens for each row.
     pub(crate) fn new(kinds: Vec<TokenKind>, rows: Vec<usize>, memories: Vec<Arc<Memory>>) -> Self {
         let tokens = kinds.len().checked_div(rows.len()).unwrap_or(0);
-        Self { kinds, tokens, rows, memories }
+        static PASSES: AtomicU64 = AtomicU64::new(0);
+        Self { kinds, tokens, rows, memories, pass: PASSES.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// The kinds of one batch row's tokens in order; empty when there is no such row.
@@ -84,6 +87,11 @@ impl TokenSpans {
     /// The caller's number of each batch row, which stays with a sequence from prefill to its last token.
     pub fn rows(&self) -> &[usize] {
         &self.rows
+    }
+
+    /// A number that no other forward pass of this process has.
+    pub fn pass(&self) -> u64 {
+        self.pass
     }
 
     /// What taps remember of the sequence in one batch row; none when there is no such row.
