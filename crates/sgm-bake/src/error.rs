@@ -160,13 +160,6 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// A shift cannot be folded into a row scale.
-    #[error("{site}: the intervention shifts this site, and only scales are folded as weights load; apply it at run time")]
-    Shift {
-        /// The site's name.
-        site: String,
-    },
-
     /// A shift needs a bias to go into.
     #[error(
         "{site}: the intervention shifts this site, and the checkpoint has no bias there to hold the shift; the glasses worn at run time can do it"

@@ -139,6 +139,6 @@ fn changes_anything(site: &SiteIntervention) -> bool {
     site.scale.iter().any(|scale| *scale != 1.0) || shifts(site)
 }
 
-fn shifts(site: &SiteIntervention) -> bool {
+pub(crate) fn shifts(site: &SiteIntervention) -> bool {
     site.shift.iter().flatten().any(|shift| *shift != 0.0)
 }

@@ -55,6 +55,7 @@
 //! ```
 //! # #[cfg(feature = "candle")] {
 //! use candle_core::{DType, Device, Tensor};
+//! use sgm_bake::{Amplify, ScaledBackend};
 //! use sgm_core::{Intervention, Metadata, Projection, Site, SiteIntervention};
 //!
 //! let mut glasses = Intervention::new(Metadata::default());
@@ -62,7 +63,7 @@
 //! let weight = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu).unwrap();
 //! let weights = [("model.layers.0.mlp.up_proj.weight".to_owned(), weight)].into();
 //! let vb = candle_nn::VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
-//! let (vb, folded) = sgm_bake::ScaledBackend::fold(vb, &glasses)?;
+//! let (vb, folded) = ScaledBackend::fold(vb, &glasses, Amplify::Refuse)?;
 //! let weight = vb.get((2, 2), "model.layers.0.mlp.up_proj.weight").unwrap();
 //! assert_eq!(weight.to_vec2::<f32>().unwrap(), [[0.5, 1.0], [3.0, 4.0]]);
 //! folded.check_complete()?;
@@ -107,7 +108,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 ///
 /// # Errors
 ///
-/// Any error of this crate but [`Error::Shift`] and [`Error::Unused`]; nothing is left under the name `out` then, and the model is
+/// Any error of this crate but [`Error::Unused`]; nothing is left under the name `out` then, and the model is
 /// untouched. The first ones are those of the intervention: [`Error::Amplifies`], [`Error::Positions`], and
 /// [`Error::Core`] when the checkpoint has no such site or another width.
 pub fn bake(model: &Path, intervention: &Intervention, amplify: Amplify, out: &Path) -> Result<Record> {

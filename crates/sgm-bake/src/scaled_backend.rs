@@ -4,81 +4,98 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use sgm_core::{Intervention, Site};
+use sgm_core::{Intervention, Site, SiteIntervention};
+use sgm_suppress::Amplify;
 
+use crate::fold;
+use crate::site_tensors::Part;
 use crate::{Error, Result};
 
-/// A source of weights that scales the rows of every site as they load: weight and bias alike.
+/// A source of weights that scales the rows of every site as they load: weight and bias alike, and shifts into the bias.
 ///
 /// Tensors are matched by [`Site::all_in_checkpoint_tensor`], so all Hugging Face layouts work, and gate and up in one matrix. Products are
 /// computed in f32 and rounded to the dtype that is asked for.
 pub struct ScaledBackend {
     inner: VarBuilder<'static>,
-    scales: BTreeMap<Site, Vec<f32>>,
-    used: Arc<Mutex<BTreeSet<Site>>>,
+    sites: BTreeMap<Site, SiteIntervention>,
+    met: Met,
 }
+
+/// The parts of sites that have been loaded.
+type Met = Arc<Mutex<BTreeSet<(Site, Part)>>>;
 
 /// What a [`ScaledBackend`] has done so far.
 #[derive(Debug, Clone)]
 pub struct Folded {
-    sites: BTreeSet<Site>,
-    used: Arc<Mutex<BTreeSet<Site>>>,
+    needed: BTreeSet<(Site, Part)>,
+    met: Met,
 }
 
 impl Folded {
-    /// Checks, after the model has loaded, that every site of the intervention was met.
+    /// Checks, after the model has loaded, that all of the intervention is in it.
     ///
     /// # Errors
     ///
-    /// [`Error::Unused`] naming the first site that was not.
+    /// [`Error::Unused`] naming the first site whose weight was not loaded, [`Error::NoBias`] one that is shifted and whose bias was not.
     pub fn check_complete(&self) -> Result<()> {
-        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.sites.difference(&used).next() {
+        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.needed.difference(&met).next() {
             None => Ok(()),
-            Some(site) => Err(Error::Unused { site: site.to_string() }),
+            Some((site, Part::Weight)) => Err(Error::Unused { site: site.to_string() }),
+            Some((site, Part::Bias)) => Err(Error::NoBias { site: site.to_string() }),
         }
     }
 }
 
 impl ScaledBackend {
-    /// Wraps the root of a `VarBuilder`; load the model from the one returned.
+    /// Wraps the root of a `VarBuilder`; load the model from the one returned, and then ask [`Folded::check_complete`].
     ///
     /// # Errors
     ///
-    /// [`Error::Shift`] when the intervention shifts a site.
-    pub fn fold(inner: VarBuilder<'static>, intervention: &Intervention) -> Result<(VarBuilder<'static>, Folded)> {
-        if let Some((site, _)) = intervention.sites().iter().find(|(_, s)| s.shift.iter().flatten().any(|v| *v != 0.0)) {
-            return Err(Error::Shift { site: site.to_string() });
-        }
-        let scales: BTreeMap<_, _> = intervention.sites().iter().map(|(site, s)| (*site, s.scale.clone())).collect();
-        let used = Arc::default();
-        let folded = Folded { sites: scales.keys().copied().collect(), used: Arc::clone(&used) };
+    /// As [`bake`](crate::bake()) for the intervention alone: [`Error::Amplifies`], [`Error::Positions`].
+    pub fn fold(inner: VarBuilder<'static>, intervention: &Intervention, amplify: Amplify) -> Result<(VarBuilder<'static>, Folded)> {
+        fold::check(intervention, amplify)?;
+        let sites = intervention.sites().clone();
+        let weights = sites.keys().map(|site| (*site, Part::Weight));
+        let biases = sites.iter().filter(|(_, s)| fold::shifts(s)).map(|(site, _)| (*site, Part::Bias));
+        let met = Met::default();
+        let folded = Folded { needed: weights.chain(biases).collect(), met: Arc::clone(&met) };
         let (dtype, device) = (inner.dtype(), inner.device().clone());
-        let backend = Self { inner, scales, used };
+        let backend = Self { inner, sites, met };
         Ok((VarBuilder::from_backend(Box::new(backend), dtype, device), folded))
     }
 
     fn scale(&self, name: &str, tensor: Tensor) -> CandleResult<Tensor> {
         let sites = Site::all_in_checkpoint_tensor(name);
-        if !sites.iter().any(|site| self.scales.contains_key(site)) {
+        let Some((_, part)) = Part::of(name).filter(|_| sites.iter().any(|site| self.sites.contains_key(site))) else {
             return Ok(tensor);
-        }
+        };
         let rows = tensor.dim(0)? / sites.len();
-        let mut factors = Vec::with_capacity(tensor.dim(0)?);
+        let (mut scales, mut shifts) = (Vec::with_capacity(tensor.dim(0)?), Vec::new());
         for site in &sites {
-            match self.scales.get(site) {
-                Some(scale) if scale.len() == rows => factors.extend_from_slice(scale),
-                Some(scale) => {
-                    candle_core::bail!("{name}: {:?} has not one row for each of the {} neurons of {site}", tensor.shape(), scale.len())
+            match self.sites.get(site) {
+                Some(wanted) if wanted.scale.len() == rows => {
+                    scales.extend_from_slice(&wanted.scale);
+                    shifts.extend(wanted.shift.clone().unwrap_or_else(|| vec![0.0; rows]));
                 }
-                None => factors.extend(std::iter::repeat_n(1.0, rows)),
+                Some(wanted) => {
+                    let neurons = wanted.scale.len();
+                    candle_core::bail!("{name}: {:?} has not one row for each of the {neurons} neurons of {site}", tensor.shape())
+                }
+                None => {
+                    scales.extend(std::iter::repeat_n(1.0, rows));
+                    shifts.extend(std::iter::repeat_n(0.0, rows));
+                }
             }
         }
-        let factors = Tensor::new(factors, tensor.device())?;
-        let factors = if tensor.rank() == 2 { factors.unsqueeze(1)? } else { factors };
-        let scaled = tensor.to_dtype(DType::F32)?.broadcast_mul(&factors)?.to_dtype(tensor.dtype())?;
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(sites);
-        Ok(scaled)
+        let scales = Tensor::new(scales, tensor.device())?;
+        let exact = tensor.to_dtype(DType::F32)?;
+        let changed = match part {
+            Part::Weight => exact.broadcast_mul(&scales.unsqueeze(1)?)?,
+            Part::Bias => ((exact * scales)? + Tensor::new(shifts, tensor.device())?)?,
+        };
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).extend(sites.into_iter().map(|site| (site, part)));
+        changed.to_dtype(tensor.dtype())
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct SiteTensor {
 }
 
 /// What a tensor is to its linear layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     Weight,
     Bias,
@@ -50,7 +50,7 @@ pub(crate) enum Part {
 
 impl Part {
     /// A tensor's name without, and what stands for, its ending.
-    fn of(name: &str) -> Option<(&str, Self)> {
+    pub(crate) fn of(name: &str) -> Option<(&str, Self)> {
         let weight = name.strip_suffix(".weight").map(|module| (module, Self::Weight));
         weight.or_else(|| name.strip_suffix(".bias").map(|module| (module, Self::Bias)))
     }

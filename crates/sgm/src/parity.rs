@@ -145,7 +145,7 @@ pub fn parity(checkpoint: &Checkpoint, golden: &Path) -> Result<Vec<Check>> {
     // Weights in full precision, whatever form the checkpoint would run in.
     let model = AutoMllm::from_tensors(checkpoint, &checkpoint.tensors()?)?;
     let intervention = golden.intervention()?;
-    let (vb, folded) = ScaledBackend::fold(checkpoint.tensors()?, &intervention)?;
+    let (vb, folded) = ScaledBackend::fold(checkpoint.tensors()?, &intervention, Amplify::Allow)?;
     let folded_model = AutoMllm::from_tensors(checkpoint, &vb)?;
     folded.check_complete()?;
 

@@ -1,4 +1,4 @@
-//! A baked checkpoint of every family is the model whose weights are scaled as they load.
+//! A baked checkpoint of every family is the model whose weights are scaled as they load, and the one that wears glasses.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "test code")]
 
 use std::fs;
@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use sgm::bake::{Amplify, Record, ScaledBackend, bake};
 use sgm::core::{Intervention, Metadata, SiteIntervention};
 use sgm::models::{AutoMllm, Checkpoint, Mllm, Padding, Prompt};
+use sgm::suppress::Glasses;
 
 /// Every third neuron is suppressed a little, every seventh wholly.
 fn glasses(model: &AutoMllm) -> Intervention {
@@ -46,15 +47,33 @@ fn check(original: &Path, name: &str, bound: f32) -> Record {
     if let Some(mmproj) = original.parent().map(|p| p.join("mmproj.gguf")).filter(|mmproj| mmproj.exists()) {
         fs::copy(mmproj, dir.path().join("mmproj.gguf")).unwrap();
     }
-    let (vb, folded) = ScaledBackend::fold(checkpoint.tensors().unwrap(), &intervention).unwrap();
+    let (vb, folded) = ScaledBackend::fold(checkpoint.tensors().unwrap(), &intervention, Amplify::Refuse).unwrap();
     let loaded = logits(&AutoMllm::from_tensors(&checkpoint, &vb).unwrap());
     folded.check_complete().unwrap();
     let baked = logits(&load(&Checkpoint::open(&out).unwrap()));
+    let worn = Glasses::wear(&plain, &intervention, Amplify::Refuse).unwrap();
+    let apart = difference(&loaded, &logits(&plain));
+    drop(worn);
     let (error, effect) = (difference(&baked, &loaded), difference(&baked, &logits(&plain)));
-    println!("{name}: {error:.1e} from the model scaled as it loads, which is {effect:.1e} from the plain one");
+    println!(
+        "{name}: {error:.1e} from the model scaled as it loads, which is {apart:.1e} from the one with glasses on, {effect:.1e} from the plain one"
+    );
+    assert!(apart <= 1e-5, "{name}: {apart}");
     assert!(error <= bound, "{name}: {error}");
     assert!(effect > 10.0 * bound, "{name}: the intervention does little, {effect}");
     record
+}
+
+#[test]
+fn the_organism_is_baked_as_it_is_folded() {
+    let dir = tempfile::tempdir().unwrap();
+    let organism = dir.path().join("organism");
+    fs::create_dir(&organism).unwrap();
+    for (file, bytes) in sgm::organism::checkpoint_files() {
+        fs::write(organism.join(file), bytes).unwrap();
+    }
+    // Stored in f16, as the embedded files are.
+    check(&organism, "organism", 1e-3);
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Subject {
     }
 
     fn fold(&self, intervention: &Intervention) -> AutoMllm {
-        let (vb, folded) = ScaledBackend::fold(self.checkpoint.tensors().unwrap(), intervention).unwrap();
+        let (vb, folded) = ScaledBackend::fold(self.checkpoint.tensors().unwrap(), intervention, Amplify::Refuse).unwrap();
         let model = AutoMllm::from_tensors(&self.checkpoint, &vb).unwrap();
         folded.check_complete().unwrap();
         model
