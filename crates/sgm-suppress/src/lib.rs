@@ -16,7 +16,9 @@
 //! # Ok::<(), sgm_suppress::Error>(())
 //! ```
 //!
-//! With the feature `candle`, [`Glasses::wear`] applies an intervention to a running model behind a guard.
+//! [`Scaling`] is the kernel that applies a site's scales to its responses. With the feature `candle`, [`Glasses::wear`] applies an
+//! intervention to a running model behind a guard, at the token positions it names ([`Positions`]) and, where asked for
+//! ([`Glasses::wear_with`]), at a strength of its own for each request.
 #![forbid(unsafe_code)]
 
 mod amplify;
@@ -25,13 +27,15 @@ mod error;
 mod glasses;
 mod kernel;
 mod operator;
+mod positions;
 
 pub use amplify::Amplify;
 pub use error::Error;
 #[cfg(feature = "candle")]
-pub use glasses::Glasses;
-pub use kernel::{scale_rows, shift_rows};
+pub use glasses::{Glasses, Wear};
+pub use kernel::{Element, Form, Scaling};
 pub use operator::{Operator, Response, Selection};
+pub use positions::Positions;
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
