@@ -57,6 +57,31 @@ pub enum Error {
         scale: f32,
     },
 
+    /// There are shifts for some neurons only.
+    #[error("there are {scales} scales and {shifts} shifts; give one of each for every neuron, or no shifts")]
+    Shifts {
+        /// The number of scales.
+        scales: usize,
+        /// The number of shifts.
+        shifts: usize,
+    },
+
+    /// An intervention names token positions that are not known.
+    #[error("the intervention acts on `{positions}` token positions; known are {known}", known = crate::Positions::NAMES.join(", "))]
+    Positions {
+        /// What its metadata name.
+        positions: String,
+    },
+
+    /// A strength is no finite number, or it would amplify.
+    #[error("the strength {}is {strength}, expected a number from 0 to 1{}", of_row(*.row), other_strengths(*.strength))]
+    Strength {
+        /// The request's number; none for the strength of all that have none of their own.
+        row: Option<usize>,
+        /// The strength.
+        strength: f32,
+    },
+
     /// An intervention does not fit the model.
     #[error(transparent)]
     Core(#[from] sgm_core::Error),
@@ -65,4 +90,12 @@ pub enum Error {
     #[cfg(feature = "candle")]
     #[error(transparent)]
     Model(#[from] sgm_models::Error),
+}
+
+fn of_row(row: Option<usize>) -> String {
+    row.map(|row| format!("of row {row} ")).unwrap_or_default()
+}
+
+fn other_strengths(strength: f32) -> &'static str {
+    if strength.is_finite() { "; beyond, it amplifies or turns neurons around, which must be allowed explicitly" } else { "" }
 }

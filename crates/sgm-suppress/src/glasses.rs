@@ -1,13 +1,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor};
+use candle_core::Tensor;
 use sgm_core::{Intervention, Site};
 use sgm_models::{Mllm, Tap, TapGuard, TokenSpans};
 
-use crate::kernel::{scale_rows, shift_rows};
-use crate::{Amplify, Error, Result};
+use crate::kernel::Strengths;
+use crate::{Amplify, Error, Positions, Result, Scaling};
 
 /// An intervention that a running model wears; dropping it restores the model.
 ///
@@ -18,72 +17,95 @@ pub struct Glasses {
     _attached: TapGuard,
 }
 
+/// How glasses are worn.
+///
+/// ```
+/// use sgm_suppress::Wear;
+///
+/// // The third request goes without, the fourth at half strength, all others in full.
+/// let wear = Wear { rows: [(2, 0.0), (3, 0.5)].into(), ..Wear::default() };
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wear {
+    /// Whether scales and strengths may make neurons stronger.
+    pub amplify: Amplify,
+    /// The strength of every request that `rows` does not name: from 0, which leaves every bit, to 1, the intervention as it is. In
+    /// between, `y = x + strength * (scale * x + shift - x)`.
+    pub strength: f32,
+    /// The strengths of single requests, by the caller's row number ([`TokenSpans::rows`]): in
+    /// [`Generator::generate`](sgm_models::Generator::generate) the index of the prompt.
+    pub rows: BTreeMap<usize, f32>,
+}
+
+impl Default for Wear {
+    /// No amplification, and full strength for all.
+    fn default() -> Self {
+        Self { amplify: Amplify::Refuse, strength: 1.0, rows: BTreeMap::new() }
+    }
+}
+
 impl Glasses {
-    /// Puts an intervention on a model: at every forward pass, cached or not, the output of each site is
-    /// scaled, and shifted where there is a shift, at all token positions.
+    /// Puts an intervention on a model: at every forward pass, cached or not, the output of each site is scaled, and shifted where there is
+    /// a shift, at the token positions that its metadata name, or all if they name none.
     ///
-    /// Sites whose scales are all 1 are passed by.
+    /// Sites that change nothing are passed by.
     ///
     /// # Errors
     ///
-    /// [`Error::Core`] when a site is not the model's or has another width, [`Error::Amplifies`] when a
-    /// scale is above 1 or below 0 and that was not allowed.
+    /// [`Error::Core`] when a site is not the model's or has another width, [`Error::Amplifies`] when a scale is above 1 or below 0 and
+    /// that was not allowed, [`Error::Positions`] when the positions are not known.
     pub fn wear<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, amplify: Amplify) -> Result<Self> {
+        Self::wear_with(model, intervention, Wear { amplify, ..Wear::default() })
+    }
+
+    /// The same with a strength for each request.
+    ///
+    /// # Errors
+    ///
+    /// As [`wear`](Self::wear), and [`Error::Strength`] when a strength is not finite, or below 0 or above 1 and that was not allowed.
+    pub fn wear_with<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, wear: Wear) -> Result<Self> {
         intervention.check_against(&model.info().widths())?;
-        if let (Amplify::Refuse, Some(a)) = (amplify, intervention.amplification()) {
+        if let (Amplify::Refuse, Some(a)) = (wear.amplify, intervention.amplification()) {
             return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
         }
-        let sites = intervention
-            .sites()
-            .iter()
-            .filter(|(_, s)| s.scale.iter().any(|v| *v != 1.0) || s.shift.iter().flatten().any(|v| *v != 0.0))
-            .map(|(site, s)| (*site, Affine { scale: s.scale.clone(), shift: s.shift.clone() }))
-            .collect();
-        Ok(Self { _attached: model.taps().attach(Arc::new(Suppression { sites })) })
+        let rows = wear.rows.iter().map(|(row, strength)| (Some(*row), *strength));
+        for (row, strength) in std::iter::once((None, wear.strength)).chain(rows) {
+            if !strength.is_finite() || (wear.amplify == Amplify::Refuse && !(0.0..=1.0).contains(&strength)) {
+                return Err(Error::Strength { row, strength });
+            }
+        }
+        let positions = intervention.metadata.positions.as_deref().map_or(Ok(Positions::All), str::parse)?;
+        let sites = scalings(intervention)?;
+        Ok(Self { _attached: model.taps().attach(Arc::new(Suppression { sites, positions, strength: wear.strength, rows: wear.rows })) })
     }
+}
+
+/// The sites that an intervention changes.
+pub(crate) fn scalings(intervention: &Intervention) -> Result<BTreeMap<Site, Scaling>> {
+    let scaling = |(site, s): (&Site, &sgm_core::SiteIntervention)| Ok((*site, Scaling::new(s.scale.clone(), s.shift.clone())?));
+    let sites = intervention.sites().iter().map(scaling).filter(|s| s.as_ref().map_or(true, |(_, scaling)| scaling.changed() > 0));
+    sites.collect()
 }
 
 /// The tap behind the glasses.
 struct Suppression {
-    sites: BTreeMap<Site, Affine>,
+    sites: BTreeMap<Site, Scaling>,
+    positions: Positions,
+    strength: f32,
+    rows: BTreeMap<usize, f32>,
 }
 
 impl Tap for Suppression {
-    fn apply(&self, site: Site, output: Tensor, _spans: &TokenSpans) -> sgm_models::Result<Tensor> {
-        let Some(affine) = self.sites.get(&site) else { return Ok(output) };
-        if output.device().is_cpu() && output.dtype() == candle_core::DType::F32 && output.is_contiguous() {
-            output.inplace_op1(affine)?;
-            return Ok(output);
+    fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
+        let Some(scaling) = self.sites.get(&site) else { return Ok(output) };
+        if self.positions == Positions::All && self.rows.is_empty() {
+            return Ok(scaling.apply_to(output, Strengths::Same(self.strength))?);
         }
-        let vector = |values: &[f32]| Tensor::new(values, output.device())?.to_dtype(output.dtype());
-        let mut scaled = output.broadcast_mul(&vector(&affine.scale)?)?;
-        if let Some(shift) = &affine.shift {
-            scaled = scaled.broadcast_add(&vector(shift)?)?;
+        let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
+        for (index, row) in spans.rows().iter().enumerate() {
+            let strength = self.rows.get(row).copied().unwrap_or(self.strength);
+            strengths.extend(self.positions.chosen(spans.row(index)).map(|chosen| if chosen { strength } else { 0.0 }));
         }
-        Ok(scaled)
-    }
-}
-
-/// One site's scale and shift.
-struct Affine {
-    scale: Vec<f32>,
-    shift: Option<Vec<f32>>,
-}
-
-impl InplaceOp1 for Affine {
-    fn name(&self) -> &'static str {
-        "sgm-affine"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let dtype = storage.dtype();
-        let CpuStorage::F32(values) = storage else { candle_core::bail!("sgm-affine: {dtype:?} is not f32") };
-        let range = layout.contiguous_offsets().and_then(|(start, end)| values.get_mut(start..end));
-        let Some(values) = range else { candle_core::bail!("sgm-affine: {layout:?} is not contiguous") };
-        scale_rows(values, &self.scale);
-        if let Some(shift) = &self.shift {
-            shift_rows(values, shift);
-        }
-        Ok(())
+        Ok(scaling.apply_to(output, Strengths::Each(&strengths))?)
     }
 }

@@ -20,7 +20,9 @@
 //!
 //! [`import`] reads what the AurA and AcT reference implementations wrote.
 //!
-//! With the feature `candle`, [`Glasses::wear`] applies an intervention to a running model behind a guard.
+//! [`Scaling`] is the kernel that applies a site's scales to its responses. With the feature `candle`, [`Glasses::wear`] applies an
+//! intervention to a running model behind a guard, at the token positions it names ([`Positions`]) and, where asked for
+//! ([`Glasses::wear_with`]), at a strength of its own for each request.
 #![forbid(unsafe_code)]
 
 mod amplify;
@@ -30,16 +32,18 @@ mod glasses;
 mod import;
 mod kernel;
 mod operator;
+mod positions;
 mod torch_file;
 mod transport;
 
 pub use amplify::Amplify;
 pub use error::Error;
 #[cfg(feature = "candle")]
-pub use glasses::Glasses;
+pub use glasses::{Glasses, Wear};
 pub use import::{Imported, ImportedTree, import};
-pub use kernel::{scale_rows, shift_rows};
+pub use kernel::{Element, Form, Scaling};
 pub use operator::{Operator, Response, Selection};
+pub use positions::Positions;
 pub use transport::{Affine, Transport, TransportMap, linear_act, mean_act};
 
 /// The result of an operation of this crate.

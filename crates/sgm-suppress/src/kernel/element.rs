@@ -1,0 +1,135 @@
+//! The number types of responses, and their conversions to f32 and back, free of branches so that they run several at a time.
+
+use half::{bf16, f16};
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::bf16 {}
+    impl Sealed for half::f16 {}
+}
+
+/// A number type of responses: f32, bf16 or f16. Products are made in f32 and rounded once, to the nearest, ties to even.
+pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
+    /// The same number in f32.
+    fn widen(self) -> f32;
+
+    /// The nearest number of this type; NaN stays NaN.
+    fn narrow(value: f32) -> Self;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+const MAGNITUDE: u32 = 0x7fff_ffff;
+const INFINITE: u32 = 0x7f80_0000;
+
+/// The low half of bits whose high half is 0, or of no account.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "the high half is of no account")]
+fn low(bits: u32) -> u16 {
+    bits as u16
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        let bits = value.to_bits();
+        let odd = (bits >> 16) & 1;
+        let rounded = bits.wrapping_add(0x7fff + odd) >> 16;
+        // Rounding could make an infinity of a NaN.
+        let quiet = (bits >> 16) | 0x40;
+        Self::from_bits(low(if bits & MAGNITUDE > INFINITE { quiet } else { rounded }))
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        /// From the bias of f16's exponents to that of f32's.
+        const BIAS: u32 = (127 - 15) << 23;
+        /// The smallest normal f16.
+        const SMALLEST: f32 = f32::from_bits((127 - 14) << 23);
+        let bits = u32::from(self.to_bits());
+        let magnitude = (bits & 0x7fff) << 13;
+        let normal = magnitude + BIAS;
+        // Subnormals have the exponent of the smallest normal number, without its leading 1: it is added and taken away.
+        let subnormal = (f32::from_bits(magnitude + BIAS + (1 << 23)) - SMALLEST).to_bits();
+        let exponent = bits & 0x7c00;
+        let wide = match exponent {
+            0 => subnormal,
+            0x7c00 => normal + BIAS,
+            _ => normal,
+        };
+        f32::from_bits(wide | ((bits & 0x8000) << 16))
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        /// Added to a magnitude below the normal range of f16, it leaves the subnormal's mantissa, rounded, in the lowest bits.
+        const ALIGN: f32 = f32::from_bits((127 - 15 + 23 - 10 + 1) << 23);
+        let bits = value.to_bits();
+        let magnitude = bits & MAGNITUDE;
+        let odd = (magnitude >> 13) & 1;
+        let normal = magnitude.wrapping_sub((127 - 15) << 23).wrapping_add(0xfff + odd) >> 13;
+        let subnormal = (f32::from_bits(magnitude) + ALIGN).to_bits().wrapping_sub(ALIGN.to_bits());
+        let nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
+        let mut narrow = if magnitude < (127 - 14) << 23 { subnormal } else { normal };
+        // From 2^16 on; what lies between the largest number and that is rounded.
+        narrow = if magnitude >= (127 + 16) << 23 { 0x7c00 } else { narrow };
+        narrow = if magnitude > INFINITE { nan } else { narrow };
+        Self::from_bits(low(narrow | ((bits >> 16) & 0x8000)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_16_bit_number_widens_to_itself_and_back() {
+        for bits in 0..=u16::MAX {
+            let (b, h) = (bf16::from_bits(bits), f16::from_bits(bits));
+            if b.is_nan() {
+                assert!(b.widen().is_nan());
+            } else {
+                assert_eq!(b.widen().to_bits(), b.to_f32().to_bits(), "{bits:#x}");
+                assert_eq!(<bf16 as Element>::narrow(b.widen()).to_bits(), bits);
+            }
+            if h.is_nan() {
+                assert!(h.widen().is_nan());
+            } else {
+                assert_eq!(h.widen().to_bits(), h.to_f32().to_bits(), "{bits:#x}");
+                assert_eq!(<f16 as Element>::narrow(h.widen()).to_bits(), bits);
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_that_of_half() {
+        // Every exponent and sign with mantissas around ties of both types, and a stride that meets no pattern.
+        let ties = [
+            0u32, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001, 0x1_7fff, 0x1_8000, 0x1_8001, 0x7f_ffff,
+        ];
+        let around = (0..512u32).flat_map(|top| ties.map(|tie| (top << 23) | tie));
+        for bits in around.chain((0..u32::MAX).step_by(65_521 / 13)) {
+            let value = f32::from_bits(bits);
+            assert_eq!(<bf16 as Element>::narrow(value).to_bits(), bf16::from_f32(value).to_bits(), "{bits:#x}");
+            assert_eq!(<f16 as Element>::narrow(value).to_bits(), f16::from_f32(value).to_bits(), "{bits:#x}");
+        }
+    }
+}
