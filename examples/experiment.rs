@@ -51,7 +51,8 @@ pub(crate) fn measure<M: Mllm>(
 
 /// The hash of an intervention's file.
 fn sha256(intervention: &Intervention) -> Result<String> {
-    let file = tempfile::NamedTempFile::new()?;
-    intervention.save(file.path())?;
-    Ok(Sha256::digest(std::fs::read(file.path())?).iter().map(|b| format!("{b:02x}")).collect())
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("glasses.sgm.safetensors");
+    intervention.save(&path)?;
+    Ok(Sha256::digest(std::fs::read(path)?).iter().map(|b| format!("{b:02x}")).collect())
 }

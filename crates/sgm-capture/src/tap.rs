@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, DType, Storage, Tensor};
+use candle_core::Tensor;
 use sgm_core::Site;
-use sgm_models::{Tap, TokenSpans};
+use sgm_models::{Tap, TokenSpans, with_values};
 
 use crate::Pooling;
 use crate::reduce::{NonFinites, Reduction};
@@ -62,17 +62,4 @@ impl Tap for PooledTap {
         }
         Ok(output)
     }
-}
-
-/// Gives access to a tensor's values in row-major order, without a copy where they lie so in memory as f32, as they do on the CPU.
-fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> sgm_models::Result<T> {
-    let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) = (&*storage, layout.contiguous_offsets())
-        && let Some(values) = values.get(start..end)
-    {
-        return Ok(read(values));
-    }
-    drop(storage);
-    Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?))
 }

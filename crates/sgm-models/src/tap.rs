@@ -1,6 +1,6 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, DType, Storage, Tensor};
 use sgm_core::Site;
 
 use crate::{Result, TokenSpans};
@@ -129,4 +129,21 @@ impl PassTaps {
         }
         Ok(repeat)
     }
+}
+
+/// Gives access to a tensor's values in row-major order, without a copy where they lie so in memory as f32, as they do on the CPU.
+///
+/// # Errors
+///
+/// What candle reports.
+pub fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+        && let Some(values) = values.get(start..end)
+    {
+        return Ok(read(values));
+    }
+    drop(storage);
+    Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?))
 }

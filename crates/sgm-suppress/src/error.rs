@@ -82,6 +82,17 @@ pub enum Error {
         strength: f32,
     },
 
+    /// Adaptive glasses need a probe.
+    #[error("the intervention has no probe to switch it on; fit one and set `Intervention::probe`, or wear it as static glasses")]
+    NoProbe,
+
+    /// A probe cannot be fitted.
+    #[error("no probe can be fitted: {reason}")]
+    Fit {
+        /// What is wrong with the samples or the settings.
+        reason: String,
+    },
+
     /// An intervention does not fit the model.
     #[error(transparent)]
     Core(#[from] sgm_core::Error),

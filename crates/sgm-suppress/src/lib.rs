@@ -23,25 +23,34 @@
 //! [`Scaling`] is the kernel that applies a site's scales to its responses. With the feature `candle`, [`Glasses::wear`] applies an
 //! intervention to a running model behind a guard, at the token positions it names ([`Positions`]) and, where asked for
 //! ([`Glasses::wear_with`]), at a strength of its own for each request.
+//!
+//! [`fit_probe`] fits a detector to activations; with it an intervention becomes an [`AdaptiveGlasses`], which acts on prompts that the detector
+//! finds risky and leaves all others untouched.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "candle")]
+mod adaptive;
 mod amplify;
 mod error;
 #[cfg(feature = "candle")]
 mod glasses;
 mod import;
 mod kernel;
+mod logistic;
 mod operator;
 mod positions;
 mod torch_file;
 mod transport;
 
+#[cfg(feature = "candle")]
+pub use adaptive::{AdaptiveGlasses, Detector};
 pub use amplify::Amplify;
 pub use error::Error;
 #[cfg(feature = "candle")]
 pub use glasses::{Glasses, Wear};
 pub use import::{Imported, ImportedTree, import};
 pub use kernel::{Element, Form, Scaling};
+pub use logistic::{FittedProbe, Logistic, ProbeOptions, fit_probe, logistic};
 pub use operator::{Operator, Response, Selection};
 pub use positions::Positions;
 pub use transport::{Affine, Transport, TransportMap, linear_act, mean_act};
