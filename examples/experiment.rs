@@ -4,30 +4,58 @@
 mod calibration;
 
 use anyhow::Result;
-use sgm::capture::{ActivationStore, Pooling, capture};
-use sgm::core::{Expertise, Intervention};
-use sgm::models::{GenerateOptions, Mllm, Sampling};
+use sgm::capture::{ActivationStore, Capture, Examples, Pool, Pooling};
+use sgm::core::{Expertise, Gate, Intervention, Probe};
+use sgm::models::{GenerateOptions, Mllm, Sampling, TokenMask};
 use sgm::score::score_store;
-use sgm::suppress::{Amplify, Glasses};
+use sgm::suppress::{AdaptiveGlasses, Amplify, Glasses, ProbeOptions, fit_probe};
 use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, Judge, Sample, Source};
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
-/// The expertise of every neuron, from every `nth` of the calibration samples of one seed.
-pub(crate) fn calibrate<M: Mllm>(
-    model: &M,
-    source: &dyn Source,
-    seed: u64,
-    pooling: Pooling,
-    batch_size: usize,
-    nth: usize,
-) -> Result<Expertise> {
-    let samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
-    let provenance = calibration::provenance(source, &samples)?;
-    let examples = samples.iter().map(calibration::example).collect::<Result<Vec<_>>>()?;
-    let directory = tempfile::tempdir()?;
-    let store = directory.path().join("activations");
-    capture(model, &examples, pooling, Some(provenance), &store, batch_size)?;
-    Ok(score_store(&ActivationStore::open(&store)?)?)
+const PROMPT_END: Pooling = Pooling { pool: Pool::Last, mask: TokenMask::Prompt };
+/// The share of benign prompts that adaptive glasses may act on.
+const FALSE_POSITIVE_RATE: f64 = 0.02;
+
+/// The activations of a model on calibration samples.
+pub(crate) struct Calibrated {
+    store: ActivationStore,
+    _directory: TempDir,
+}
+
+impl Calibrated {
+    /// Captures every `nth` of the calibration samples of one seed: pooled over tokens, and at the prompts' last token.
+    pub(crate) fn capture<M: Mllm>(
+        model: &M,
+        source: &dyn Source,
+        seed: u64,
+        pooling: Pooling,
+        batch_size: usize,
+        nth: usize,
+    ) -> Result<Self> {
+        let samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
+        let provenance = calibration::provenance(source, &samples)?;
+        let examples = samples.iter().map(calibration::example).collect::<Result<Vec<_>>>()?;
+        let directory = tempfile::tempdir()?;
+        let store = directory.path().join("activations");
+        let capture = Capture { batch_size, calibration: Some(provenance), ..Capture::new(vec![pooling, PROMPT_END]) };
+        capture.run(model, &Examples::from_slice(&examples), &store)?;
+        Ok(Self { store: ActivationStore::open(&store)?, _directory: directory })
+    }
+
+    /// The expertise of every neuron.
+    pub(crate) fn expertise(&self) -> Result<Expertise> {
+        Ok(score_store(&self.store)?)
+    }
+
+    /// A probe of the prompts' last tokens, with a gate that lets pass the benign ones.
+    pub(crate) fn probe(&self) -> Result<Probe> {
+        let store = self.store.clone().with_pooling(&PROMPT_END.to_string())?;
+        let mut fitted = fit_probe(&store, ProbeOptions::default(), |_, _| true)?;
+        let on = fitted.gate_at(FALSE_POSITIVE_RATE, store.labels());
+        fitted.probe.gate = Gate { on, off: on / 2.0, watch: false };
+        Ok(fitted.probe)
+    }
 }
 
 /// What the model does while it wears an intervention; answers are drawn at temperature 1.
@@ -42,7 +70,10 @@ pub(crate) fn measure<M: Mllm>(
     let generate = GenerateOptions { max_new_tokens, batch_size, sampling, seed, ..Default::default() };
     let n_suppressed = intervention.changed_neurons();
     let sha256 = if n_suppressed == 0 { None } else { Some(sha256(intervention)?) };
-    let _worn = Glasses::wear(model, intervention, Amplify::Refuse)?;
+    let (_static, _adaptive) = match intervention.probe {
+        None => (Some(Glasses::wear(model, intervention, Amplify::Refuse)?), None),
+        Some(_) => (None, Some(AdaptiveGlasses::wear(model, intervention, Amplify::Refuse)?)),
+    };
     let mut evaluated =
         benchmark.evaluate(model, model, judge, &EvaluateOptions { generate, defence: None, intervention_sha256: sha256 })?;
     evaluated.outcome.n_suppressed = n_suppressed;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use experiment::Calibrated;
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
 use sgm::core::Intervention;
@@ -87,25 +88,32 @@ fn main() -> Result<()> {
     }
     let operators = [Operator::det0(50), Operator::damp(0.5, 200), Operator::aura(), Operator::sgm()];
     let seeds = if arguments.quick { 1 } else { arguments.seeds };
-    let bar = ProgressBar::new(seeds * (operators.len() as u64 + 2));
+    let bar = ProgressBar::new(seeds * (operators.len() as u64 + 3));
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
 
     let mut runs: Vec<(String, Vec<_>)> = vec![("none".to_owned(), Vec::new())];
     runs.extend(operators.iter().map(|o| (o.name.clone(), Vec::new())));
+    runs.push(("adaptive".to_owned(), Vec::new()));
     let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
     for seed in 0..seeds {
         bar.set_message(format!("seed {seed}: calibration"));
         let nth = if arguments.quick { 5 } else { 1 };
-        let expertise = experiment::calibrate(&model, source.as_ref(), seed, arguments.pooling, arguments.batch_size, nth)
+        let calibrated = Calibrated::capture(&model, source.as_ref(), seed, arguments.pooling, arguments.batch_size, nth)
             .with_context(|| format!("calibration, seed {seed}"))?;
+        let expertise = calibrated.expertise()?;
         bar.inc(1);
         let mut interventions = vec![Intervention::default()];
         for operator in &operators {
             interventions.push(operator.intervention(&expertise)?);
         }
+        // Stronger than what is bearable at all times.
+        let mut adaptive = Operator::soft(0.6, 2.0).intervention(&expertise)?;
+        adaptive.probe = Some(calibrated.probe()?);
         if seed == 0 {
+            adaptive.save(arguments.out.join("adaptive.sgm.safetensors"))?;
             interventions.iter().last().map_or(Ok(()), |sgm| sgm.save(arguments.out.join("glasses.sgm.safetensors")))?;
         }
+        interventions.push(adaptive);
         for ((name, outcomes), intervention) in runs.iter_mut().zip(&interventions) {
             bar.set_message(format!("seed {seed}: {name}"));
             let settings = (seed, arguments.max_new_tokens, arguments.batch_size);

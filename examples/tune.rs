@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
+use experiment::Calibrated;
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
 use sgm::core::Intervention;
@@ -86,7 +87,7 @@ fn main() -> Result<()> {
         };
         measure("none".to_owned(), &Intervention::default())?;
         for pooling in &arguments.poolings {
-            let expertise = experiment::calibrate(&model, &source, seed, *pooling, 64, 1)?;
+            let expertise = Calibrated::capture(&model, &source, seed, *pooling, 64, 1)?.expertise()?;
             for operator in &grid {
                 measure(format!("{} {pooling}", operator.name), &operator.intervention(&expertise)?)?;
             }

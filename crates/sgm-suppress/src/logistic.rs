@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use rayon::prelude::*;
 use sgm_capture::ActivationStore;
 use sgm_core::{Gate, Probe, Site};
 
@@ -76,17 +77,15 @@ pub fn fit_probe(store: &ActivationStore, options: ProbeOptions, neurons: impl F
     if let Some(few) = seen.iter().min().filter(|few| **few < folds) {
         return Err(Error::Fit { reason: format!("a class has {few} samples, fewer than the {folds} folds") });
     }
-    let mut unseen = vec![0.0; labels.len()];
-    for part in 0..folds {
+    let score_part = |part: usize| -> Result<Vec<(usize, f32)>> {
         let of = |inside: bool| fold.iter().enumerate().filter(move |(_, f)| (**f == part) == inside).map(|(i, _)| i);
         let rest: Vec<(&[f32], bool)> = of(false).filter_map(|i| Some((rows.get(i)?.as_slice(), *labels.get(i)?))).collect();
         let fitted = logistic(&rest, options.c)?;
-        for sample in of(true) {
-            if let (Some(row), Some(score)) = (rows.get(sample), unseen.get_mut(sample)) {
-                *score = fitted.score(row);
-            }
-        }
-    }
+        Ok(of(true).filter_map(|sample| Some((sample, fitted.score(rows.get(sample)?)))).collect())
+    };
+    let mut unseen: Vec<(usize, f32)> = (0..folds).into_par_iter().map(score_part).collect::<Result<Vec<_>>>()?.concat();
+    unseen.sort_unstable_by_key(|(sample, _)| *sample);
+    let unseen = unseen.into_iter().map(|(_, score)| score).collect();
     let all: Vec<(&[f32], bool)> = rows.iter().map(Vec::as_slice).zip(labels.iter().copied()).collect();
     let fitted = logistic(&all, options.c)?;
     #[allow(clippy::cast_possible_truncation, reason = "probes are f32")]
