@@ -18,9 +18,6 @@ use sgm::core::{Intervention, Metadata, Projection, Site, SiteIntervention};
 use sgm::models::{self, AutoMllm, Mllm, Padding, Prompt, Tap, TokenSpans};
 use sgm::suppress::{Amplify, Element, Form, Glasses, Scaling};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const WIDTHS: [usize; 3] = [4096, 5632, 11_008];
 const TOKENS: [usize; 4] = [1, 64, 640, 2048];
 const ROUNDS: usize = 15;
@@ -86,7 +83,9 @@ fn ratios_of<T: Element + WithDType>(name: &str) {
             let mut arena = Arena::<T>::new(tokens, neurons);
             let repeats = u32::try_from((1 << 20) / (tokens * neurons)).unwrap().max(1);
             // Once for the caches and the allocator.
-            CONTENDERS.map(|c| arena.time(c, repeats));
+            for contender in CONTENDERS {
+                arena.time(contender, repeats);
+            }
             let rounds: Vec<_> = (0..ROUNDS).map(|_| CONTENDERS.map(|c| arena.time(c, repeats))).collect();
             let bytes = (2 * size_of::<T>() * tokens * neurons) as f64;
             let of = |f: fn(&[f64; 4]) -> f64| spread(rounds.iter().map(f).collect());
@@ -105,7 +104,7 @@ fn crossover_of<T: Element + WithDType>(name: &str) {
         let mut arena = Arena::<T>::new(tokens, neurons);
         let repeats = u32::try_from((1 << 20) / (tokens * neurons)).unwrap().max(1);
         let mut line = Vec::new();
-        for every in [40, 20, 14, 10, 8, 6, 4] {
+        for every in [20, 10, 8, 6, 4, 3, 2] {
             let scaling = |form| Scaling::new(scales(neurons, every), None).unwrap().with_form(form);
             (arena.dense, arena.experts) = (scaling(Form::Dense), scaling(Form::Experts));
             let rounds = (0..ROUNDS).map(|_| arena.time("experts", repeats) / arena.time("dense", repeats));

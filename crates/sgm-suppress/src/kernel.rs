@@ -14,11 +14,11 @@ pub use element::Element;
 use crate::{Error, Result};
 
 /// Of so many responses on, rows are shared out among rayon's threads; below, starting them costs more than it saves.
-const PARALLEL_FROM: usize = 1 << 18;
+const PARALLEL_FROM: usize = 1 << 20;
 /// Responses that a thread takes at a time, in whole rows.
 const BLOCK: usize = 1 << 15;
 /// Up to one changed neuron in so many, visiting them alone is faster than passing over all (measured: `docs/results/suppress.md`).
-const EXPERTS_UP_TO_ONE_IN: usize = 10;
+const EXPERTS_UP_TO_ONE_IN: usize = 8;
 
 /// How a [`Scaling`] goes over a row. Both forms give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +51,8 @@ pub enum Form {
 pub struct Scaling {
     scale: Vec<f32>,
     shift: Option<Vec<f32>>,
+    /// All ones for the neurons that keep every bit, 0 for the others.
+    kept: Vec<u32>,
     /// The neurons that change, in ascending order.
     experts: Vec<Expert>,
     form: Form,
@@ -84,9 +86,17 @@ impl Scaling {
         }
         let shifts = shift.iter().flatten().copied().chain(std::iter::repeat(0.0));
         let neurons = scale.iter().zip(shifts).enumerate().map(|(neuron, (scale, shift))| Expert { neuron, scale: *scale, shift });
-        let experts: Vec<_> = neurons.filter(|e| !unchanged(e.scale, e.shift)).collect();
+        let mut kept = vec![0; scale.len()];
+        let mut experts = Vec::new();
+        for (expert, kept) in neurons.zip(&mut kept) {
+            if unchanged(expert.scale, expert.shift) {
+                *kept = u32::MAX;
+            } else {
+                experts.push(expert);
+            }
+        }
         let form = if experts.len() * EXPERTS_UP_TO_ONE_IN <= scale.len() { Form::Experts } else { Form::Dense };
-        Ok(Self { scale, shift, experts, form })
+        Ok(Self { scale, shift, kept, experts, form })
     }
 
     /// The same scaling in a given form.
@@ -200,32 +210,30 @@ impl<T: Element> pulp::WithSimd for Dense<'_, T> {
     // Compiled anew, with the instructions of `S`, for each.
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
-        let Self { responses, scaling: Scaling { scale, shift, .. }, strength } = self;
+        let Self { responses, scaling: Scaling { scale, shift, kept, .. }, strength } = self;
         for row in responses.chunks_exact_mut(scale.len()) {
             // The strength is decided on outside of the loop over neurons.
             match (shift, strength == 1.0) {
-                (None, true) => scale_row(row, scale, |scale| scale),
-                (None, false) => scale_row(row, scale, |scale| factor(scale, strength)),
-                (Some(shift), true) => shift_row(row, scale, shift, |scale| scale, 1.0),
-                (Some(shift), false) => shift_row(row, scale, shift, |scale| factor(scale, strength), strength),
+                (None, true) => scale_row(row, scale, kept, |scale| scale),
+                (None, false) => scale_row(row, scale, kept, |scale| factor(scale, strength)),
+                (Some(shift), true) => shift_row(row, scale, shift, kept, |scale| scale, 1.0),
+                (Some(shift), false) => shift_row(row, scale, shift, kept, |scale| factor(scale, strength), strength),
             }
         }
     }
 }
 
 #[inline(always)]
-fn scale_row<T: Element>(row: &mut [T], scale: &[f32], factor: impl Fn(f32) -> f32) {
-    for (response, scale) in row.iter_mut().zip(scale) {
-        let scaled = T::narrow(response.widen() * factor(*scale));
-        *response = if *scale == 1.0 { *response } else { scaled };
+fn scale_row<T: Element>(row: &mut [T], scale: &[f32], kept: &[u32], factor: impl Fn(f32) -> f32) {
+    for ((response, scale), kept) in row.iter_mut().zip(scale).zip(kept) {
+        *response = T::narrow(response.widen() * factor(*scale)).unless(*scale == 1.0, *kept, *response);
     }
 }
 
 #[inline(always)]
-fn shift_row<T: Element>(row: &mut [T], scale: &[f32], shift: &[f32], factor: impl Fn(f32) -> f32, strength: f32) {
-    for ((response, scale), shift) in row.iter_mut().zip(scale).zip(shift) {
-        let scaled = T::narrow(response.widen() * factor(*scale) + strength * *shift);
-        *response = if unchanged(*scale, *shift) { *response } else { scaled };
+fn shift_row<T: Element>(row: &mut [T], scale: &[f32], shift: &[f32], kept: &[u32], factor: impl Fn(f32) -> f32, strength: f32) {
+    for (((response, scale), shift), kept) in row.iter_mut().zip(scale).zip(shift).zip(kept) {
+        *response = T::narrow(response.widen() * factor(*scale) + strength * *shift).unless(unchanged(*scale, *shift), *kept, *response);
     }
 }
 
@@ -367,7 +375,7 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_does_not_matter() {
-        let (neurons, tokens) = (1003, 523);
+        let (neurons, tokens) = (1003, 1051);
         let scale: Vec<f32> = (0..neurons).map(|i| if i % 3 == 0 { (i % 11) as f32 / 11.0 } else { 1.0 }).collect();
         let responses: Vec<f32> = (0..neurons * tokens).map(|i| ((i * 7919) % 10_007) as f32 / 977.0 - 5.0).collect();
         let strengths: Vec<f32> = (0..tokens).map(|t| [1.0, 0.0, 0.25, 1.0, 1.0][(t / 7) % 5]).collect();

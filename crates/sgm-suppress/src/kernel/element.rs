@@ -16,6 +16,12 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
 
     /// The nearest number of this type; NaN stays NaN.
     fn narrow(value: f32) -> Self;
+
+    /// `old` if it is to be kept, this otherwise; the mask says the same, in all ones or zeros.
+    ///
+    /// Each type uses the one that it is faster with. Stores of f32 that depend on a comparison are compiled to masked ones, which are slower
+    /// than a copy; a mask from memory avoids that.
+    fn unless(self, keep: bool, mask: u32, old: Self) -> Self;
 }
 
 impl Element for f32 {
@@ -27,6 +33,11 @@ impl Element for f32 {
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         value
+    }
+
+    #[inline(always)]
+    fn unless(self, _: bool, mask: u32, old: Self) -> Self {
+        Self::from_bits(self.to_bits() ^ ((self.to_bits() ^ old.to_bits()) & mask))
     }
 }
 
@@ -50,10 +61,14 @@ impl Element for bf16 {
     fn narrow(value: f32) -> Self {
         let bits = value.to_bits();
         let odd = (bits >> 16) & 1;
-        let rounded = bits.wrapping_add(0x7fff + odd) >> 16;
         // Rounding could make an infinity of a NaN.
-        let quiet = (bits >> 16) | 0x40;
-        Self::from_bits(low(if bits & MAGNITUDE > INFINITE { quiet } else { rounded }))
+        let rounded = if bits & MAGNITUDE > INFINITE { bits | 0x40_0000 } else { bits.wrapping_add(0x7fff + odd) };
+        Self::from_bits(low(rounded >> 16))
+    }
+
+    #[inline(always)]
+    fn unless(self, keep: bool, _: u32, old: Self) -> Self {
+        if keep { old } else { self }
     }
 }
 
@@ -61,20 +76,12 @@ impl Element for f16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         /// From the bias of f16's exponents to that of f32's.
-        const BIAS: u32 = (127 - 15) << 23;
-        /// The smallest normal f16.
-        const SMALLEST: f32 = f32::from_bits((127 - 14) << 23);
+        const BIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
         let bits = u32::from(self.to_bits());
-        let magnitude = (bits & 0x7fff) << 13;
-        let normal = magnitude + BIAS;
-        // Subnormals have the exponent of the smallest normal number, without its leading 1: it is added and taken away.
-        let subnormal = (f32::from_bits(magnitude + BIAS + (1 << 23)) - SMALLEST).to_bits();
-        let exponent = bits & 0x7c00;
-        let wide = match exponent {
-            0 => subnormal,
-            0x7c00 => normal + BIAS,
-            _ => normal,
-        };
+        let magnitude = bits & 0x7fff;
+        // Exact, for subnormals too: the mantissa has room.
+        let finite = (f32::from_bits(magnitude << 13) * BIAS).to_bits();
+        let wide = if magnitude >= 0x7c00 { finite | INFINITE } else { finite };
         f32::from_bits(wide | ((bits & 0x8000) << 16))
     }
 
@@ -84,15 +91,20 @@ impl Element for f16 {
         const ALIGN: f32 = f32::from_bits((127 - 15 + 23 - 10 + 1) << 23);
         let bits = value.to_bits();
         let magnitude = bits & MAGNITUDE;
-        let odd = (magnitude >> 13) & 1;
-        let normal = magnitude.wrapping_sub((127 - 15) << 23).wrapping_add(0xfff + odd) >> 13;
-        let subnormal = (f32::from_bits(magnitude) + ALIGN).to_bits().wrapping_sub(ALIGN.to_bits());
+        // From 2^16 on all is infinite; what lies between the largest number and that is rounded.
+        let bounded = magnitude.min((127 + 16) << 23);
+        let odd = (bounded >> 13) & 1;
+        let normal = bounded.wrapping_sub((127 - 15) << 23).wrapping_add(0xfff + odd) >> 13;
+        let subnormal = (f32::from_bits(bounded) + ALIGN).to_bits().wrapping_sub(ALIGN.to_bits());
+        let finite = if magnitude < (127 - 14) << 23 { subnormal } else { normal };
         let nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
-        let mut narrow = if magnitude < (127 - 14) << 23 { subnormal } else { normal };
-        // From 2^16 on; what lies between the largest number and that is rounded.
-        narrow = if magnitude >= (127 + 16) << 23 { 0x7c00 } else { narrow };
-        narrow = if magnitude > INFINITE { nan } else { narrow };
+        let narrow = if magnitude > INFINITE { nan } else { finite };
         Self::from_bits(low(narrow | ((bits >> 16) & 0x8000)))
+    }
+
+    #[inline(always)]
+    fn unless(self, keep: bool, _: u32, old: Self) -> Self {
+        if keep { old } else { self }
     }
 }
 
