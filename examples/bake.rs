@@ -57,6 +57,9 @@ fn main() -> Result<()> {
         record.intervention.neurons,
         record.tensors.len()
     );
+    if intervention.probe.is_some() {
+        println!("its probe cannot be baked: the model now wears the glasses always, on benign prompts too");
+    }
     for file in &record.unbaked_weights {
         println!("copied as it is, though it may hold weights: {file}");
     }

@@ -104,7 +104,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Bakes an intervention into a copy of a model: a directory in the Hugging Face layout, or a GGUF file.
 ///
 /// The copy goes to `out`, which must not exist, with its record. Hidden directories of the model (`.git`, `.cache`) are left behind, and links
-/// to files are followed.
+/// to files are followed. A probe that switches the intervention on cannot be baked: the baked model wears it always, which is logged as a warning.
 ///
 /// # Errors
 ///
@@ -112,6 +112,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// untouched. The first ones are those of the intervention: [`Error::Amplifies`], [`Error::Positions`], and
 /// [`Error::Core`] when the checkpoint has no such site or another width.
 pub fn bake(model: &Path, intervention: &Intervention, amplify: Amplify, out: &Path) -> Result<Record> {
+    if intervention.probe.is_some() {
+        tracing::warn!(model = %model.display(), "a probe cannot be baked: the baked model will wear the intervention always");
+    }
     let kind = std::fs::metadata(model).map_err(|source| Error::Io { path: model.to_owned(), action: "find", source })?;
     if kind.is_dir() {
         directory::bake_directory(model, intervention, amplify, out)
