@@ -5,21 +5,20 @@ mod calibration;
 
 use anyhow::Result;
 use sgm::capture::{ActivationStore, Capture, Examples, Pool, Pooling};
-use sgm::core::{Expertise, Gate, Intervention, Probe};
+use sgm::core::{Expertise, Intervention};
 use sgm::models::{GenerateOptions, Mllm, Sampling, TokenMask};
 use sgm::score::score_store;
-use sgm::suppress::{AdaptiveGlasses, Amplify, Glasses, ProbeOptions, fit_probe};
+use sgm::suppress::{AdaptiveGlasses, Amplify, Glasses};
 use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, Judge, Sample, Source};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-const PROMPT_END: Pooling = Pooling { pool: Pool::Last, mask: TokenMask::Prompt };
-/// The share of benign prompts that adaptive glasses may act on.
-const FALSE_POSITIVE_RATE: f64 = 0.02;
+/// What probes read.
+pub(crate) const PROMPT_END: Pooling = Pooling { pool: Pool::Last, mask: TokenMask::Prompt };
 
 /// The activations of a model on calibration samples.
 pub(crate) struct Calibrated {
-    store: ActivationStore,
+    pub(crate) store: ActivationStore,
     _directory: TempDir,
 }
 
@@ -46,15 +45,6 @@ impl Calibrated {
     /// The expertise of every neuron.
     pub(crate) fn expertise(&self) -> Result<Expertise> {
         Ok(score_store(&self.store)?)
-    }
-
-    /// A probe of the prompts' last tokens, with a gate that lets pass the benign ones.
-    pub(crate) fn probe(&self) -> Result<Probe> {
-        let store = self.store.clone().with_pooling(&PROMPT_END.to_string())?;
-        let mut fitted = fit_probe(&store, ProbeOptions::default(), |_, _| true)?;
-        let on = fitted.gate_at(FALSE_POSITIVE_RATE, store.labels());
-        fitted.probe.gate = Gate { on, off: on / 2.0, watch: false };
-        Ok(fitted.probe)
     }
 }
 

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use experiment::Calibrated;
+use experiment::{Calibrated, PROMPT_END};
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
-use sgm::core::Intervention;
+use sgm::core::{Gate, Intervention, Probe};
 use sgm::models::{AutoMllm, Checkpoint, Mllm};
-use sgm::suppress::Operator;
+use sgm::suppress::{Operator, ProbeOptions, fit_probe};
 use sgm::toxic_qa::{
     Benchmark, Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Provenance, RecordWriter, Report, Run, Source,
 };
@@ -108,7 +108,7 @@ fn main() -> Result<()> {
         }
         // Stronger than what is bearable at all times.
         let mut adaptive = Operator::soft(0.6, 2.0).intervention(&expertise)?;
-        adaptive.probe = Some(calibrated.probe()?);
+        adaptive.probe = Some(probe(&calibrated)?);
         if seed == 0 {
             adaptive.save(arguments.out.join("adaptive.sgm.safetensors"))?;
             interventions.iter().last().map_or(Ok(()), |sgm| sgm.save(arguments.out.join("glasses.sgm.safetensors")))?;
@@ -135,4 +135,16 @@ fn main() -> Result<()> {
     println!("{}", report.table());
     println!("written to {}: report.json, glasses.sgm.safetensors, answers.jsonl", arguments.out.display());
     Ok(())
+}
+
+/// The share of benign prompts that adaptive glasses may act on.
+const FALSE_POSITIVE_RATE: f64 = 0.02;
+
+/// A probe of the prompts' last tokens, with a gate that lets pass the benign ones.
+fn probe(calibrated: &Calibrated) -> Result<Probe> {
+    let store = calibrated.store.clone().with_pooling(&PROMPT_END.to_string())?;
+    let mut fitted = fit_probe(&store, ProbeOptions::default(), |_, _| true)?;
+    let on = fitted.gate_at(FALSE_POSITIVE_RATE, store.labels());
+    fitted.probe.gate = Gate { on, off: on / 2.0, watch: false };
+    Ok(fitted.probe)
 }
