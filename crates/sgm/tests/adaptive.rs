@@ -28,7 +28,7 @@ fn glasses(model: &AutoMllm) -> Intervention {
 fn probe(model: &AutoMllm, gate: Gate) -> Probe {
     let mut probe = Probe::new(0.0, gate);
     for info in &model.info().sites {
-        let weight = |neuron: usize| if (neuron * 7 + info.site.layer) % 3 == 0 { 0.004 } else { -0.002 };
+        let weight = |neuron: usize| if (neuron * 7 + info.site.layer).is_multiple_of(3) { 0.004 } else { -0.002 };
         probe.insert(info.site, (0..info.width).map(weight).collect()).unwrap();
     }
     probe
