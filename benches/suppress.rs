@@ -5,7 +5,7 @@
 //! median of the rounds' ratios, with the smallest and largest. Then criterion's times and throughputs of the same (bytes read and written).
 //!
 //!     RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo bench --bench suppress
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
+#![allow(missing_docs, clippy::indexing_slicing, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
