@@ -27,7 +27,7 @@ const SCALE: f32 = 1.0 - f32::EPSILON;
 
 /// Scales of which one in `every` is not 1, at places without a pattern.
 fn scales(neurons: usize, every: usize) -> Vec<f32> {
-    (0..neurons).map(|i| if (i * 7919 + 13) % neurons % every == 0 { SCALE } else { 1.0 }).collect()
+    (0..neurons).map(|i| if ((i * 7919 + 13) % neurons).is_multiple_of(every) { SCALE } else { 1.0 }).collect()
 }
 
 /// Responses of one shape with all that goes over them.
