@@ -1,8 +1,8 @@
 //! Grouped-query attention with rotary positions.
 
 use candle_core::{D, Tensor};
-use candle_nn::kv_cache::KvCache;
 use candle_nn::Module;
+use candle_nn::kv_cache::KvCache;
 
 use crate::Result;
 use crate::decoder_config::DecoderConfig;

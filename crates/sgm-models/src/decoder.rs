@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::kv_cache::KvCache;
 use candle_nn::Module;
+use candle_nn::kv_cache::KvCache;
 use sgm_core::{Projection, Site};
 
 use crate::activation::Activation;

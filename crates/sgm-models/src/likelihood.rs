@@ -78,15 +78,10 @@ type Targets = Vec<Vec<(usize, u32)>>;
 fn targets(inputs: &ModelInputs) -> Result<Targets> {
     let (_, tokens) = inputs.dims()?;
     let ids = inputs.input_ids.to_vec2::<u32>()?;
-    let rows = inputs
-        .kinds
-        .iter()
-        .zip(&ids)
-        .enumerate()
-        .map(|(row, (kinds, ids))| {
-            let tokens_of_row = kinds.iter().zip(ids).enumerate().skip(1);
-            tokens_of_row.filter(|(_, (kind, _))| **kind == TokenKind::Response).map(|(at, (_, id))| (row * tokens + at - 1, *id)).collect()
-        });
+    let rows = inputs.kinds.iter().zip(&ids).enumerate().map(|(row, (kinds, ids))| {
+        let tokens_of_row = kinds.iter().zip(ids).enumerate().skip(1);
+        tokens_of_row.filter(|(_, (kind, _))| **kind == TokenKind::Response).map(|(at, (_, id))| (row * tokens + at - 1, *id)).collect()
+    });
     Ok(rows.collect())
 }
 
