@@ -11,7 +11,10 @@
 //! number of processes: that is how a capture is spread over machines ([`Partition`]) and how it goes on after it was
 //! killed, to the same bytes. [`verify`] reads every byte of a store, [`merge`] joins parts made apart.
 //!
-//! The store stands alone; `Capture`, which fills it from a running model, and `import`, which reads the captures of the AurA
+//! Activations tell what a neuron detects; what it *causes* is told by `Effects`: derivatives of the
+//! log-likelihood of given answers with respect to scales and shifts, to means or into a store.
+//!
+//! The store stands alone; `Capture` and `Effects`, which fill it from a running model, and `import`, which reads the captures of the AurA
 //! reference implementation, are behind the feature `candle`.
 //!
 //! ```
@@ -36,10 +39,16 @@
 
 #[cfg(feature = "candle")]
 mod capture;
+#[cfg(feature = "candle")]
+mod derivative;
 mod dtype;
+#[cfg(feature = "candle")]
+mod effects;
 mod error;
 #[cfg(feature = "candle")]
 mod examples;
+#[cfg(feature = "candle")]
+mod gradient_tap;
 #[cfg(feature = "candle")]
 mod import;
 mod manifest;
@@ -60,10 +69,16 @@ mod writer;
 
 #[cfg(feature = "candle")]
 pub use capture::{Capture, Captured, capture};
+#[cfg(feature = "candle")]
+pub use derivative::{ActsAt, Derivative, Parameter};
 pub use dtype::StoreDtype;
+#[cfg(feature = "candle")]
+pub use effects::{Effects, MeanEffects, Moments, SampleEffects};
 pub use error::Error;
 #[cfg(feature = "candle")]
 pub use examples::{Example, Examples};
+#[cfg(feature = "candle")]
+pub use gradient_tap::GradientTap;
 #[cfg(feature = "candle")]
 pub use import::{Import, Imported};
 pub use manifest::{Manifest, NonFinite};

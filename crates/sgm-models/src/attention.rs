@@ -1,11 +1,12 @@
 //! Grouped-query attention with rotary positions.
 
 use candle_core::{D, Tensor};
+use candle_nn::Module;
 use candle_nn::kv_cache::KvCache;
-use candle_nn::{Module, RmsNorm};
 
 use crate::Result;
 use crate::decoder_config::DecoderConfig;
+use crate::derivative::{RmsNorm, rotate, softmax};
 use crate::linear::{Linear, Weights};
 
 /// Cosines and sines of the positions of one pass, `[rows, tokens, rotated / 2]` or `[tokens, rotated / 2]`.
@@ -21,9 +22,9 @@ impl Rotation {
         let Self { cos, sin } = self;
         let (rotated, head_dim) = (2 * cos.dim(D::Minus1)?, x.dim(3)?);
         if rotated == head_dim {
-            return Ok(candle_nn::rotary_emb::rope(x, cos, sin)?);
+            return Ok(rotate(x, cos, sin)?);
         }
-        let turned = candle_nn::rotary_emb::rope(&x.narrow(3, 0, rotated)?.contiguous()?, cos, sin)?;
+        let turned = rotate(&x.narrow(3, 0, rotated)?.contiguous()?, cos, sin)?;
         Ok(Tensor::cat(&[&turned, &x.narrow(3, rotated, head_dim - rotated)?], 3)?.contiguous()?)
     }
 }
@@ -83,10 +84,18 @@ impl Attention {
         let q = rotation.apply(&normed(split(self.q.forward(x)?, heads)?, &self.q_norm)?)?;
         let k = normed(split(self.k.forward(x)?, kv_heads)?, &self.k_norm)?;
         let v = split(self.v.forward(x)?, kv_heads)?;
-        let (k, v) = cache.append(&rotation.apply(&k)?, &v)?;
-
+        let (k, v) = append(cache, &rotation.apply(&k)?, &v)?;
         Ok(self.o.forward(&attend(&(q * self.scale)?, &k, &v, mask, self.softcap)?)?)
     }
+}
+
+/// Appends keys and values to a cache; returns all of them.
+///
+/// A cache is written in place and so carries no gradients: they reach what comes in one pass with them, but not what was cached before.
+fn append(cache: &mut KvCache, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+    let first = cache.current_seq_len() == 0;
+    let cached = cache.append(&k.detach(), &v.detach())?;
+    Ok(if first && k.track_op() { (k.clone(), v.clone()) } else { cached })
 }
 
 /// What queries `[batch, heads, tokens, head_dim]`, already scaled, take from keys and values
@@ -105,7 +114,7 @@ pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, 
         None => scores,
         Some(mask) => scores.reshape((batch, heads, tokens, seen))?.broadcast_add(mask)?.reshape((batch, kv_heads, group, seen))?,
     };
-    let y = candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)?.reshape((batch, heads, tokens, head_dim))?;
+    let y = softmax(&scores)?.matmul(v)?.reshape((batch, heads, tokens, head_dim))?;
     Ok(y.transpose(1, 2)?.reshape((batch, tokens, heads * head_dim))?)
 }
 

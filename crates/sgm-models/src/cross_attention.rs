@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::{Module, RmsNorm};
+use candle_nn::Module;
 
 use crate::attention::attend;
 use crate::decoder::Mlp;
 use crate::decoder_config::DecoderConfig;
+use crate::derivative::RmsNorm;
 use crate::linear::{Linear, Weights};
 use crate::tap::PassTaps;
 use crate::{Error, Result};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::Module;
 use candle_nn::kv_cache::KvCache;
-use candle_nn::{Module, RmsNorm};
 use sgm_core::{Projection, Site};
 
 use crate::activation::Activation;
@@ -12,6 +12,7 @@ use crate::attention::{Attention, Rotation, softcapped};
 use crate::cache::Pass;
 use crate::cross_attention::{CrossLayer, KeysValues};
 use crate::decoder_config::{Attends, DecoderConfig};
+use crate::derivative::RmsNorm;
 use crate::linear::{Embedding, Linear, Weights};
 use crate::rope::Rope;
 use crate::tap::PassTaps;

@@ -11,7 +11,8 @@
 //! * [`Tap`] sees, and may replace, the output of each site; [`TapRegistry::attach`] returns a guard, and
 //!   dropping the guard restores the model. A model without taps does nothing extra;
 //! * [`Generator`] answers [`Prompt`]s; every model is one, and defences wrap one;
-//! * [`response_nll`] gives the likelihood of given responses.
+//! * [`response_nll`] gives the likelihood of given responses, [`backpropagate`] its gradients, to taps that ask for them
+//!   ([`with_gradient`]).
 //!
 //! ```no_run
 //! use sgm_models::{AutoMllm, Checkpoint, GenerateOptions, Generator, Prompt, load_image};
@@ -44,6 +45,7 @@ mod config;
 mod cross_attention;
 mod decoder;
 mod decoder_config;
+mod derivative;
 mod error;
 mod generate;
 mod gguf;
@@ -80,11 +82,12 @@ mod weights_identity;
 pub use auto::{ARCHITECTURES, AutoMllm};
 pub use cache::Cache;
 pub use checkpoint::{Checkpoint, Matrices};
+pub use derivative::with_gradient;
 pub use error::Error;
 pub use generate::{EosPolicy, FinishReason, GenerateOptions, Generation, Generator, Sampling, generate_tokens};
 pub use image_file::{decode_image, load_image};
 pub use image_processor::{ImageBackend, ImageLayout, ImageProcessor, ProcessedImages};
-pub use likelihood::response_nll;
+pub use likelihood::{Objective, backpropagate, response_nll};
 pub use memory::Memory;
 pub use model::{Mllm, ModelInfo, ModelInputs, SiteInfo};
 pub use processor::{Padding, Processor};

@@ -2,7 +2,7 @@ use candle_core::{DType, Tensor};
 
 use rayon::prelude::*;
 
-use crate::model::Mllm;
+use crate::model::{Mllm, ModelInputs};
 use crate::processor::Padding;
 use crate::prompt::Prompt;
 use crate::{Error, Result, TokenKind};
@@ -26,37 +26,100 @@ pub fn response_nll<M: Mllm + ?Sized>(model: &M, examples: &[(Prompt, String)], 
     Ok(nll.into_iter().map(|(_, nll)| nll).collect())
 }
 
+/// What of a response is differentiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Objective {
+    /// The log-likelihood of the whole response: the sum over its tokens.
+    #[default]
+    Sum,
+    /// The mean over its tokens, so that long responses count no more than short ones.
+    Mean,
+}
+
+/// Runs prompts with given responses, and then back: the gradients of each row's log-likelihood, in nats, with respect to what its tokens
+/// passed reach the taps that ask for them by [`with_gradient`](crate::with_gradient).
+///
+/// Returns the negative log-likelihood of each token of each response, end of sequence included, as [`response_nll`] does: gradients change
+/// no bit of the forward pass. Rows without a response have no gradient.
+///
+/// # Errors
+///
+/// What the model and its taps report, and candle of models that are not on the CPU.
+pub fn backpropagate<M: Mllm + ?Sized>(model: &M, inputs: &ModelInputs, objective: Objective) -> Result<Vec<Vec<f64>>> {
+    let targets = targets(inputs)?;
+    let Some(logits) = target_logits(model, inputs, &targets)? else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
+    let values = logits.detach().to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    if logits.track_op() {
+        let weights = targets.iter().flat_map(|row| {
+            let weight = match objective {
+                Objective::Sum => 1.0,
+                Objective::Mean => 1.0 / row.len() as f64,
+            };
+            row.iter().map(move |(_, id)| (*id, weight))
+        });
+        let seed: Vec<f32> = weights.zip(&values).flat_map(|((id, weight), logits)| gradient(logits, id, weight)).collect();
+        let seed = Tensor::from_vec(seed, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
+        // Its gradient with respect to the logits is the seed.
+        (&logits * seed)?.sum_all()?.backward()?;
+    }
+    Ok(negative_logs(&targets, &values))
+}
+
 fn batch_nll<M: Mllm + ?Sized>(model: &M, examples: &[(usize, &(Prompt, String))]) -> Result<Vec<Vec<f64>>> {
     let inputs = model.processor().responses(examples.iter().map(|(_, (p, r))| (p, r.as_str())), Padding::Right)?;
+    let targets = targets(&inputs)?;
+    let Some(logits) = target_logits(model, &inputs, &targets)? else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
+    Ok(negative_logs(&targets, &logits.to_dtype(DType::F32)?.to_vec2::<f32>()?))
+}
+
+/// The response tokens of each row: the position in the flattened batch that predicts each, the one before it, and its id.
+type Targets = Vec<Vec<(usize, u32)>>;
+
+fn targets(inputs: &ModelInputs) -> Result<Targets> {
     let (_, tokens) = inputs.dims()?;
     let ids = inputs.input_ids.to_vec2::<u32>()?;
-    // Each response token is predicted at the position before it.
-    let targets: Vec<Vec<(usize, u32)>> = inputs
-        .kinds
-        .iter()
-        .zip(&ids)
-        .enumerate()
-        .map(|(row, (kinds, ids))| {
-            let tokens_of_row = kinds.iter().zip(ids).enumerate().skip(1);
-            tokens_of_row.filter(|(_, (kind, _))| **kind == TokenKind::Response).map(|(at, (_, id))| (row * tokens + at - 1, *id)).collect()
-        })
-        .collect();
+    let rows = inputs.kinds.iter().zip(&ids).enumerate().map(|(row, (kinds, ids))| {
+        let tokens_of_row = kinds.iter().zip(ids).enumerate().skip(1);
+        tokens_of_row.filter(|(_, (kind, _))| **kind == TokenKind::Response).map(|(at, (_, id))| (row * tokens + at - 1, *id)).collect()
+    });
+    Ok(rows.collect())
+}
+
+/// Logits `[targets, vocabulary]` of all response tokens; none if there are none.
+fn target_logits<M: Mllm + ?Sized>(model: &M, inputs: &ModelInputs, targets: &Targets) -> Result<Option<Tensor>> {
     let positions = targets.iter().flatten().map(|(at, _)| u32::try_from(*at)).collect::<std::result::Result<Vec<u32>, _>>();
     let positions = positions.map_err(|_| Error::Inputs { reason: "more than 2^32 tokens in a batch".to_owned() })?;
     if positions.is_empty() {
-        return Ok(targets.iter().map(|_| Vec::new()).collect());
+        return Ok(None);
     }
-    let hidden = model.prefill(&inputs, &mut model.new_cache())?.flatten_to(1)?;
+    let hidden = model.prefill(inputs, &mut model.new_cache())?.flatten_to(1)?;
     let hidden = hidden.index_select(&Tensor::new(positions, hidden.device())?, 0)?;
-    let logits = model.logits(&hidden)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    Ok(Some(model.logits(&hidden)?))
+}
+
+fn negative_logs(targets: &Targets, logits: &[Vec<f32>]) -> Vec<Vec<f64>> {
     let mut logits = logits.iter();
-    Ok(targets.iter().map(|row| row.iter().map(|(_, id)| logits.next().map_or(f64::NAN, |l| nll(l, *id))).collect()).collect())
+    targets.iter().map(|row| row.iter().map(|(_, id)| logits.next().map_or(f64::NAN, |l| nll(l, *id))).collect()).collect()
 }
 
 /// `log(sum(exp(logits))) - logits[target]`.
 fn nll(logits: &[f32], target: u32) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| (f64::from(*l) - f64::from(max)).exp()).sum();
     let target = usize::try_from(target).ok().and_then(|t| logits.get(t)).copied().unwrap_or(f32::NEG_INFINITY);
-    sum.ln() + f64::from(max) - f64::from(target)
+    let (max, sum) = sum_of_exponentials(logits);
+    sum.ln() + max - f64::from(target)
+}
+
+/// The gradient of `-weight * nll`: `weight * (1 - probability)` at the target, `-weight * probability` elsewhere.
+#[allow(clippy::cast_possible_truncation, reason = "gradients are computed in the model's dtype")]
+fn gradient(logits: &[f32], target: u32, weight: f64) -> Vec<f32> {
+    let (max, sum) = sum_of_exponentials(logits);
+    let probabilities = logits.iter().map(|l| (f64::from(*l) - max).exp() / sum);
+    let is_target = |at: usize| u32::try_from(at) == Ok(target);
+    probabilities.enumerate().map(|(at, p)| (weight * (if is_target(at) { 1.0 } else { 0.0 } - p)) as f32).collect()
+}
+
+/// The largest logit, and the sum of the exponentials of the logits minus it.
+fn sum_of_exponentials(logits: &[f32]) -> (f64, f64) {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    (max, logits.iter().map(|l| (f64::from(*l) - max).exp()).sum())
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
-use candle_nn::{Module, RmsNorm, VarBuilder};
+use candle_nn::{Module, VarBuilder};
 
+use crate::derivative::{RmsNorm, with_gradient};
 use crate::{Error, Result};
 
 /// A weight matrix that a checkpoint keeps as it is stored.
@@ -143,6 +144,15 @@ impl Matrix {
             Self::Quantized(_) => candle_core::bail!("a fused quantised matrix cannot be split"),
         })
     }
+
+    /// The weights `[outputs, inputs]` in another tensor's dtype. Inputs that are rounded have the gradient they would have if they were not.
+    fn dense(&self, like: &Tensor) -> CandleResult<Tensor> {
+        match self {
+            Self::Dense(weight) => Ok(weight.clone()),
+            Self::Half(weight) | Self::Quantized(QMatMul::Tensor(weight) | QMatMul::TensorF16(weight)) => weight.to_dtype(like.dtype()),
+            Self::Quantized(QMatMul::QTensor(weight)) => weight.dequantize(like.device())?.to_dtype(like.dtype()),
+        }
+    }
 }
 
 /// A table of vectors, one for each token id.
@@ -170,15 +180,25 @@ impl Embedding {
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
-        let dense = |weight: &Tensor| candle_nn::Linear::new(weight.clone(), None).forward(x);
+        let inputs = x.detach();
+        let dense = |weight: &Tensor| candle_nn::Linear::new(weight.clone(), None).forward(&inputs);
         let y = match &self.weight {
             Matrix::Dense(weight) => dense(weight)?,
             Matrix::Half(weight) => dense(&weight.to_dtype(x.dtype())?)?,
-            Matrix::Quantized(weight) => weight.forward(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype())?,
+            Matrix::Quantized(weight) => weight.forward(&inputs.to_dtype(DType::F32)?)?.to_dtype(x.dtype())?,
         };
-        match &self.bias {
-            None => Ok(y),
-            Some(bias) => y.broadcast_add(bias),
+        let y = match &self.bias {
+            None => y,
+            Some(bias) => y.broadcast_add(bias)?,
+        };
+        if !x.track_op() {
+            return Ok(y);
         }
+        // Recorded, candle would also make the gradient of the weights, as large as they are.
+        let (weight, shape) = (self.weight.clone(), x.shape().clone());
+        with_gradient(x, y, move |_, gradient| {
+            let rows = gradient.contiguous()?.flatten_to(gradient.rank().saturating_sub(2))?;
+            rows.matmul(&weight.dense(gradient)?)?.reshape(&shape)
+        })
     }
 }

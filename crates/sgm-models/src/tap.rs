@@ -18,7 +18,9 @@ pub trait Tap: Send + Sync {
     /// belongs to token `t` of row `b` of `spans`. The returned tensor must have the same shape.
     /// When a sequence outgrows the context of a LongRoPE model while it is decoded, all of it is computed, and seen, anew.
     /// A tap that only looks returns `output` itself, and must not keep a clone of it: a later tap may
-    /// change it in place.
+    /// change it in place. An `output` that is [tracked](Tensor::track_op) is part of a computation whose gradients are wanted: it must not
+    /// be changed in place, and what replaces it must be computed from it, by candle's recorded operations or
+    /// [`with_gradient`](crate::with_gradient).
     ///
     /// # Errors
     ///
@@ -108,10 +110,14 @@ impl PassTaps {
     pub(crate) fn apply(&self, site: Site, mut output: Tensor) -> Result<Tensor> {
         if let Some((taps, spans)) = &self.0 {
             for (_, tap) in taps.iter() {
-                let shape = output.shape().clone();
+                let (shape, tracked) = (output.shape().clone(), output.track_op());
                 output = tap.apply(site, output, spans)?;
                 if output.shape() != &shape {
                     let reason = format!("it returned {:?} for an output of {shape:?}", output.shape());
+                    return Err(crate::Error::Tap { site, reason });
+                }
+                if tracked && !output.track_op() {
+                    let reason = "gradients are wanted, and it does not carry them on; see `with_gradient`".to_owned();
                     return Err(crate::Error::Tap { site, reason });
                 }
             }

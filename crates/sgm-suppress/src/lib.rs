@@ -24,10 +24,14 @@
 //! intervention to a running model behind a guard, at the token positions it names ([`Positions`]) and, where asked for
 //! ([`Glasses::wear_with`]), at a strength of its own for each request.
 //!
+//! An [`Ablation`] measures what an intervention does to the likelihood of given answers.
+//!
 //! [`fit_probe`] fits a detector to activations; with it an intervention becomes an [`AdaptiveGlasses`], which acts on prompts that the detector
 //! finds risky and leaves all others untouched.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "candle")]
+mod ablation;
 #[cfg(feature = "candle")]
 mod adaptive;
 mod amplify;
@@ -42,6 +46,8 @@ mod operator;
 mod positions;
 mod transport;
 
+#[cfg(feature = "candle")]
+pub use ablation::{Ablation, LikelihoodChange};
 #[cfg(feature = "candle")]
 pub use adaptive::{AdaptiveGlasses, Detector};
 pub use amplify::Amplify;

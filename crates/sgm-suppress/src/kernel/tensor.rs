@@ -18,7 +18,8 @@ impl Scaling {
         {
             candle_core::bail!("{} strengths for outputs {:?}", each.len(), output.shape());
         }
-        if output.device().is_cpu() && matches!(output.dtype(), DType::F32 | DType::BF16 | DType::F16) {
+        // Where gradients are wanted, candle must record what happens.
+        if output.device().is_cpu() && !output.track_op() && matches!(output.dtype(), DType::F32 | DType::BF16 | DType::F16) {
             let output = if output.is_contiguous() { output } else { output.contiguous()? };
             output.inplace_op1(&InPlace { scaling: self, strengths })?;
             return Ok(output);

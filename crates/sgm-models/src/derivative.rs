@@ -1,0 +1,105 @@
+//! Derivatives of what candle computes without recording how.
+//!
+//! candle's fused operations (norm, rotation, softmax), and this crate's products with weights, have no backward pass. Their values are
+//! kept as they are, to the bit, and their derivatives are written here, by hand. Nothing of this runs unless a tensor is [tracked], which
+//! only taps that ask for gradients make it.
+//!
+//! [tracked]: Tensor::track_op
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Module, Result as CandleResult, Shape, Storage, Tensor};
+
+/// The value of a function of `input` whose derivative is known: gradients that reach the value go back through `backward`.
+///
+/// `backward` gets the value and the gradient with respect to it, both of the value's shape, and returns the gradient with respect to
+/// `input`, of its shape. Without gradients, that is where `input` is not [tracked](Tensor::track_op), it is the value itself. Otherwise it
+/// is a copy, of the same bits, which only tensors on the CPU have.
+///
+/// `value` must have been computed from `input.detach()`, or by an operation that candle does not record.
+///
+/// # Errors
+///
+/// What candle reports, of tensors on other devices that they cannot be copied.
+pub fn with_gradient<B>(input: &Tensor, value: Tensor, backward: B) -> CandleResult<Tensor>
+where
+    B: Fn(&Tensor, &Tensor) -> CandleResult<Tensor> + Send + Sync + 'static,
+{
+    if !input.track_op() {
+        return Ok(value);
+    }
+    input.apply_op1(Known { value: Mutex::new(Some(value)), backward })
+}
+
+struct Known<B> {
+    /// Until it is in the result.
+    value: Mutex<Option<Tensor>>,
+    backward: B,
+}
+
+impl<B> CustomOp1 for Known<B>
+where
+    B: Fn(&Tensor, &Tensor) -> CandleResult<Tensor>,
+{
+    fn name(&self) -> &'static str {
+        "known"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(value) = value else { candle_core::bail!("a known value is taken once") };
+        // The copy must be all of its storage.
+        let value = value.force_contiguous()?;
+        let (storage, layout) = value.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(storage) => Ok((storage.clone(), layout.shape().clone())),
+            _ => candle_core::bail!("gradients of tensors that are not on the CPU"),
+        }
+    }
+
+    fn bwd(&self, _: &Tensor, value: &Tensor, gradient: &Tensor) -> CandleResult<Option<Tensor>> {
+        Ok(Some((self.backward)(&value.detach(), gradient)?))
+    }
+}
+
+/// The root-mean-square norm of decoders.
+#[derive(Debug)]
+pub(crate) struct RmsNorm(candle_nn::RmsNorm);
+
+impl RmsNorm {
+    pub(crate) fn new(weight: Tensor, eps: f64) -> Self {
+        Self(candle_nn::RmsNorm::new(weight, eps))
+    }
+}
+
+impl Module for RmsNorm {
+    fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
+        let inputs = x.detach();
+        let (weight, eps) = (self.0.weight().clone(), self.0.eps());
+        // With n = x / rms and g = gradient * weight: (g - n * mean(g * n)) / rms.
+        with_gradient(x, self.0.forward(&inputs)?, move |_, gradient| {
+            let rms = (inputs.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+            let normed = inputs.broadcast_div(&rms)?;
+            let gradient = gradient.broadcast_mul(&weight)?;
+            let along = (&gradient * &normed)?.mean_keepdim(D::Minus1)?;
+            (gradient - normed.broadcast_mul(&along)?)?.broadcast_div(&rms)
+        })
+    }
+}
+
+/// Softmax over the last dimension.
+pub(crate) fn softmax(x: &Tensor) -> CandleResult<Tensor> {
+    with_gradient(x, candle_nn::ops::softmax_last_dim(&x.detach())?, |probabilities, gradient| {
+        let weighted = (gradient * probabilities)?;
+        &weighted - probabilities.broadcast_mul(&weighted.sum_keepdim(D::Minus1)?)?
+    })
+}
+
+/// Rotates heads `[batch, heads, tokens, head_dim]`, contiguous; gradients are rotated back.
+pub(crate) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> CandleResult<Tensor> {
+    let back = if x.track_op() { Some((cos.clone(), sin.neg()?)) } else { None };
+    with_gradient(x, candle_nn::rotary_emb::rope(&x.detach(), cos, sin)?, move |_, gradient| match &back {
+        Some((cos, sin)) => candle_nn::rotary_emb::rope(&gradient.contiguous()?, cos, sin),
+        None => Ok(gradient.clone()),
+    })
+}

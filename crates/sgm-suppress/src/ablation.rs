@@ -1,0 +1,79 @@
+use std::fmt;
+
+use sgm_core::Intervention;
+use sgm_models::{Mllm, Objective, Prompt, response_nll};
+
+use crate::{Amplify, Error, Glasses, Result};
+
+/// What interventions do to the likelihood of given answers: by making them, not to first order.
+///
+/// The answers are those of one kind, such as toxic ones or polite ones: their likelihoods without the intervention are measured once, and
+/// each intervention costs one forward pass per answer. Scaling a group of neurons to 0 is the zero ablation of circuit analysis; scaling
+/// a few at a time tests what derivatives foretell (`Effects` of `sgm-capture`). Likelihoods are conditional on the prompts.
+pub struct Ablation<'a, M: ?Sized> {
+    model: &'a M,
+    examples: &'a [(Prompt, String)],
+    objective: Objective,
+    batch_size: usize,
+    before: Vec<f64>,
+}
+
+/// The change of the log-likelihoods of some answers, in nats: below 0 where they became less likely.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LikelihoodChange {
+    /// The change for each answer, of the answer or of its tokens on average.
+    pub each: Vec<f64>,
+    /// The mean over answers.
+    pub mean: f64,
+    /// The standard error of the mean; NaN of fewer than two answers.
+    pub standard_error: f64,
+}
+
+impl<'a, M: Mllm + ?Sized> Ablation<'a, M> {
+    /// Measures answers without intervention, `batch_size` at a time. Taps that are attached already stay.
+    ///
+    /// # Errors
+    ///
+    /// What [`response_nll`] reports.
+    pub fn new(model: &'a M, examples: &'a [(Prompt, String)], objective: Objective, batch_size: usize) -> Result<Self> {
+        let mut ablation = Self { model, examples, objective, batch_size, before: Vec::new() };
+        ablation.before = ablation.log_likelihoods()?;
+        Ok(ablation)
+    }
+
+    /// The log-likelihoods without intervention, in nats.
+    pub fn before(&self) -> &[f64] {
+        &self.before
+    }
+
+    /// The change that an intervention makes.
+    ///
+    /// # Errors
+    ///
+    /// What [`Glasses::wear`] and [`response_nll`] report.
+    pub fn change(&self, intervention: &Intervention, amplify: Amplify) -> Result<LikelihoodChange> {
+        let worn = Glasses::wear(self.model, intervention, amplify)?;
+        let after = self.log_likelihoods()?;
+        drop(worn);
+        let each: Vec<f64> = after.iter().zip(&self.before).map(|(after, before)| after - before).collect();
+        let count = each.len() as f64;
+        let mean = each.iter().sum::<f64>() / count;
+        let variance = each.iter().map(|change| (change - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        Ok(LikelihoodChange { mean, standard_error: (variance / count).sqrt(), each })
+    }
+
+    fn log_likelihoods(&self) -> Result<Vec<f64>> {
+        let of_answer = |nll: Vec<f64>| match self.objective {
+            Objective::Sum => -nll.iter().sum::<f64>(),
+            Objective::Mean => -nll.iter().sum::<f64>() / nll.len() as f64,
+        };
+        let nll = response_nll(self.model, self.examples, self.batch_size).map_err(Error::Model)?;
+        Ok(nll.into_iter().map(of_answer).collect())
+    }
+}
+
+impl<M: ?Sized> fmt::Debug for Ablation<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ablation({} answers)", self.before.len())
+    }
+}
