@@ -47,8 +47,8 @@ impl Defence {
 /// Defences around a model, by their names from the outside in: `self-reminder+ecso+sgm` is the prompt of Self-Reminder around ECSO around the model
 /// with glasses on.
 ///
-/// `none` is the model as it is, and `sgm*` is `self-reminder+ecso+sgm`: glasses combined with other training-free defences, as the paper's SGM\*
-/// does; which ones it combines is not public, so these are this project's choice.
+/// `none` is the model as it is. `sgm*` is `self-reminder+ecso+sgm`: SGM\* is glasses combined with other training-free defences, and this choice of
+/// them is the project's own.
 ///
 /// ```
 /// use sgm_defend::Recipe;
