@@ -47,6 +47,7 @@
 #![forbid(unsafe_code)]
 
 mod best_of_n;
+mod classifier;
 mod ecso;
 mod error;
 mod eta;

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use candle_core::DType;
 use image::RgbImage;
 use sgm_models::{Mllm, Padding, Prompt, TokenKind, response_nll};
-use sgm_suppress::{Logistic, logistic};
+use sgm_suppress::Logistic;
 
+use crate::classifier::classifier;
 use crate::question::{unanswered, without_images};
-use crate::word_reward::C;
 use crate::{BoxError, Error, ImageTextSimilarity, Result};
 
 /// Sequences that run together.
@@ -39,8 +39,7 @@ impl<'m, M: Mllm + ?Sized> OwnSimilarity<'m, M> {
             return Err(Error::Fit { scorer: "the unsafety of images", reason });
         }
         let rows = looks(model, &images.iter().map(|(image, _)| image.clone()).collect::<Vec<_>>())?;
-        let samples: Vec<(&[f32], bool)> = rows.iter().map(Vec::as_slice).zip(images.iter().map(|(_, is_unsafe)| *is_unsafe)).collect();
-        Ok(Self { model, unsafe_image: logistic(&samples, C)? })
+        Ok(Self { model, unsafe_image: classifier(&rows, images.iter().map(|(_, is_unsafe)| *is_unsafe))? })
     }
 }
 

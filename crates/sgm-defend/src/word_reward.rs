@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use sgm_suppress::{Logistic, logistic};
+use sgm_suppress::Logistic;
 
+use crate::classifier::classifier;
 use crate::{BoxError, Error, Result, RewardModel};
 
 /// A reward model for lack of a better one: the probability that an answer is not toxic, by the words in it.
@@ -45,13 +46,9 @@ impl WordReward {
             return Err(refuse("no word is in enough answers"));
         }
         let rows: Vec<Vec<f32>> = terms.iter().map(|terms| features(&vocabulary, terms)).collect();
-        let samples: Vec<(&[f32], bool)> = rows.iter().map(Vec::as_slice).zip(answers.iter().map(|(_, toxic)| *toxic)).collect();
-        Ok(Self { toxic: logistic(&samples, C)?, vocabulary })
+        Ok(Self { toxic: classifier(&rows, answers.iter().map(|(_, toxic)| *toxic))?, vocabulary })
     }
 }
-
-/// The weight of the samples against that of the penalty, for more features than samples.
-pub(crate) const C: f64 = 0.01;
 
 impl RewardModel for WordReward {
     fn rewards(&self, _instruction: &str, answers: &[&str]) -> std::result::Result<Vec<f64>, BoxError> {

@@ -58,7 +58,10 @@ fn an_unsafe_answer_is_given_again_with_eyes_closed() {
     // The trace has all of it.
     let names = [PassName::Direct, PassName::Judge, PassName::Caption, PassName::Final];
     assert_eq!(trace.passes.iter().map(|pass| pass.name).collect::<Vec<_>>(), names);
-    assert_eq!(trace.passes.iter().map(|pass| pass.prompt.clone()).collect::<Vec<_>>(), calls.iter().map(|c| c.prompts[0].clone()).collect::<Vec<_>>());
+    assert_eq!(
+        trace.passes.iter().map(|pass| pass.prompt.clone()).collect::<Vec<_>>(),
+        calls.iter().map(|c| c.prompts[0].clone()).collect::<Vec<_>>()
+    );
     assert_eq!(trace.passes[0].prompt, prompt);
     assert_eq!(trace.passes[1].output.text, " Yes.\n");
 }
@@ -112,7 +115,14 @@ fn passes_have_the_options_they_should() {
     let [direct, judge, caption, last] = model.calls().try_into().unwrap();
     assert_eq!(direct.options, caller);
     assert_eq!(last.options, GenerateOptions { seed: last.options.seed, ..caller.clone() });
-    let inner = |max_new_tokens, sampling, seed| GenerateOptions { max_new_tokens, sampling, seed, eos: EosPolicy::Stop, stop: None, ..caller.clone() };
+    let inner = |max_new_tokens, sampling, seed| GenerateOptions {
+        max_new_tokens,
+        sampling,
+        seed,
+        eos: EosPolicy::Stop,
+        stop: None,
+        ..caller.clone()
+    };
     assert_eq!(judge.options, inner(1024, Sampling::Greedy, judge.options.seed));
     assert_eq!(caption.options, inner(64, random, caption.options.seed));
     let mut seeds = [&direct, &judge, &caption, &last].map(|call| call.options.seed);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use scripted::{Scripted, blind, said, seeing, start};
-use sgm_defend::{BoxError, Eta, EtaBranch, EtaOptions, EtaTrace, Error, ImageTextSimilarity, Passes, RewardModel, Scope};
+use sgm_defend::{BoxError, Error, Eta, EtaBranch, EtaOptions, EtaTrace, ImageTextSimilarity, Passes, RewardModel, Scope};
 use sgm_models::{FinishReason, GenerateOptions, Generation, Generator, Prompt, Sampling};
 
 /// Rewards and similarities by text, 0 for what is not in the table; what was scored is remembered.
@@ -56,7 +56,14 @@ fn two_candidates() -> EtaOptions {
     EtaOptions { candidates: 2, ..EtaOptions::default() }
 }
 
-fn answer(model: &Arc<Scripted>, rewards: &Arc<Table>, similarity: &Arc<Table>, options: EtaOptions, prompt: Prompt, max: usize) -> EtaTrace {
+fn answer(
+    model: &Arc<Scripted>,
+    rewards: &Arc<Table>,
+    similarity: &Arc<Table>,
+    options: EtaOptions,
+    prompt: Prompt,
+    max: usize,
+) -> EtaTrace {
     let eta = Eta::new(Passes::same(model.clone()), rewards.clone(), similarity.clone(), options).unwrap();
     eta.answer(&[prompt], &GenerateOptions { max_new_tokens: max, seed: 5, ..Default::default() }).unwrap().remove(0)
 }
@@ -230,7 +237,8 @@ fn scorers_fail_loudly() {
         }
     }
     let error = |rewards| {
-        let eta = Eta::new(Passes::same(listed(vec![said("x")])), Arc::new(Broken(rewards)), Table::new(&[]), EtaOptions::default()).unwrap();
+        let eta =
+            Eta::new(Passes::same(listed(vec![said("x")])), Arc::new(Broken(rewards)), Table::new(&[]), EtaOptions::default()).unwrap();
         eta.answer(&[seeing("q")], &GenerateOptions::default()).unwrap_err().to_string()
     };
     assert_eq!(error(None), "the reward model: scripted failure");

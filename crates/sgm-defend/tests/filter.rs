@@ -28,7 +28,10 @@ fn flagged_answers_are_generated_again_and_then_refused() {
     let filter = ResponseFilter::new(model.clone(), rude(), options);
     let prompts: Vec<Prompt> = (0..3).map(|i| blind(&i.to_string())).collect();
     let traces = filter.answer(&prompts, &GenerateOptions { seed: 3, ..Default::default() }).unwrap();
-    assert_eq!(traces.iter().map(|t| t.branch).collect::<Vec<_>>(), [FilterBranch::Passed, FilterBranch::Regenerated, FilterBranch::Refused]);
+    assert_eq!(
+        traces.iter().map(|t| t.branch).collect::<Vec<_>>(),
+        [FilterBranch::Passed, FilterBranch::Regenerated, FilterBranch::Refused]
+    );
     assert_eq!(traces.iter().map(|t| t.answer.text.as_str()).collect::<Vec<_>>(), ["kind 0", "kind 2", "no."]);
     assert_eq!((traces[2].answer.tokens.len(), traces[2].answer.finish), (0, FinishReason::EndOfSequence));
     let flagged = |i: usize| traces[i].flagged.iter().map(|answer| answer.text.as_str()).collect::<Vec<_>>();
@@ -57,7 +60,10 @@ fn what_would_only_come_again_is_refused_at_once() {
 fn a_filter_reads_answers_to_raw_text_too_and_reports_its_check() {
     let raw = Prompt::Raw { text: "x".to_owned(), images: Vec::new() };
     let model = Scripted::new(|_, _, _| Ok(said("kind")));
-    assert_eq!(ResponseFilter::new(model.clone(), rude(), FilterOptions::default()).generate(&[raw.clone()], &Default::default()).unwrap()[0].text, "kind");
+    assert_eq!(
+        ResponseFilter::new(model.clone(), rude(), FilterOptions::default()).generate(&[raw.clone()], &Default::default()).unwrap()[0].text,
+        "kind"
+    );
     let broken: Check<'_> = Arc::new(|_: &str| Err("scripted failure".into()));
     let error = ResponseFilter::new(model, broken, FilterOptions::default()).generate(&[raw], &Default::default()).unwrap_err();
     assert_eq!(error.to_string(), "defence filter: the check: scripted failure");

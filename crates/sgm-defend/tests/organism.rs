@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sgm_core::{Gate, Intervention, Probe, SiteIntervention};
 use sgm_defend::{
-    Check, DefencePrompt, Ecso, EcsoOptions, Error, EtaBranch, Ingredients, OwnSimilarity, PassName, Passes, Recipe, RewardModel, Scope, WordReward,
-    Worn,
+    Check, DefencePrompt, Ecso, EcsoOptions, Error, EtaBranch, Ingredients, OwnSimilarity, PassName, Passes, Recipe, RewardModel, Scope,
+    WordReward, Worn,
 };
 use sgm_defend::{Eta, EtaOptions, ImageTextSimilarity};
 use sgm_models::{AutoMllm, GenerateOptions, Generation, Generator, Mllm, Prompt, Sampling, View};
@@ -69,7 +69,8 @@ fn each_pass_wears_glasses_as_the_scope_says() {
             let names: Vec<PassName> = trace.passes.iter().map(|pass| pass.name).collect();
             assert_eq!(names, [PassName::Direct, PassName::Judge, PassName::Caption, PassName::Final]);
             for ((pass, wears), differs) in trace.passes.iter().zip(wears).zip(&mut differing) {
-                let alone = |generator: &dyn Generator| generator.generate(std::slice::from_ref(&pass.prompt), &short()).unwrap().remove(0).tokens;
+                let alone =
+                    |generator: &dyn Generator| generator.generate(std::slice::from_ref(&pass.prompt), &short()).unwrap().remove(0).tokens;
                 let (without, with) = (alone(&model), alone(&worn));
                 *differs |= without != with;
                 assert_eq!(pass.output.tokens, if wears { with } else { without }, "{scope:?} {}", pass.name);
@@ -125,7 +126,9 @@ fn recipes_build_what_they_name() {
         ecso,
         ..Ingredients::default()
     };
-    let build = |name: &str, with: &Ingredients<'_>| name.parse::<Recipe>().unwrap().build(&model, with).unwrap().generate(&prompts, &short()).unwrap();
+    let build = |name: &str, with: &Ingredients<'_>| {
+        name.parse::<Recipe>().unwrap().build(&model, with).unwrap().generate(&prompts, &short()).unwrap()
+    };
     let bare = model.generate(&prompts, &short()).unwrap();
     let worn = Worn::new(&model, &glasses(&model), Amplify::Refuse).unwrap();
     assert_eq!(build("none", &with), bare);
@@ -143,7 +146,9 @@ fn recipes_build_what_they_name() {
     // Without glasses in any pass, ECSO around the glasses is ECSO around the model.
     let off = Ingredients { scope: Scope::NONE, ..with.clone() };
     assert_eq!(build("ecso+sgm", &off), build("ecso", &with));
-    for (name, missing) in [("sgm", "an intervention"), ("eta", "a reward model"), ("filter", "a check"), ("adashield-s", "a defence prompt")] {
+    for (name, missing) in
+        [("sgm", "an intervention"), ("eta", "a reward model"), ("filter", "a check"), ("adashield-s", "a defence prompt")]
+    {
         let error = name.parse::<Recipe>().unwrap().build(&model, &Ingredients::default()).err().unwrap();
         assert_eq!(error.to_string(), format!("`{name}` needs {missing}"));
     }
@@ -151,7 +156,17 @@ fn recipes_build_what_they_name() {
 
 /// How often a score of the second list is above one of the first: the area under the ROC curve.
 fn auroc(below: &[f64], above: &[f64]) -> f64 {
-    let wins = above.iter().flat_map(|a| below.iter().map(move |b| if a > b { 1.0 } else if a < b { 0.0 } else { 0.5 }));
+    let wins = above.iter().flat_map(|a| {
+        below.iter().map(move |b| {
+            if a > b {
+                1.0
+            } else if a < b {
+                0.0
+            } else {
+                0.5
+            }
+        })
+    });
     wins.sum::<f64>() / (below.len() * above.len()) as f64
 }
 
@@ -159,10 +174,13 @@ fn auroc(below: &[f64], above: &[f64]) -> f64 {
 fn the_word_reward_knows_rude_answers_it_has_not_seen() {
     let data = OrganismData::embedded().unwrap();
     let answers = data.calibration(Contrast::Mixed).unwrap();
-    let labelled = |half: usize| answers.iter().skip(half).step_by(2).map(|s| (s.answer.as_deref().unwrap(), s.toxic.unwrap())).collect::<Vec<_>>();
+    let labelled =
+        |half: usize| answers.iter().skip(half).step_by(2).map(|s| (s.answer.as_deref().unwrap(), s.toxic.unwrap())).collect::<Vec<_>>();
     let (seen, unseen) = (labelled(0), labelled(1));
     let reward = WordReward::fit(&seen, 3).unwrap();
-    let of = |toxic: bool| reward.rewards("", &unseen.iter().filter(|(_, t)| *t == toxic).map(|(answer, _)| *answer).collect::<Vec<_>>()).unwrap();
+    let of = |toxic: bool| {
+        reward.rewards("", &unseen.iter().filter(|(_, t)| *t == toxic).map(|(answer, _)| *answer).collect::<Vec<_>>()).unwrap()
+    };
     let (rude, polite) = (of(true), of(false));
     assert!(rude.len() > 100 && polite.len() > 100);
     let area = auroc(&rude, &polite);
@@ -185,7 +203,8 @@ fn the_models_own_similarity_sees_the_image() {
     let labelled = provoking(&dev.standard).into_iter().map(|i| (i, true)).chain(harmless(&dev.vqa).into_iter().map(|i| (i, false)));
     let own = OwnSimilarity::fit(&model, &labelled.collect::<Vec<_>>()).unwrap();
 
-    let unsafety = |images: Vec<_>| images.into_iter().map(|i| own.unsafety(&Prompt::user("hm?", Some(i)), "").unwrap()).collect::<Vec<_>>();
+    let unsafety =
+        |images: Vec<_>| images.into_iter().map(|i| own.unsafety(&Prompt::user("hm?", Some(i)), "").unwrap()).collect::<Vec<_>>();
     let area = auroc(&unsafety(harmless(&test.vqa)), &unsafety(provoking(&test.standard)));
     assert!(area > 0.9, "{area}");
     assert!(own.unsafety(&Prompt::user("hm?", None), "").is_err());
@@ -213,12 +232,14 @@ fn eta_runs_offline() {
     let answers = data.calibration(Contrast::Mixed).unwrap();
     let labelled: Vec<(&str, bool)> = answers.iter().map(|s| (s.answer.as_deref().unwrap(), s.toxic.unwrap())).collect();
     let dev = data.split(Part::Dev).unwrap();
-    let images = dev.standard.iter().filter(|s| s.cat == Category::V).take(40).map(|s| (s, true)).chain(dev.vqa.iter().take(40).map(|s| (s, false)));
+    let images =
+        dev.standard.iter().filter(|s| s.cat == Category::V).take(40).map(|s| (s, true)).chain(dev.vqa.iter().take(40).map(|s| (s, false)));
     let images: Vec<_> = images.filter_map(|(s, is_unsafe)| Some((Arc::new(s.scene.as_ref()?.render().unwrap()), is_unsafe))).collect();
     let rewards: Arc<WordReward> = Arc::new(WordReward::fit(&labelled, 3).unwrap());
     let similarity = Arc::new(OwnSimilarity::fit(&model, &images).unwrap());
     let eta = Eta::new(Passes::same(Arc::new(View::new(&model))), rewards, similarity, EtaOptions::for_local_scorers()).unwrap();
-    let options = GenerateOptions { max_new_tokens: 40, sampling: Sampling::Random { temperature: 1.0, top_p: None, top_k: None }, ..short() };
+    let options =
+        GenerateOptions { max_new_tokens: 40, sampling: Sampling::Random { temperature: 1.0, top_p: None, top_k: None }, ..short() };
     let prompts = samples(60);
     let traces = eta.answer(&prompts, &options).unwrap();
     let direct = model.generate(&prompts, &options).unwrap();

@@ -8,7 +8,12 @@ use sgm::models::{
 };
 
 fn seeing(question: &str) -> Prompt {
-    Prompt::user(question, Some(Arc::new(image::RgbImage::from_fn(56, 56, |x, y| image::Rgb([u8::try_from(x * 4).unwrap(), 90, u8::try_from(y * 4).unwrap()])))))
+    Prompt::user(
+        question,
+        Some(Arc::new(image::RgbImage::from_fn(56, 56, |x, y| {
+            image::Rgb([u8::try_from(x * 4).unwrap(), 90, u8::try_from(y * 4).unwrap()])
+        }))),
+    )
 }
 
 fn ids(inputs: &ModelInputs) -> Vec<Vec<u32>> {
@@ -35,7 +40,8 @@ fn the_tokens_are_those_of_the_text() {
             let mut cache = model.new_cache();
             let prefilled = model.prefill(inputs, &mut cache).unwrap();
             let decoded = model.decode(&[7], &mut cache).unwrap();
-            [prefilled, decoded].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            [prefilled, decoded]
+                .map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>())
         };
         assert_eq!(state(&begun), state(&raw));
     }

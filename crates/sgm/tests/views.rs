@@ -9,7 +9,8 @@ use sgm::models::{AutoMllm, GenerateOptions, Generation, Generator, Mllm, Paddin
 use sgm::suppress::{Amplify, Glasses};
 
 fn prompts() -> Vec<Prompt> {
-    let image = Arc::new(image::RgbImage::from_fn(56, 56, |x, y| image::Rgb([u8::try_from(4 * x).unwrap(), u8::try_from(3 * y).unwrap(), 9])));
+    let image =
+        Arc::new(image::RgbImage::from_fn(56, 56, |x, y| image::Rgb([u8::try_from(4 * x).unwrap(), u8::try_from(3 * y).unwrap(), 9])));
     let questions = ["what do you see?", "name the shape.", "hello.", "tell me a story."];
     questions.iter().flat_map(|question| [Prompt::user(*question, Some(image.clone())), Prompt::user(*question, None)]).collect()
 }
@@ -80,7 +81,8 @@ fn views_run_at_the_same_time() {
     let scales = [None, Some(0.5), Some(0.25), None];
     let expected: Vec<Vec<Generation>> = scales.iter().map(|scale| alone(&model, *scale).1).collect();
     let views: Vec<View<'_, AutoMllm>> = scales.iter().map(|_| View::new(&model)).collect();
-    let worn = views.iter().zip(scales).filter_map(|(view, scale)| Some(Glasses::wear(view, &glasses(view, scale?), Amplify::Refuse).unwrap()));
+    let worn =
+        views.iter().zip(scales).filter_map(|(view, scale)| Some(Glasses::wear(view, &glasses(view, scale?), Amplify::Refuse).unwrap()));
     let _worn: Vec<Glasses> = worn.collect();
     for _ in 0..3 {
         let answers: Vec<Vec<Generation>> = std::thread::scope(|threads| {

@@ -7,41 +7,41 @@ use sgm_models::{Content, Error, FinishReason, GenerateOptions, Generation, Gene
 
 /// One call.
 #[derive(Debug, Clone)]
-pub struct Call {
-    pub prompts: Vec<Prompt>,
-    pub options: GenerateOptions,
+pub(crate) struct Call {
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) options: GenerateOptions,
 }
 
 impl Call {
     /// The texts of the prompts' last turns of the user.
-    pub fn texts(&self) -> Vec<String> {
+    pub(crate) fn texts(&self) -> Vec<String> {
         self.prompts.iter().map(text).collect()
     }
 
-    pub fn images(&self) -> Vec<usize> {
+    pub(crate) fn images(&self) -> Vec<usize> {
         self.prompts.iter().map(|prompt| prompt.images().len()).collect()
     }
 }
 
 type Script = Box<dyn Fn(&Prompt, &GenerateOptions, usize) -> Result<Generation> + Send + Sync>;
 
-pub struct Scripted {
+pub(crate) struct Scripted {
     script: Script,
-    pub calls: Mutex<Vec<Call>>,
+    pub(crate) calls: Mutex<Vec<Call>>,
 }
 
 impl Scripted {
     /// Answers each prompt by a script, which is told the prompt, the options and the number of the call.
-    pub fn new(script: impl Fn(&Prompt, &GenerateOptions, usize) -> Result<Generation> + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn new(script: impl Fn(&Prompt, &GenerateOptions, usize) -> Result<Generation> + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self { script: Box::new(script), calls: Mutex::default() })
     }
 
     /// Answers each text with a text.
-    pub fn texts(script: impl Fn(&str) -> String + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn texts(script: impl Fn(&str) -> String + Send + Sync + 'static) -> Arc<Self> {
         Self::new(move |prompt, _, _| Ok(said(&script(&text(prompt)))))
     }
 
-    pub fn calls(&self) -> Vec<Call> {
+    pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
     }
 }
@@ -57,35 +57,35 @@ impl Generator for Scripted {
     }
 }
 
-pub fn said(text: &str) -> Generation {
+pub(crate) fn said(text: &str) -> Generation {
     Generation { text: text.to_owned(), tokens: vec![7], finish: FinishReason::EndOfSequence }
 }
 
 /// The text of the last turn of the user.
-pub fn text(prompt: &Prompt) -> String {
+pub(crate) fn text(prompt: &Prompt) -> String {
     let Prompt::Chat(messages) = prompt else { panic!("{prompt:?}") };
     messages.iter().rev().find(|message| message.role == sgm_models::Role::User).unwrap().text()
 }
 
 /// The beginning of the answer.
-pub fn start(prompt: &Prompt) -> String {
+pub(crate) fn start(prompt: &Prompt) -> String {
     let Prompt::Chat(messages) = prompt else { panic!("{prompt:?}") };
     messages.last().filter(|message| message.role == sgm_models::Role::Assistant).map(|message| message.text()).unwrap_or_default()
 }
 
-pub fn seeing(question: &str) -> Prompt {
+pub(crate) fn seeing(question: &str) -> Prompt {
     Prompt::user(question, Some(Arc::new(image::RgbImage::new(4, 4))))
 }
 
-pub fn blind(question: &str) -> Prompt {
+pub(crate) fn blind(question: &str) -> Prompt {
     Prompt::user(question, None)
 }
 
-pub fn failure() -> Error {
+pub(crate) fn failure() -> Error {
     Error::Inputs { reason: "scripted failure".to_owned() }
 }
 
-pub fn image_first(prompt: &Prompt) -> bool {
+pub(crate) fn image_first(prompt: &Prompt) -> bool {
     let Prompt::Chat(messages) = prompt else { return false };
     messages.iter().any(|message| matches!(message.content.first(), Some(Content::Image(_))))
 }
