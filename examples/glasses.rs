@@ -133,7 +133,7 @@ fn main() -> Result<()> {
     let report = Report::new(provenance, runs);
     report.write(&arguments.out.join("report.json"))?;
     println!("{}", report.table());
-    println!("written to {}: report.json, glasses.sgm.safetensors, answers.jsonl", arguments.out.display());
+    println!("written to {}: report.json, glasses.sgm.safetensors, adaptive.sgm.safetensors, answers.jsonl", arguments.out.display());
     Ok(())
 }
 

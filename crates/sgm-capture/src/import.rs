@@ -1,15 +1,12 @@
 //! Captures of the AurA and AcT reference implementations: one torch file per sample and module.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use candle_core::DType;
-use candle_core::pickle::PthTensors;
 use sgm_core::Site;
 
 use crate::rows::Responses;
-use crate::{Error, Manifest, Pool, Result, StoreDtype, StoreWriter};
+use crate::{Error, Manifest, Pool, Result, StoreDtype, StoreWriter, torch_vectors};
 
 /// How a capture of the AurA or AcT reference implementation becomes a store.
 ///
@@ -163,24 +160,12 @@ fn names(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The responses in a torch file. The pickle is interpreted, not executed: it can name tensors and nothing else.
+/// The responses in a torch file.
 fn read(path: &Path) -> Result<Vec<f32>> {
-    let tensor = || -> candle_core::Result<Option<Vec<f32>>> {
-        let file = PthTensors::new(path, None)?;
-        for name in ["responses", "outputs"] {
-            if let Some(tensor) = file.get(name)? {
-                return tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1().map(Some);
-            }
-        }
-        Ok(None)
-    };
-    // candle's reader panics at some pickles that torch never writes.
-    match catch_unwind(AssertUnwindSafe(tensor)) {
-        Ok(Ok(Some(values))) => Ok(values),
-        Ok(Ok(None)) => Err(refused(path, "it has no tensor `responses` or `outputs`".to_owned())),
-        Ok(Err(error)) => Err(refused(path, error.to_string())),
-        Err(_) => Err(refused(path, "it is no torch file that can be read".to_owned())),
-    }
+    const NAMES: [&str; 2] = ["responses", "outputs"];
+    let mut vectors = torch_vectors(path, &NAMES)?;
+    let found = NAMES.iter().find_map(|name| vectors.remove(*name));
+    found.ok_or_else(|| refused(path, "it has no tensor `responses` or `outputs`".to_owned()))
 }
 
 fn refused(path: &Path, reason: String) -> Error {

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use sgm_core::{Gate, Intervention, Probe, Site};
 use sgm_models::{Mllm, Tap, TapGuard, TokenKind, TokenSpans, with_values};
 
-use crate::glasses::scalings;
+use crate::glasses::wearable;
 use crate::kernel::Strengths;
 use crate::{Amplify, Error, Positions, Result, Scaling};
 
@@ -34,12 +34,8 @@ impl AdaptiveGlasses {
     pub fn wear<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, amplify: Amplify) -> Result<Self> {
         let probe = intervention.probe.clone().ok_or(Error::NoProbe)?;
         probe.check()?;
-        intervention.check_against(&model.info().widths())?;
-        if let (Amplify::Refuse, Some(a)) = (amplify, intervention.amplification()) {
-            return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
-        }
-        let positions = intervention.metadata.positions.as_deref().map_or(Ok(Positions::All), str::parse)?;
-        let tap = Arc::new(Gated::new(probe, scalings(intervention)?, positions));
+        let (sites, positions) = wearable(model, intervention, amplify)?;
+        let tap = Arc::new(Gated::new(probe, sites, positions));
         Ok(Self { _attached: model.taps().attach(tap.clone()), tap })
     }
 
@@ -82,8 +78,9 @@ impl Detector {
 /// What is remembered of a sequence.
 #[derive(Debug, Clone, Default)]
 struct Sequence {
-    /// The pass whose log-odds are being added up, and they, for each token that something is predicted from.
+    /// The pass whose log-odds are being added up.
     pass: Option<u64>,
+    /// The log-odds of each token that something is predicted from.
     log_odds: Vec<f64>,
     /// The score of the prompt's last token without glasses.
     prompt: Option<f32>,
@@ -114,8 +111,15 @@ impl Gated {
         std::mem::take(&mut self.scores.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// A sequence in this pass, whose log-odds begin with the bias.
     fn sequence(&self, spans: &TokenSpans, index: usize) -> Sequence {
-        spans.memory(index).and_then(|memory| memory.recall::<Sequence>(self.key)).map(|s| Sequence::clone(&s)).unwrap_or_default()
+        let known = spans.memory(index).and_then(|memory| memory.recall::<Sequence>(self.key));
+        let mut sequence = known.map(|known| Sequence::clone(&known)).unwrap_or_default();
+        if sequence.pass != Some(spans.pass()) {
+            sequence.pass = Some(spans.pass());
+            sequence.log_odds = vec![f64::from(self.probe.bias); predicting(spans.row(index)).count()];
+        }
+        sequence
     }
 
     fn keep(&self, spans: &TokenSpans, index: usize, sequence: Sequence) {
@@ -130,12 +134,7 @@ impl Gated {
         with_values(output, |values| {
             for (index, row) in values.chunks_exact((tokens * neurons).max(1)).enumerate() {
                 let mut sequence = self.sequence(spans, index);
-                let places: Vec<usize> = predicting(spans.row(index)).collect();
-                if sequence.pass != Some(spans.pass()) {
-                    sequence.pass = Some(spans.pass());
-                    sequence.log_odds = vec![f64::from(self.probe.bias); places.len()];
-                }
-                for (place, log_odds) in places.iter().zip(&mut sequence.log_odds) {
+                for (place, log_odds) in predicting(spans.row(index)).zip(&mut sequence.log_odds) {
                     let token = row.get(place * neurons..(place + 1) * neurons).unwrap_or_default();
                     *log_odds += token.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
                 }

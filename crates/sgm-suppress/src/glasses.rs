@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use sgm_core::{Intervention, Site};
+use sgm_core::{Intervention, Site, SiteIntervention};
 use sgm_models::{Mllm, Tap, TapGuard, TokenSpans};
 
 use crate::kernel::Strengths;
@@ -48,7 +48,8 @@ impl Glasses {
     /// Puts an intervention on a model: at every forward pass, cached or not, the output of each site is scaled, and shifted where there is
     /// a shift, at the token positions that its metadata name, or all if they name none.
     ///
-    /// Sites that change nothing are passed by.
+    /// Sites that change nothing are passed by. A probe is left aside: these glasses are always on
+    /// ([`AdaptiveGlasses`](crate::AdaptiveGlasses) heed it).
     ///
     /// # Errors
     ///
@@ -64,27 +65,32 @@ impl Glasses {
     ///
     /// As [`wear`](Self::wear), and [`Error::Strength`] when a strength is not finite, or below 0 or above 1 and that was not allowed.
     pub fn wear_with<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, wear: Wear) -> Result<Self> {
-        intervention.check_against(&model.info().widths())?;
-        if let (Amplify::Refuse, Some(a)) = (wear.amplify, intervention.amplification()) {
-            return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
-        }
+        let (sites, positions) = wearable(model, intervention, wear.amplify)?;
         let rows = wear.rows.iter().map(|(row, strength)| (Some(*row), *strength));
         for (row, strength) in std::iter::once((None, wear.strength)).chain(rows) {
             if !strength.is_finite() || (wear.amplify == Amplify::Refuse && !(0.0..=1.0).contains(&strength)) {
                 return Err(Error::Strength { row, strength });
             }
         }
-        let positions = intervention.metadata.positions.as_deref().map_or(Ok(Positions::All), str::parse)?;
-        let sites = scalings(intervention)?;
         Ok(Self { _attached: model.taps().attach(Arc::new(Suppression { sites, positions, strength: wear.strength, rows: wear.rows })) })
     }
 }
 
-/// The sites that an intervention changes.
-pub(crate) fn scalings(intervention: &Intervention) -> Result<BTreeMap<Site, Scaling>> {
-    let scaling = |(site, s): (&Site, &sgm_core::SiteIntervention)| Ok((*site, Scaling::new(s.scale.clone(), s.shift.clone())?));
-    let sites = intervention.sites().iter().map(scaling).filter(|s| s.as_ref().map_or(true, |(_, scaling)| scaling.changed() > 0));
-    sites.collect()
+/// The sites that an intervention changes, and where, if a model may and can wear it.
+pub(crate) fn wearable<M: Mllm + ?Sized>(
+    model: &M,
+    intervention: &Intervention,
+    amplify: Amplify,
+) -> Result<(BTreeMap<Site, Scaling>, Positions)> {
+    intervention.check_against(&model.info().widths())?;
+    if let (Amplify::Refuse, Some(a)) = (amplify, intervention.amplification()) {
+        return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
+    }
+    let positions = intervention.metadata.positions.as_deref().map_or(Ok(Positions::All), str::parse)?;
+    let scaling = |(site, s): (&Site, &SiteIntervention)| Ok((*site, Scaling::new(s.scale.clone(), s.shift.clone())?));
+    let changes = |scaling: &Result<(Site, Scaling)>| scaling.as_ref().map_or(true, |(_, scaling)| scaling.changed() > 0);
+    let sites = intervention.sites().iter().map(scaling).filter(changes).collect::<Result<_>>()?;
+    Ok((sites, positions))
 }
 
 /// The tap behind the glasses.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sgm_capture::torch_vectors;
 use sgm_core::{Expertise, Intervention, Metadata, Site, SiteExpertise, SiteIntervention};
 
-use crate::torch_file::vectors;
 use crate::{Error, Result};
 
 /// What a tree of torch files held.
@@ -122,7 +122,10 @@ fn read(path: &Path) -> Result<Vectors> {
     if size > MAX_BYTES {
         return Err(refused(path, format!("it has {size} bytes, too many for one vector of neurons")));
     }
-    vectors(&std::fs::read(path).map_err(unreadable)?, &["alpha", "auroc"]).map_err(|reason| refused(path, reason))
+    torch_vectors(path, &["alpha", "auroc"]).map_err(|error| match error {
+        sgm_capture::Error::Import { path, reason } => Error::Import { path, reason },
+        other => other.into(),
+    })
 }
 
 fn refused(path: &Path, reason: String) -> Error {

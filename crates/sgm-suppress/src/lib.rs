@@ -32,6 +32,7 @@
 mod adaptive;
 mod amplify;
 mod error;
+mod fit;
 #[cfg(feature = "candle")]
 mod glasses;
 mod import;
@@ -39,18 +40,18 @@ mod kernel;
 mod logistic;
 mod operator;
 mod positions;
-mod torch_file;
 mod transport;
 
 #[cfg(feature = "candle")]
 pub use adaptive::{AdaptiveGlasses, Detector};
 pub use amplify::Amplify;
 pub use error::Error;
+pub use fit::{FittedProbe, ProbeOptions, fit_probe};
 #[cfg(feature = "candle")]
 pub use glasses::{Glasses, Wear};
 pub use import::{Imported, ImportedTree, import};
 pub use kernel::{Element, Form, Scaling};
-pub use logistic::{FittedProbe, Logistic, ProbeOptions, fit_probe, logistic};
+pub use logistic::{Logistic, logistic};
 pub use operator::{Operator, Response, Selection};
 pub use positions::Positions;
 pub use transport::{Affine, Transport, TransportMap, linear_act, mean_act};

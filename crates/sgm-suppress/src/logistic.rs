@@ -1,110 +1,10 @@
-//! Logistic regression with an L2 penalty: how a probe is fitted.
+//! Logistic regression with an L2 penalty.
 
-use std::collections::VecDeque;
-
-use rayon::prelude::*;
-use sgm_capture::ActivationStore;
-use sgm_core::{Gate, Probe, Site};
+use argmin::core::{CostFunction, Executor, Gradient, State};
+use argmin::solver::linesearch::MoreThuenteLineSearch;
+use argmin::solver::quasinewton::LBFGS;
 
 use crate::{Error, Result};
-
-/// How a probe is fitted.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ProbeOptions {
-    /// The weight of the samples against that of the penalty (scikit-learn's `C`): smaller is smoother.
-    pub c: f64,
-    /// The number of parts of the samples for the scores of unseen samples, at least 2.
-    pub folds: usize,
-}
-
-impl Default for ProbeOptions {
-    /// `c` = 0.01, for more neurons than samples; four parts.
-    fn default() -> Self {
-        Self { c: 0.01, folds: 4 }
-    }
-}
-
-/// A fitted probe.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FittedProbe {
-    /// The probe, with the default gate.
-    pub probe: Probe,
-    /// The score of each sample by a probe that was fitted to the other parts of the samples, f32 `[samples]`: what to choose a gate by.
-    pub unseen: Vec<f32>,
-}
-
-impl FittedProbe {
-    /// The lowest score of the gate at which no more than this share of the non-toxic samples is taken for toxic, by the unseen scores.
-    pub fn gate_at(&self, false_positive_rate: f64, labels: &[bool]) -> f32 {
-        let mut benign: Vec<f32> = self.unseen.iter().zip(labels).filter(|(_, toxic)| !**toxic).map(|(score, _)| *score).collect();
-        benign.sort_unstable_by(|a, b| b.total_cmp(a));
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the number of samples")]
-        let allowed = (false_positive_rate.clamp(0.0, 1.0) * benign.len() as f64) as usize;
-        // Just above the highest benign score that must stay out.
-        benign.get(allowed).map_or(0.0, |score| score.next_up().min(1.0))
-    }
-}
-
-/// Fits a probe to the responses of a store, by the pooling that the store is read with: for [`Gate`] decisions at the prompt's end, `last/prompt`.
-///
-/// Only the neurons that `neurons` chooses are read; all samples' responses to them are in memory, f32. Neurons are standardised for the fit, and
-/// the probe's weights are for responses as they are. Samples are dealt to the folds in turn, each class by itself.
-///
-/// # Errors
-///
-/// [`Error::Fit`] when a class has fewer samples than there are folds or a response is not finite, [`Error::Capture`] when the
-/// store cannot be read.
-pub fn fit_probe(store: &ActivationStore, options: ProbeOptions, neurons: impl Fn(Site, usize) -> bool) -> Result<FittedProbe> {
-    let labels = store.labels();
-    let mut places = Vec::new();
-    let mut rows = vec![Vec::new(); labels.len()];
-    for (site, width) in store.sites() {
-        let chosen: Vec<usize> = (0..*width).filter(|neuron| neurons(*site, *neuron)).collect();
-        let responses = store.read(*site)?;
-        for (row, responses) in rows.iter_mut().zip(responses.rows()) {
-            row.extend(chosen.iter().filter_map(|neuron| responses.get(*neuron)).copied());
-        }
-        places.extend(chosen.into_iter().map(|neuron| (*site, *width, neuron)));
-    }
-    let folds = options.folds.max(2);
-    let (mut seen, mut fold) = ([0usize; 2], Vec::with_capacity(labels.len()));
-    for toxic in labels {
-        let [non_toxic_seen, toxic_seen] = &mut seen;
-        let seen = if *toxic { toxic_seen } else { non_toxic_seen };
-        fold.push(*seen % folds);
-        *seen += 1;
-    }
-    if let Some(few) = seen.iter().min().filter(|few| **few < folds) {
-        return Err(Error::Fit { reason: format!("a class has {few} samples, fewer than the {folds} folds") });
-    }
-    let score_part = |part: usize| -> Result<Vec<(usize, f32)>> {
-        let of = |inside: bool| fold.iter().enumerate().filter(move |(_, f)| (**f == part) == inside).map(|(i, _)| i);
-        let rest: Vec<(&[f32], bool)> = of(false).filter_map(|i| Some((rows.get(i)?.as_slice(), *labels.get(i)?))).collect();
-        let fitted = logistic(&rest, options.c)?;
-        Ok(of(true).filter_map(|sample| Some((sample, fitted.score(rows.get(sample)?)))).collect())
-    };
-    let mut unseen: Vec<(usize, f32)> = (0..folds).into_par_iter().map(score_part).collect::<Result<Vec<_>>>()?.concat();
-    unseen.sort_unstable_by_key(|(sample, _)| *sample);
-    let unseen = unseen.into_iter().map(|(_, score)| score).collect();
-    let all: Vec<(&[f32], bool)> = rows.iter().map(Vec::as_slice).zip(labels.iter().copied()).collect();
-    let fitted = logistic(&all, options.c)?;
-    #[allow(clippy::cast_possible_truncation, reason = "probes are f32")]
-    let mut probe = Probe::new(fitted.bias as f32, Gate::default());
-    for places in places.iter().zip(&fitted.weights).collect::<Vec<_>>().chunk_by(|((a, ..), _), ((b, ..), _)| a == b) {
-        let Some(((site, width, _), _)) = places.first() else { continue };
-        let mut weights = vec![0.0; *width];
-        for ((_, _, neuron), weight) in places {
-            if let Some(to) = weights.get_mut(*neuron) {
-                #[allow(clippy::cast_possible_truncation, reason = "probes are f32")]
-                {
-                    *to = **weight as f32;
-                }
-            }
-        }
-        probe.insert(*site, weights)?;
-    }
-    Ok(FittedProbe { probe, unseen })
-}
 
 /// A logistic model of two classes.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,13 +28,13 @@ impl Logistic {
 
 /// Minimises `|w|^2 / 2 + c sum log(1 + exp(-y (w x + b)))` over standardised features x, and gives weights for the features as they are.
 ///
-/// The minimum is found by L-BFGS (Nocedal, Mathematics of Computation 35, 1980) to a gradient of 1e-8 of its first norm, or in 500 steps. A
-/// feature that is the same everywhere has weight 0.
+/// The minimum is found by L-BFGS (Nocedal, Mathematics of Computation 35, 1980), until the gradient is `tolerance` of what it was at 0, or for 500
+/// steps. A feature that is the same everywhere has weight 0.
 ///
 /// # Errors
 ///
 /// [`Error::Fit`] when there are no samples, they have different numbers of features, or one is not finite.
-pub fn logistic(samples: &[(&[f32], bool)], c: f64) -> Result<Logistic> {
+pub fn logistic(samples: &[(&[f32], bool)], c: f64, tolerance: f64) -> Result<Logistic> {
     let refuse = |reason: String| Err(Error::Fit { reason });
     let Some((first, _)) = samples.first() else { return refuse("there are no samples".to_owned()) };
     let features = first.len();
@@ -164,88 +64,72 @@ pub fn logistic(samples: &[(&[f32], bool)], c: f64) -> Result<Logistic> {
             (x, if *class { 1.0 } else { -1.0 })
         })
         .collect();
-    let best = minimise(features + 1, |w| objective(&standard, w, c));
-    let Some((bias, scaled)) = best.split_last() else { return refuse("there is no bias".to_owned()) };
+    let loss = Loss { samples: standard, c };
+    let failed = |error: argmin::core::Error| Error::Fit { reason: format!("the search for the minimum failed: {error}") };
+    let start = vec![0.0; features + 1];
+    let steepest = loss.gradient(&start).map_err(failed)?;
+    let search = MoreThuenteLineSearch::new();
+    let solver = LBFGS::new(search, 10).with_tolerance_grad(tolerance * dot(&steepest, &steepest).sqrt()).map_err(failed)?;
+    let solver = solver.with_tolerance_cost(0.0).map_err(failed)?;
+    let run = Executor::new(loss, solver).configure(|state| state.param(start).max_iters(500)).run().map_err(failed)?;
+    let best = run.state().get_best_param().cloned().unwrap_or_default();
+    let Some((bias, scaled)) = best.split_last() else { return refuse("the search for the minimum found nothing".to_owned()) };
     let weights: Vec<f64> = scaled.iter().zip(&inverse).map(|(w, s)| w * s).collect();
     let bias = bias - dot(&weights, &mean);
     Ok(Logistic { weights, bias })
 }
 
-/// The value and the gradient at weights, of which the last is the bias.
-fn objective(samples: &[(Vec<f64>, f64)], w: &[f64], c: f64) -> (f64, Vec<f64>) {
-    let Some((bias, weights)) = w.split_last() else { return (0.0, Vec::new()) };
-    let mut value = dot(weights, weights) / 2.0;
-    let mut gradient: Vec<f64> = weights.iter().copied().chain([0.0]).collect();
-    for (x, y) in samples {
-        let margin = y * (dot(x, weights) + bias);
+/// The penalised loss on standardised samples with labels 1 and -1; the last parameter is the bias.
+struct Loss {
+    samples: Vec<(Vec<f64>, f64)>,
+    c: f64,
+}
+
+impl Loss {
+    fn margin((x, y): &(Vec<f64>, f64), w: &[f64]) -> f64 {
+        y * (dot(x, w) + w.last().copied().unwrap_or_default())
+    }
+}
+
+type Outcome<T> = std::result::Result<T, argmin::core::Error>;
+
+impl CostFunction for Loss {
+    type Param = Vec<f64>;
+    type Output = f64;
+
+    fn cost(&self, w: &Self::Param) -> Outcome<f64> {
         // log(1 + exp(-m)), where exp does not overflow.
-        value += c * ((-margin.abs()).exp().ln_1p() + (-margin).max(0.0));
-        let slope = -c * y / (1.0 + margin.exp());
-        gradient.iter_mut().zip(x.iter().chain([&1.0])).for_each(|(g, x)| *g += slope * x);
+        let loss = |m: f64| (-m.abs()).exp().ln_1p() + (-m).max(0.0);
+        let weights = w.split_last().map_or(&[][..], |(_, weights)| weights);
+        Ok(dot(weights, weights) / 2.0 + self.c * self.samples.iter().map(|sample| loss(Self::margin(sample, w))).sum::<f64>())
     }
-    (value, gradient)
 }
 
-/// L-BFGS from 0 with ten corrections and a backtracking line search.
-fn minimise(dimensions: usize, of: impl Fn(&[f64]) -> (f64, Vec<f64>)) -> Vec<f64> {
-    const CORRECTIONS: usize = 10;
-    let mut w = vec![0.0; dimensions];
-    let (mut value, mut gradient) = of(&w);
-    let enough = 1e-8 * dot(&gradient, &gradient).sqrt();
-    let mut past: VecDeque<(Vec<f64>, Vec<f64>, f64)> = VecDeque::new();
-    for _ in 0..500 {
-        if dot(&gradient, &gradient).sqrt() <= enough {
-            break;
+impl Gradient for Loss {
+    type Param = Vec<f64>;
+    type Gradient = Vec<f64>;
+
+    fn gradient(&self, w: &Self::Param) -> Outcome<Vec<f64>> {
+        let (mut gradient, mut bias) = (w.clone(), 0.0);
+        for sample in &self.samples {
+            let (x, y) = sample;
+            let slope = -self.c * y / (1.0 + Self::margin(sample, w).exp());
+            gradient.iter_mut().zip(x).for_each(|(g, x)| *g += slope * x);
+            bias += slope;
         }
-        let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
-        let mut kept = Vec::with_capacity(past.len());
-        for (step, change, inverse) in past.iter().rev() {
-            let a = inverse * dot(step, &direction);
-            add(&mut direction, change, -a);
-            kept.push(a);
-        }
-        if let Some((step, change, _)) = past.back() {
-            let scale = dot(step, change) / dot(change, change);
-            direction.iter_mut().for_each(|d| *d *= scale);
-        }
-        for ((step, change, inverse), a) in past.iter().zip(kept.iter().rev()) {
-            let b = inverse * dot(change, &direction);
-            add(&mut direction, step, a - b);
-        }
-        let slope = dot(&direction, &gradient);
-        let mut length = if past.is_empty() { (1.0 / dot(&gradient, &gradient).sqrt()).min(1.0) } else { 1.0 };
-        let moved = loop {
-            let mut candidate = w.clone();
-            add(&mut candidate, &direction, length);
-            let (new_value, new_gradient) = of(&candidate);
-            if new_value <= value + 1e-4 * length * slope {
-                break Some((candidate, new_value, new_gradient));
-            }
-            length /= 2.0;
-            if length < 1e-12 {
-                break None;
-            }
-        };
-        // No step is an improvement any more: rounding decides.
-        let Some((candidate, new_value, new_gradient)) = moved else { break };
-        let difference = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>();
-        let (step, change) = (difference(&candidate, &w), difference(&new_gradient, &gradient));
-        let curvature = dot(&step, &change);
-        if curvature > 0.0 {
-            past.push_back((step, change, 1.0 / curvature));
-            if past.len() > CORRECTIONS {
-                past.pop_front();
-            }
-        }
-        (w, value, gradient) = (candidate, new_value, new_gradient);
+        gradient.last_mut().into_iter().for_each(|last| *last = bias);
+        Ok(gradient)
     }
-    w
 }
 
+/// The sum of products, as far as both go, in lanes that a processor adds to at once.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn add(to: &mut [f64], from: &[f64], times: f64) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to += times * from);
+    const LANES: usize = 8;
+    let length = a.len().min(b.len()) / LANES * LANES;
+    let ((a, a_rest), (b, b_rest)) = (a.split_at(length), b.split_at(length));
+    let mut lanes = [0.0; LANES];
+    for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
+        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (a, b))| *lane += a * b);
+    }
+    lanes.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
 }

@@ -2,26 +2,20 @@
 //! difference.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
+mod worn;
+
 use candle_core::{Device, IndexOp, Tensor};
 use sgm::capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
-use sgm::core::{Gate, Intervention, Metadata, Probe, SiteIntervention};
+use sgm::core::{Gate, Probe};
 use sgm::models::{AutoMllm, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, generate_tokens};
 use sgm::suppress::{AdaptiveGlasses, Amplify, Detector, Error, Glasses, ProbeOptions, fit_probe};
 use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
+use worn::{bits, difference, glasses};
 
 fn prompts() -> Vec<Prompt> {
     ["what colour is the ring?", "you fool. what do you see?", "is there a ring in the picture?", "describe the picture, idiot."]
         .map(|text| Prompt::user(text, None))
         .to_vec()
-}
-
-/// Halves every neuron of the first layers.
-fn glasses(model: &AutoMllm) -> Intervention {
-    let mut intervention = Intervention::new(Metadata::default());
-    for info in model.info().sites.iter().filter(|info| info.site.layer < 4) {
-        intervention.insert(info.site, SiteIntervention::from_scale(vec![0.5; info.width])).unwrap();
-    }
-    intervention
 }
 
 /// A probe of all neurons with weights in both directions.
@@ -36,18 +30,6 @@ fn probe(model: &AutoMllm, gate: Gate) -> Probe {
 
 fn logits(model: &AutoMllm, inputs: &ModelInputs) -> Tensor {
     model.logits(&model.prefill(inputs, &mut model.new_cache()).unwrap()).unwrap()
-}
-
-fn bits(tensor: &Tensor) -> Vec<u32> {
-    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let (a, b) = (values(a), values(b));
-    assert_eq!(a.len(), b.len());
-    let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-    worst / b.iter().fold(0f32, |largest, b| largest.max(b.abs()))
 }
 
 /// The value between the middle ones.
@@ -170,6 +152,22 @@ fn a_probe_fitted_to_the_prompts_end_tells_unseen_prompts_apart() {
     model.prefill(&inputs, &mut model.new_cache()).unwrap();
     let score = f64::from(detector.take_scores()[&0][0]);
     assert!((score - 1.0 / (1.0 + (-log_odds).exp())).abs() < 1e-4, "{score}");
+}
+
+#[test]
+fn what_a_probe_does_not_read_adds_nothing_to_its_bias() {
+    let model = sgm::organism::load().unwrap();
+    let inputs = model.processor().prompts(&prompts(), Padding::Left).unwrap();
+    let mut adaptive = glasses(&model);
+    adaptive.probe = Some(Probe::new(1.0, Gate { on: 0.7, off: 0.2, watch: false }));
+    let still = {
+        let _static = Glasses::wear(&model, &adaptive, Amplify::Refuse).unwrap();
+        logits(&model, &inputs)
+    };
+    let worn = AdaptiveGlasses::wear(&model, &adaptive, Amplify::Refuse).unwrap();
+    assert_eq!(bits(&logits(&model, &inputs)), bits(&still), "always on");
+    let expected = 1.0 / (1.0 + (-1f32).exp());
+    assert!(worn.take_scores().values().all(|scores| (scores[0] - expected).abs() < 1e-6));
 }
 
 #[test]

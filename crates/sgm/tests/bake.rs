@@ -1,38 +1,22 @@
 //! A baked checkpoint of every family is the model whose weights are scaled as they load, and the one that wears glasses.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "test code")]
 
+mod worn;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use sgm::bake::{Amplify, Record, ScaledBackend, bake};
-use sgm::core::{Intervention, Metadata, SiteIntervention};
 use sgm::models::{AutoMllm, Checkpoint, Mllm, Padding, Prompt};
 use sgm::suppress::Glasses;
+use worn::{difference, glasses, write_organism};
 
 /// Every third neuron is suppressed a little, every seventh wholly.
-fn glasses(model: &AutoMllm) -> Intervention {
-    let mut intervention = Intervention::new(Metadata::default());
-    for info in &model.info().sites {
-        let scale = |neuron: usize| if neuron.is_multiple_of(7) { 0.0 } else { [0.6, 1.0, 1.0][neuron % 3] };
-        let scale = (0..info.width).map(|neuron| scale(neuron + info.site.layer)).collect();
-        intervention.insert(info.site, SiteIntervention::from_scale(scale)).unwrap();
-    }
-    intervention
-}
-
-fn logits(model: &AutoMllm) -> Vec<f32> {
+fn logits(model: &AutoMllm) -> Tensor {
     let prompt = Prompt::Raw { text: "what do you see? the red ring.".to_owned(), images: Vec::new() };
     let inputs = model.processor().prompts(&[prompt], Padding::Left).unwrap();
-    let logits: Tensor = model.logits(&model.prefill(&inputs, &mut model.new_cache()).unwrap()).unwrap();
-    logits.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// The largest difference, relative to the largest value.
-fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(0f32, |largest, v| largest.max(v.abs()));
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
+    model.logits(&model.prefill(&inputs, &mut model.new_cache()).unwrap()).unwrap()
 }
 
 /// Compares a model with its baked copy; GGUF files are dequantised.
@@ -68,10 +52,7 @@ fn check(original: &Path, name: &str, bound: f32) -> Record {
 fn the_organism_is_baked_as_it_is_folded() {
     let dir = tempfile::tempdir().unwrap();
     let organism = dir.path().join("organism");
-    fs::create_dir(&organism).unwrap();
-    for (file, bytes) in sgm::organism::checkpoint_files() {
-        fs::write(organism.join(file), bytes).unwrap();
-    }
+    write_organism(&organism);
     // Stored in f16, as the embedded files are.
     check(&organism, "organism", 1e-3);
 }

@@ -1,17 +1,20 @@
 //! The contract of every model adapter: what capture, suppression and folding may rely on.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
+mod worn;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, IndexOp, Tensor};
 use sgm::bake::ScaledBackend;
-use sgm::core::{Intervention, Metadata, SiteIntervention};
+use sgm::core::{Intervention, SiteIntervention};
 use sgm::models::{
     AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Generator, Matrices, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens,
     load_image,
 };
 use sgm::suppress::{Amplify, Error, Glasses};
+use worn::{bits, glasses, glasses_of};
 
 /// A model under test, with the way to load it again from scaled weights.
 struct Subject {
@@ -65,26 +68,8 @@ impl Subject {
         model
     }
 
-    fn intervention(&self, scale: impl Fn(usize) -> f32) -> Intervention {
-        let mut intervention = Intervention::new(Metadata::default());
-        for info in &self.model.info().sites {
-            let scale = (0..info.width).map(|neuron| scale(neuron + info.site.layer)).collect();
-            intervention.insert(info.site, SiteIntervention::from_scale(scale)).unwrap();
-        }
-        intervention
-    }
-
-    /// Suppresses every third neuron a little, every seventh wholly.
     fn glasses(&self) -> Intervention {
-        self.intervention(|i| {
-            if i % 7 == 0 {
-                0.0
-            } else if i % 3 == 0 {
-                0.6
-            } else {
-                1.0
-            }
-        })
+        glasses(&self.model)
     }
 }
 
@@ -104,10 +89,6 @@ fn subjects() -> impl Iterator<Item = Subject> {
 
 fn logits(model: &AutoMllm, inputs: &ModelInputs) -> Tensor {
     model.logits(&model.prefill(inputs, &mut model.new_cache()).unwrap()).unwrap()
-}
-
-fn bits(tensor: &Tensor) -> Vec<u32> {
-    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 /// The largest difference at attended positions, relative to the largest value.
@@ -134,10 +115,10 @@ fn wearing_nothing_and_wearing_ones_are_bit_identical_to_the_plain_model() {
         assert_eq!(bits(&logits(&s.model, &s.inputs)), plain);
         drop(nothing);
         // Sites of all ones are passed by; that the kernel leaves ones alone too is tested beside it.
-        let ones = Glasses::wear(&s.model, &s.intervention(|_| 1.0), Amplify::Refuse).unwrap();
+        let ones = Glasses::wear(&s.model, &glasses_of(&s.model, |_| 1.0), Amplify::Refuse).unwrap();
         assert_eq!(bits(&logits(&s.model, &s.inputs)), plain);
         drop(ones);
-        let folded = s.fold(&s.intervention(|_| 1.0));
+        let folded = s.fold(&glasses_of(&s.model, |_| 1.0));
         assert_eq!(bits(&logits(&folded, &s.inputs)), plain);
     }
 }
@@ -193,12 +174,12 @@ fn cached_equals_recomputed_with_glasses_on() {
 fn dropping_the_guard_restores_the_model_and_nesting_composes() {
     for s in subjects() {
         let plain = bits(&logits(&s.model, &s.inputs));
-        let outer = Glasses::wear(&s.model, &s.intervention(|i| if i % 2 == 0 { 0.5 } else { 1.0 }), Amplify::Refuse).unwrap();
+        let outer = Glasses::wear(&s.model, &glasses_of(&s.model, |i| if i % 2 == 0 { 0.5 } else { 1.0 }), Amplify::Refuse).unwrap();
         let once = bits(&logits(&s.model, &s.inputs));
-        let inner = Glasses::wear(&s.model, &s.intervention(|i| if i % 4 == 0 { 0.5 } else { 1.0 }), Amplify::Refuse).unwrap();
+        let inner = Glasses::wear(&s.model, &glasses_of(&s.model, |i| if i % 4 == 0 { 0.5 } else { 1.0 }), Amplify::Refuse).unwrap();
         let twice = bits(&logits(&s.model, &s.inputs));
         // Powers of two scale exactly, in whatever order.
-        let product = s.intervention(|i| {
+        let product = glasses_of(&s.model, |i| {
             if i % 4 == 0 {
                 0.25
             } else if i % 2 == 0 {
@@ -317,9 +298,9 @@ fn the_number_of_threads_does_not_matter() {
 fn what_does_not_fit_or_amplifies_is_refused() {
     let s = Subject::organism();
     let refuse = |i: &Intervention| Glasses::wear(&s.model, i, Amplify::Refuse).map(drop).unwrap_err();
-    let amplifying = s.intervention(|i| if i == 3 { 1.4 } else { 1.0 });
+    let amplifying = glasses_of(&s.model, |i| if i == 3 { 1.4 } else { 1.0 });
     assert!(matches!(refuse(&amplifying), Error::Amplifies { neuron: 3, .. }));
-    assert!(matches!(refuse(&s.intervention(|_| -0.5)), Error::Amplifies { .. }));
+    assert!(matches!(refuse(&glasses_of(&s.model, |_| -0.5)), Error::Amplifies { .. }));
     Glasses::wear(&s.model, &amplifying, Amplify::Allow).map(drop).unwrap();
 
     let mut wrong = Intervention::default();

@@ -1,6 +1,8 @@
 //! Glasses at some token positions only, and at a strength of its own for each request.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
+mod worn;
+
 use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, IndexOp, Tensor};
@@ -9,6 +11,7 @@ use sgm::models::{
     AutoMllm, EosPolicy, GenerateOptions, Generator, Mllm, ModelInputs, Padding, Prompt, Tap, TokenKind, TokenSpans, generate_tokens,
 };
 use sgm::suppress::{Amplify, Error, Glasses, Positions, Wear};
+use worn::{bits, difference};
 
 fn image(level: u8) -> image::RgbImage {
     image::RgbImage::from_fn(61, 47, |x, y| image::Rgb([level, u8::try_from(3 * x).unwrap(), u8::try_from(5 * y).unwrap()]))
@@ -24,43 +27,21 @@ fn prompts() -> [Prompt; 3] {
     ]
 }
 
-/// Suppresses every third neuron a little, every seventh wholly, and shifts every fifth.
+/// The usual glasses at some positions, with shifts.
 fn glasses(model: &AutoMllm, positions: Option<&str>) -> Intervention {
-    let mut intervention = Intervention::new(Metadata { positions: positions.map(str::to_owned), ..Metadata::default() });
-    for info in &model.info().sites {
-        let neurons = || (0..info.width).map(|neuron| neuron + info.site.layer);
-        let scale = neurons()
-            .map(|i| {
-                if i % 7 == 0 {
-                    0.0
-                } else if i % 3 == 0 {
-                    0.6
-                } else {
-                    1.0
-                }
-            })
-            .collect();
-        let shift = (info.site.projection == Projection::Up).then(|| neurons().map(|i| if i % 5 == 0 { 0.05 } else { 0.0 }).collect());
-        intervention.insert(info.site, SiteIntervention { scale, shift, ..Default::default() }).unwrap();
+    let mut intervention = worn::glasses(model);
+    intervention.metadata.positions = positions.map(str::to_owned);
+    for info in model.info().sites.iter().filter(|info| info.site.projection == Projection::Up) {
+        let shift = |neuron: usize| if (neuron + info.site.layer).is_multiple_of(5) { 0.05 } else { 0.0 };
+        let scale = intervention.sites()[&info.site].scale.clone();
+        let shifted = SiteIntervention { scale, shift: Some((0..info.width).map(shift).collect()), ..Default::default() };
+        intervention.insert(info.site, shifted).unwrap();
     }
     intervention
 }
 
 fn hidden(model: &AutoMllm, inputs: &ModelInputs) -> Tensor {
     model.prefill(inputs, &mut model.new_cache()).unwrap()
-}
-
-fn bits(tensor: &Tensor) -> Vec<u32> {
-    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
-}
-
-/// The largest difference, relative to the largest value.
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let (a, b) = (values(a), values(b));
-    assert_eq!(a.len(), b.len());
-    let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-    worst / b.iter().fold(0f32, |largest, b| largest.max(b.abs()))
 }
 
 /// The inputs with the same further tokens of a response for each row.

@@ -5,13 +5,29 @@
 //! nesting nor repetition costs more than the file's own length.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use half::{bf16, f16};
 
+use crate::Error;
+
 type Result<T> = std::result::Result<T, String>;
 
-/// The f32 vectors of these names in a torch file; a tensor may have further dimensions of size 1. Names it has not are left out.
-pub(crate) fn vectors(bytes: &[u8], names: &[&str]) -> Result<BTreeMap<String, Vec<f32>>> {
+/// The vectors of these names in a file that `torch.save` wrote of a dictionary; names it has not are left out.
+///
+/// Vectors are f32, f64, f16 or bf16, and come as f32; a tensor may have further dimensions of size 1, and be a view of a larger storage. The
+/// file is interpreted, not executed, whatever it says.
+///
+/// # Errors
+///
+/// [`Error::Import`] when the file cannot be read, is no such file, or one of these names is no vector.
+pub fn torch_vectors(path: &Path, names: &[&str]) -> std::result::Result<BTreeMap<String, Vec<f32>>, Error> {
+    let refused = |reason: String| Error::Import { path: path.to_owned(), reason };
+    let bytes = std::fs::read(path).map_err(|e| refused(format!("it cannot be read: {e}")))?;
+    vectors(&bytes, names).map_err(refused)
+}
+
+fn vectors(bytes: &[u8], names: &[&str]) -> Result<BTreeMap<String, Vec<f32>>> {
     let archive = Archive::open(bytes)?;
     if archive.entry("byteorder").is_some_and(|order| order != b"little") {
         return Err("its numbers are big-endian; save it again on a little-endian machine".to_owned());
@@ -359,7 +375,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "scales are kept in f32")]
+#[allow(clippy::cast_possible_truncation, reason = "vectors of neurons are kept in f32")]
 fn decode(dtype: &str, bytes: &[u8]) -> Option<f32> {
     Some(match dtype {
         "DoubleStorage" => f64::from_le_bytes(bytes.try_into().ok()?) as f32,

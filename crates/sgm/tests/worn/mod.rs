@@ -1,0 +1,45 @@
+//! The glasses that tests put on models, and how they compare what comes of it.
+#![allow(dead_code, reason = "every test uses a part")]
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::Tensor;
+use sgm::core::{Intervention, Metadata, SiteIntervention};
+use sgm::models::Mllm;
+
+/// Suppresses every third neuron a little, every seventh wholly.
+pub(crate) fn glasses<M: Mllm>(model: &M) -> Intervention {
+    glasses_of(model, |neuron| if neuron.is_multiple_of(7) { 0.0 } else { [0.6, 1.0, 1.0][neuron % 3] })
+}
+
+/// Glasses with a scale for each neuron, counted from the number of its layer.
+pub(crate) fn glasses_of<M: Mllm>(model: &M, scale: impl Fn(usize) -> f32) -> Intervention {
+    let mut intervention = Intervention::new(Metadata::default());
+    for info in &model.info().sites {
+        let scale = (0..info.width).map(|neuron| scale(neuron + info.site.layer)).collect();
+        intervention.insert(info.site, SiteIntervention::from_scale(scale)).unwrap();
+    }
+    intervention
+}
+
+pub(crate) fn bits(tensor: &Tensor) -> Vec<u32> {
+    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// The largest difference, relative to the largest value of `b`.
+pub(crate) fn difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let largest = |t: &Tensor| t.flatten_all().unwrap().abs().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+    let worst = largest(&(a - b).unwrap());
+    assert!(worst.is_finite());
+    worst / largest(b)
+}
+
+/// Writes the embedded model as a directory.
+pub(crate) fn write_organism(directory: &Path) {
+    fs::create_dir(directory).unwrap();
+    for (file, bytes) in sgm::organism::checkpoint_files() {
+        fs::write(directory.join(file), bytes).unwrap();
+    }
+}
