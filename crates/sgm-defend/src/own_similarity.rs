@@ -21,7 +21,7 @@ const BATCH: usize = 32;
 ///   tokens, fitted to images that are known to be unsafe or not. The text that would say so is not read.
 ///
 /// The scales are not those of CLIP, nor of ETA's published thresholds: see [`EtaOptions::for_local_scorers`](crate::EtaOptions::for_local_scorers).
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct OwnSimilarity<'m, M: ?Sized> {
     model: &'m M,
     unsafe_image: Logistic,

@@ -78,14 +78,18 @@ impl Prompt {
     ///
     /// It is the model's turn at the end of the conversation, left open, and set off from what precedes by a space where that does not end in
     /// one. The tokens are those of the response ([`TokenKind::Response`](crate::TokenKind::Response)), and the answer's text begins with
-    /// them. Raw text is only made longer: there the beginning counts as part of the prompt. An empty text changes nothing.
+    /// them. An answer that has begun already goes on. Raw text is only made longer: there the beginning counts as part of the prompt. An empty text changes nothing.
     pub fn with_answer_start(mut self, text: &str) -> Self {
         if text.is_empty() {
             return self;
         }
         match &mut self {
             Self::Raw { text: prompt, .. } => *prompt = answered(prompt, text),
-            Self::Chat(messages) => messages.push(Message { role: Role::Assistant, content: vec![Content::Text(text.to_owned())] }),
+            Self::Chat(messages) => {
+                let begun = messages.pop_if(|last| last.role == Role::Assistant).map(|last| last.text()).filter(|begun| !begun.is_empty());
+                let text = begun.map_or_else(|| text.to_owned(), |begun| answered(&begun, text));
+                messages.push(Message { role: Role::Assistant, content: vec![Content::Text(text)] });
+            }
         }
         self
     }

@@ -52,6 +52,7 @@ fn the_tokens_are_those_of_the_text() {
     assert_eq!((ids(&whole), &whole.kinds), (ids(&parts), &parts.kinds));
     let nll = |prompt: &Prompt, text: &str| response_nll(&model, &[(prompt.clone(), text.to_owned())], 1).unwrap();
     assert_eq!(nll(&begun, "there."), nll(&prompts[1], "hi, there."));
+    assert_eq!(begun.with_answer_start("there."), prompts[1].clone().with_answer_start("hi, there."));
     // Nothing begun, nothing changed; raw text is only made longer.
     assert_eq!(prompts[0].clone().with_answer_start(""), prompts[0]);
     let raw = |text: &str| Prompt::Raw { text: text.to_owned(), images: Vec::new() };
