@@ -26,7 +26,8 @@ fn ask_again(question: &str) -> String {
     format!("Answer the following question in a HARMLESS and ETHICAL way.\n\n{question}")
 }
 
-/// ECSO's reading of a verdict: `yes` or `yes.` and nothing else, in any case, white space around it aside. Everything else counts as safe.
+/// ECSO's reading of a verdict: `yes` or `yes.` and nothing else, in any case, white space around it aside. Everything else
+/// counts as safe.
 fn says_yes(verdict: &str) -> bool {
     matches!(verdict.trim().to_lowercase().as_str(), "yes" | "yes.")
 }
@@ -34,7 +35,8 @@ fn says_yes(verdict: &str) -> bool {
 /// What becomes of a prompt without an image, which the paper does not consider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TextOnly {
-    /// The model judges its answer as it does with an image; one found unsafe is answered again after the instruction to do so harmlessly.
+    /// The model judges its answer as it does with an image; one found unsafe is answered again after the instruction to do so
+    /// harmlessly.
     #[default]
     Reanswer,
     /// It is answered directly, and that is all: there is no image to close the eyes to.
@@ -64,20 +66,21 @@ impl Default for EcsoOptions {
     }
 }
 
-/// ECSO, "Eyes Closed, Safety On" (Gou et al., arXiv 2403.09572; repository gyhdog99/ECSO): the model judges its own answer and, if it finds it
-/// unsafe, answers again from a description of the image instead of the image.
+/// ECSO, "Eyes Closed, Safety On" (Gou et al., arXiv 2403.09572; repository gyhdog99/ECSO): the model judges its own answer and,
+/// if it finds it unsafe, answers again from a description of the image instead of the image.
 ///
 /// 1. *direct*: the question with its image;
-/// 2. *judge*: question, the first 1,927 characters of the answer and the image; the answer is unsafe if the verdict is `yes` or `yes.`;
+/// 2. *judge*: question, the first 1,927 characters of the answer and the image; the answer is unsafe if the verdict is `yes` or
+///    `yes.`;
 /// 3. *caption*, if unsafe: a description of the image for the question;
 /// 4. *final*, if unsafe: the question with the description and without the image.
 ///
 /// The caller's options decide how the direct and the final pass are generated, [`EcsoOptions`] the judge and the caption;
-/// [`published`](Self::published) has the paper's. The question is the text of the user's last turn. Earlier turns are shown in every
-/// pass, the beginning of an answer only in the direct one.
+/// [`published`](Self::published) has the paper's. The question is the text of the user's last turn. Earlier turns are shown in
+/// every pass, the beginning of an answer only in the direct one.
 ///
-/// Each pass is one call of its generator, for the prompts that need it. A prompt keeps its row number in all of them, so that its answer does not
-/// depend on its neighbours.
+/// Each pass is one call of its generator, for the prompts that need it. A prompt keeps its row number in all of them, so that
+/// its answer does not depend on its neighbours.
 #[derive(Debug, Clone)]
 pub struct Ecso<'m> {
     passes: Passes<'m>,

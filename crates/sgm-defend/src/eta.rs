@@ -61,8 +61,8 @@ impl Default for EtaOptions {
 }
 
 impl EtaOptions {
-    /// The published settings with thresholds for scores that are probabilities, as those of [`WordReward`](crate::WordReward) and
-    /// [`OwnSimilarity`](crate::OwnSimilarity) are: an answer and an image are safe if they are more probably so than not.
+    /// The published settings with thresholds for scores that are probabilities, as those of [`WordReward`](crate::WordReward)
+    /// and [`OwnSimilarity`](crate::OwnSimilarity) are: an answer and an image are safe if they are more probably so than not.
     pub fn for_local_scorers() -> Self {
         Self { safe_reward: 0.5, safe_image: 0.5, ..Self::default() }
     }
@@ -79,18 +79,22 @@ impl EtaOptions {
     }
 }
 
-/// ETA, "Evaluating Then Aligning" (Ding et al., arXiv 2410.06625; repository DripNowhy/ETA): an answer that a reward model finds unsafe, to a
-/// prompt whose image is unsafe too, is written anew sentence by sentence, from a prefix on, each the best of some candidates.
+/// ETA, "Evaluating Then Aligning" (Ding et al., arXiv 2410.06625; repository DripNowhy/ETA): an answer that a reward model finds
+/// unsafe, to a prompt whose image is unsafe too, is written anew sentence by sentence, from a prefix on, each the best of some
+/// candidates.
 ///
-/// 1. *direct*: the question with its image, as the caller's options have it; its answer is safe if its reward is above a threshold;
+/// 1. *direct*: the question with its image, as the caller's options have it; its answer is safe if its reward is above a
+///    threshold;
 /// 2. otherwise the prompt is safe if its image's unsafety is below a threshold, and the direct answer is given all the same;
-/// 3. *final*, if neither is safe: from the prefix on, `candidates` continuations up to the next full stop are drawn, and the one with
-///    the highest `reward + alpha / i * similarity` is kept, i being the number of the sentence; until one ends the answer, or it has the caller's
-///    `max_new_tokens`. The reward is that of the whole answer so far, the similarity that of the new sentence with the image.
+/// 3. *final*, if neither is safe: from the prefix on, `candidates` continuations up to the next full stop are drawn, and the one
+///    with the highest `reward + alpha / i * similarity` is kept, i being the number of the sentence; until one ends the answer,
+///    or it has the caller's `max_new_tokens`. The reward is that of the whole answer so far, the similarity that of the new
+///    sentence with the image.
 ///
-/// As in the published code the first sentence, and every one that any of the candidates ends the answer with, is chosen by the reward alone. Unlike it,
-/// sentences go on from the text so far, not from its tokens, and the last one does not exceed `max_new_tokens`. The paper considers prompts with an
-/// image only; here nothing but the reward speaks for or against one without.
+/// As in the published code the first sentence, and every one that any of the candidates ends the answer with, is chosen by the
+/// reward alone. Unlike it, sentences go on from the text so far, not from its tokens, and the last one does not exceed
+/// `max_new_tokens`. The paper considers prompts with an image only; here nothing but the reward speaks for or against one
+/// without.
 #[derive(Clone)]
 pub struct Eta<'m> {
     passes: Passes<'m>,
@@ -167,7 +171,8 @@ impl<'m> Eta<'m> {
     ///
     /// # Errors
     ///
-    /// [`Error::NoQuestion`] for raw text, before anything is generated; what a pass reports; [`Error::Scorer`] and [`Error::Score`] for the scorers.
+    /// [`Error::NoQuestion`] for raw text, before anything is generated; what a pass reports; [`Error::Scorer`] and
+    /// [`Error::Score`] for the scorers.
     pub fn answer(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<Vec<EtaTrace>> {
         questions(prompts)?;
         let everything: Vec<usize> = (0..prompts.len()).collect();

@@ -7,9 +7,9 @@
 //! | [`Eta`] | a reward model judges the answer, and picks the sentences of another one if answer and image are unsafe |
 //! | [`ResponseFilter`] | any check of the answer; a flagged one is generated again, or refused |
 //!
-//! SGM itself is no such decorator but an attribute of the model: [`Worn`] is a model with its glasses on. Defences that ask the model several times
-//! may ask it with glasses in some [`Passes`] and without in others; a [`Scope`] says which. SGM\* is glasses combined with other defences, and
-//! a [`Recipe`] combines them by name.
+//! SGM itself is no such decorator but an attribute of the model: [`Worn`] is a model with its glasses on. Defences that ask the
+//! model several times may ask it with glasses in some [`Passes`] and without in others; a [`Scope`] says which. SGM\* is glasses
+//! combined with other defences, and a [`Recipe`] combines them by name.
 //!
 //! ```
 //! use sgm_core::{Intervention, SiteIntervention};
@@ -36,14 +36,15 @@
 //!
 //! # Prompts and random streams
 //!
-//! Defences that need the question take it from the text of the user's last turn and refuse raw text. In further passes a prompt keeps its row number
-//! ([`GenerateOptions::rows`](sgm_models::GenerateOptions::rows)), and each pass draws from a stream of its own: an answer depends on the seed and
-//! that number, not on which other prompts needed the pass. The direct pass draws as the model would without the defence.
+//! Defences that need the question take it from the text of the user's last turn and refuse raw text. In further passes a prompt
+//! keeps its row number ([`GenerateOptions::rows`](sgm_models::GenerateOptions::rows)), and each pass draws from a stream of its
+//! own: an answer depends on the seed and that number, not on which other prompts needed the pass. The direct pass draws as the
+//! model would without the defence.
 //!
 //! # Scorers
 //!
-//! ETA's published scorers are an 8 B reward model and CLIP. [`RewardModel`] and [`ImageTextSimilarity`] are where to plug them in; [`WordReward`]
-//! and [`OwnSimilarity`] are stand-ins fitted locally, with scales and therefore thresholds of their own.
+//! ETA's published scorers are an 8 B reward model and CLIP. [`RewardModel`] and [`ImageTextSimilarity`] are where to plug them
+//! in; [`WordReward`] and [`OwnSimilarity`] are stand-ins fitted locally, with scales and therefore thresholds of their own.
 #![forbid(unsafe_code)]
 
 mod best_of_n;

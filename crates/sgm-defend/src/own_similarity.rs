@@ -14,13 +14,14 @@ const BATCH: usize = 32;
 
 /// A similarity of image and text for lack of CLIP, from the model itself.
 ///
-/// * The similarity of a text with the image is their pointwise mutual information according to the model, for each token of the text and
-///   squashed into 0 to 1 by the logistic function: `log p(text | image, question) - log p(text | question)`, the text taken as the whole
-///   answer. It is 0.5 where the image does not matter.
-/// * The unsafety of an image is the probability of being unsafe by a logistic regression on the mean of the model's last hidden states over the image's
-///   tokens, fitted to images that are known to be unsafe or not. The text that would say so is not read.
+/// * The similarity of a text with the image is their pointwise mutual information according to the model, for each token of the
+///   text and squashed into 0 to 1 by the logistic function: `log p(text | image, question) - log p(text | question)`, the text
+///   taken as the whole answer. It is 0.5 where the image does not matter.
+/// * The unsafety of an image is the probability of being unsafe by a logistic regression on the mean of the model's last hidden
+///   states over the image's tokens, fitted to images that are known to be unsafe or not. The text that would say so is not read.
 ///
-/// The scales are not those of CLIP, nor of ETA's published thresholds: see [`EtaOptions::for_local_scorers`](crate::EtaOptions::for_local_scorers).
+/// The scales are not those of CLIP, nor of ETA's published thresholds: see
+/// [`EtaOptions::for_local_scorers`](crate::EtaOptions::for_local_scorers).
 #[derive(Debug)]
 pub struct OwnSimilarity<'m, M: ?Sized> {
     model: &'m M,
@@ -32,7 +33,8 @@ impl<'m, M: Mllm + ?Sized> OwnSimilarity<'m, M> {
     ///
     /// # Errors
     ///
-    /// [`Error::Fit`] when there are no images of one of the two kinds, or the model has no tokens for images, and what the model reports.
+    /// [`Error::Fit`] when there are no images of one of the two kinds, or the model has no tokens for images, and what the model
+    /// reports.
     pub fn fit(model: &'m M, images: &[(Arc<RgbImage>, bool)]) -> Result<Self> {
         if !images.iter().any(|(_, is_unsafe)| *is_unsafe) || images.iter().all(|(_, is_unsafe)| *is_unsafe) {
             let reason = "it needs unsafe images and others".to_owned();

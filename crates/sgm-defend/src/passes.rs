@@ -124,7 +124,8 @@ impl<'m> Passes<'m> {
         Self { direct: of(scope.direct), judge: of(scope.judge), caption: of(scope.caption), r#final: of(scope.r#final) }
     }
 
-    /// Runs one pass for the prompts at some indices of the caller's call, in one call of the pass' generator; none if there are none.
+    /// Runs one pass for the prompts at some indices of the caller's call, in one call of the pass' generator; none if there are
+    /// none.
     pub(crate) fn run(&self, name: PassName, prompts: Vec<Prompt>, indices: &[usize], options: &GenerateOptions) -> Result<Vec<Pass>> {
         if prompts.is_empty() {
             return Ok(Vec::new());

@@ -47,8 +47,9 @@ impl DefencePrompt {
         Self { text: text.to_owned() }
     }
 
-    /// AdaShield-S (Wang et al., arXiv 2403.09513): question, static defence prompt, question again, one after the other as its published
-    /// code has it (repository SaFoLab-WISC/AdaShield, `inference_benign_code/benign_ours.py`). The text of the defence prompt is yours to give.
+    /// AdaShield-S (Wang et al., arXiv 2403.09513): question, static defence prompt, question again, one after the other as its
+    /// published code has it (repository SaFoLab-WISC/AdaShield, `inference_benign_code/benign_ours.py`). The text of the defence
+    /// prompt is yours to give.
     pub fn adashield_s(defence: &str) -> Self {
         Self { text: format!("{QUESTION}{defence}{QUESTION}") }
     }

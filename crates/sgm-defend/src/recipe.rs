@@ -44,11 +44,11 @@ impl Defence {
     }
 }
 
-/// Defences around a model, by their names from the outside in: `self-reminder+ecso+sgm` is the prompt of Self-Reminder around ECSO around the model
-/// with glasses on.
+/// Defences around a model, by their names from the outside in: `self-reminder+ecso+sgm` is the prompt of Self-Reminder around
+/// ECSO around the model with glasses on.
 ///
-/// `none` is the model as it is. `sgm*` is `self-reminder+ecso+sgm`: SGM\* is glasses combined with other training-free defences, and this choice of
-/// them is the project's own.
+/// `none` is the model as it is. `sgm*` is `self-reminder+ecso+sgm`: SGM\* is glasses combined with other training-free defences,
+/// and this choice of them is the project's own.
 ///
 /// ```
 /// use sgm_defend::Recipe;
@@ -117,8 +117,8 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// [`Error::Ingredient`] when something is not there, [`Error::Suppress`] when the model cannot wear the intervention, [`Error::Setting`] for
-    /// settings out of range.
+    /// [`Error::Ingredient`] when something is not there, [`Error::Suppress`] when the model cannot wear the intervention,
+    /// [`Error::Setting`] for settings out of range.
     pub fn build<'m, M: Mllm + ?Sized>(&self, model: &'m M, ingredients: &Ingredients<'m>) -> Result<Arc<dyn Generator + 'm>> {
         let bare: Arc<dyn Generator + 'm> = Arc::new(View::new(model));
         let mut inside = Layer { worn: bare.clone(), bare };

@@ -14,7 +14,8 @@ pub trait RewardModel: Send + Sync {
 
 /// Tells how well texts go with the image of a prompt, as CLIP does.
 pub trait ImageTextSimilarity: Send + Sync {
-    /// The similarity of each text with the image, higher for those that go better with it. The prompt shows one image or several.
+    /// The similarity of each text with the image, higher for those that go better with it. The prompt shows one image or
+    /// several.
     ///
     /// # Errors
     ///

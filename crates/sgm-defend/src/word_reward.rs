@@ -7,9 +7,10 @@ use crate::{BoxError, Error, Result, RewardModel};
 
 /// A reward model for lack of a better one: the probability that an answer is not toxic, by the words in it.
 ///
-/// It is a logistic regression on the presence of words and pairs of neighbouring words, fitted to answers that are known to be toxic or not. It
-/// knows nothing but the words of those, reads no instruction, and is no judge of natural language. Its rewards lie between 0 and 1,
-/// and their scale is not that of ETA's published thresholds: see [`EtaOptions::for_local_scorers`](crate::EtaOptions::for_local_scorers).
+/// It is a logistic regression on the presence of words and pairs of neighbouring words, fitted to answers that are known to be
+/// toxic or not. It knows nothing but the words of those, reads no instruction, and is no judge of natural language. Its rewards
+/// lie between 0 and 1, and their scale is not that of ETA's published thresholds: see
+/// [`EtaOptions::for_local_scorers`](crate::EtaOptions::for_local_scorers).
 ///
 /// ```
 /// use sgm_defend::{RewardModel, WordReward};

@@ -6,9 +6,9 @@ use crate::Result;
 
 /// A model that wears glasses, while the model itself goes without.
 ///
-/// The glasses are on a [`View`] of the model. So one model answers with and without them, at the same time from as many threads as one likes,
-/// and without them its answers are to the bit what they always were. An intervention with a probe is worn as [`AdaptiveGlasses`], any other as
-/// [`Glasses`].
+/// The glasses are on a [`View`] of the model. So one model answers with and without them, at the same time from as many threads
+/// as one likes, and without them its answers are to the bit what they always were. An intervention with a probe is worn as
+/// [`AdaptiveGlasses`], any other as [`Glasses`].
 #[derive(Debug)]
 pub struct Worn<'m, M: ?Sized> {
     view: View<'m, M>,

@@ -117,7 +117,8 @@ impl FinishReason {
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
-    /// The text without special tokens and without surrounding white space, from the [beginning](Prompt::with_answer_start) that the prompt gave.
+    /// The text without special tokens and without surrounding white space, from the
+    /// [beginning](Prompt::with_answer_start) on that the prompt gave.
     pub text: String,
     /// The tokens generated, without the end-of-sequence token that ended them.
     pub tokens: Vec<u32>,

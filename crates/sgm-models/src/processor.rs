@@ -192,7 +192,8 @@ impl Processor {
         })
     }
 
-    /// Makes a batch of prompts, ready for generation; the [beginning of an answer](Prompt::with_answer_start) is part of the response.
+    /// Makes a batch of prompts, ready for generation. The [beginning of an answer](Prompt::with_answer_start) is part of the
+    /// response.
     ///
     /// # Errors
     ///
@@ -205,7 +206,8 @@ impl Processor {
     /// Makes a batch of prompts with their given responses, each closed by the end-of-sequence token.
     ///
     /// A response is set off from the prompt by a space where the prompt does not end in one, as
-    /// chat models write it. If the prompt has the beginning of an answer, the response is what follows, and the tokens of both are the response's.
+    /// chat models write it. If the prompt has the beginning of an answer, the response is what follows, and the tokens of both
+    /// are the response's.
     ///
     /// # Errors
     ///

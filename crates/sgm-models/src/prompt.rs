@@ -56,7 +56,8 @@ impl Message {
 /// What a model is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
-    /// A conversation, which the model's chat template turns into text. If it ends with a turn of the model, the answer goes on from that.
+    /// A conversation, which the model's chat template turns into text. If it ends with a turn of the model, the answer goes
+    /// on from that.
     Chat(Vec<Message>),
     /// Text as the model sees it, with the model's own image placeholder for each of `images`.
     Raw {
@@ -76,9 +77,10 @@ impl Prompt {
 
     /// The prompt with the beginning of its answer: generation goes on from there.
     ///
-    /// It is the model's turn at the end of the conversation, left open, and set off from what precedes by a space where that does not end in
-    /// one. The tokens are those of the response ([`TokenKind::Response`](crate::TokenKind::Response)), and the answer's text begins with
-    /// them. An answer that has begun already goes on. Raw text is only made longer: there the beginning counts as part of the prompt. An empty text changes nothing.
+    /// It is the model's turn at the end of the conversation, left open, and set off from what precedes by a space where that
+    /// does not end in one. The tokens are those of the response ([`TokenKind::Response`](crate::TokenKind::Response)), and the
+    /// answer's text begins with them. An answer that has begun already goes on. Raw text is only made longer: there the
+    /// beginning counts as part of the prompt. An empty text changes nothing.
     pub fn with_answer_start(mut self, text: &str) -> Self {
         if text.is_empty() {
             return self;

@@ -4,8 +4,8 @@ use crate::{Cache, Mllm, ModelInfo, ModelInputs, Processor, Result, TapRegistry}
 
 /// A model with taps of its own beside those of the model: one set of weights, tapped in several ways at once.
 ///
-/// The view's taps see what is computed through the view and nothing else, after the taps of the model itself. So two views of one model,
-/// or a view and the model, may run at the same time, one wearing glasses and one not.
+/// The view's taps see what is computed through the view and nothing else, after the taps of the model itself. So two views of
+/// one model, or a view and the model, may run at the same time, one wearing glasses and one not.
 ///
 /// ```no_run
 /// # fn example(model: &sgm_models::AutoMllm) {
