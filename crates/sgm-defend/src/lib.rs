@@ -32,7 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Every defence has a method `answer` that tells how it came to its answers, beside `generate`, which gives them alone.
+//! `answer` of ECSO, ETA and the filter tells how each answer came about; `generate` gives the answers alone.
 //!
 //! # Prompts and random streams
 //!
