@@ -78,8 +78,9 @@ impl<'a> Search<'a> {
         let mut drawn = Vec::with_capacity(searches.len());
         for (max_new_tokens, places) in by_length {
             options.max_new_tokens = max_new_tokens;
-            let (prompts, indices) = places.iter().filter_map(|at| searches.get(*at)).map(|s| (s.prompt.clone(), s.index)).unzip();
-            let passes = passes.run(PassName::Final, prompts, &Vec::<usize>::as_slice(&indices), &options)?;
+            let (prompts, indices): (Vec<Prompt>, Vec<usize>) =
+                places.iter().filter_map(|at| searches.get(*at)).map(|s| (s.prompt.clone(), s.index)).unzip();
+            let passes = passes.run(PassName::Final, prompts, &indices, &options)?;
             drawn.extend(places.into_iter().zip(passes.into_iter().map(|pass| pass.output)));
         }
         drawn.sort_by_key(|(at, _)| *at);

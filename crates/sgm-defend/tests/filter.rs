@@ -58,13 +58,11 @@ fn what_would_only_come_again_is_refused_at_once() {
 
 #[test]
 fn a_filter_reads_answers_to_raw_text_too_and_reports_its_check() {
-    let raw = Prompt::Raw { text: "x".to_owned(), images: Vec::new() };
+    let raw = [Prompt::Raw { text: "x".to_owned(), images: Vec::new() }];
     let model = Scripted::new(|_, _, _| Ok(said("kind")));
-    assert_eq!(
-        ResponseFilter::new(model.clone(), rude(), FilterOptions::default()).generate(&[raw.clone()], &Default::default()).unwrap()[0].text,
-        "kind"
-    );
+    let filter = ResponseFilter::new(model.clone(), rude(), FilterOptions::default());
+    assert_eq!(filter.generate(&raw, &Default::default()).unwrap()[0].text, "kind");
     let broken: Check<'_> = Arc::new(|_: &str| Err("scripted failure".into()));
-    let error = ResponseFilter::new(model, broken, FilterOptions::default()).generate(&[raw], &Default::default()).unwrap_err();
+    let error = ResponseFilter::new(model, broken, FilterOptions::default()).generate(&raw, &Default::default()).unwrap_err();
     assert_eq!(error.to_string(), "defence filter: the check: scripted failure");
 }

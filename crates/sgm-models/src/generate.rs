@@ -140,12 +140,12 @@ impl<M: Mllm + ?Sized> Generator for M {
             let mut inputs = self.processor().prompts(batch.iter().map(|(_, p)| *p), Padding::Left)?;
             inputs.rows = batch.iter().map(|(index, _)| options.row(*index)).collect();
             let starts = answer_starts(&inputs)?;
-            let answers = generate_tokens(self, &inputs, options)?.into_iter().zip(starts).zip(batch);
-            let finished = |(((tokens, finish), start), (index, _)): (((Vec<u32>, FinishReason), Vec<u32>), &(usize, &Prompt))| {
+            let mut generations = Vec::with_capacity(batch.len());
+            for (((tokens, finish), start), (index, _)) in generate_tokens(self, &inputs, options)?.into_iter().zip(starts).zip(batch) {
                 let text = self.processor().decode(&[start, tokens.clone()].concat())?.trim().to_owned();
-                Ok((*index, Generation { text, tokens, finish }))
-            };
-            answers.map(finished).collect()
+                generations.push((*index, Generation { text, tokens, finish }));
+            }
+            Ok(generations)
         };
         let batches: Vec<_> = order.par_chunks(options.batch_size).map(answer).collect::<Result<_>>()?;
         let mut generations: Vec<(usize, Generation)> = batches.into_iter().flatten().collect();
