@@ -12,6 +12,7 @@ use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::Weights;
 use crate::model::{Mllm, ModelInfo, ModelInputs};
+use crate::tap::PassTaps;
 use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, instructblip, llava, llava_next, mllama, paligemma, qwen_vl, text};
 
 /// What a family adds to the decoder: how images enter it.
@@ -133,7 +134,7 @@ impl AutoMllm {
     fn begin(&self, embeddings: &Tensor, pass: &Pass, cache: &mut Cache, after: &[Tensor]) -> Result<Tensor> {
         let mut repeats = embeddings.dim(1)?;
         loop {
-            let taps = self.taps.for_pass(|| cache.spans());
+            let taps = PassTaps::new(&self.taps, cache.views(), || cache.spans());
             let hidden = self.decoder.forward(embeddings.clone(), pass, cache, &taps, after)?;
             if !taps.settle()? || repeats == 0 {
                 return Ok(hidden);
@@ -225,7 +226,7 @@ impl Mllm for AutoMllm {
             let hidden = self.begin(&embeddings, &pass, cache, &[])?;
             return Ok(hidden.narrow(1, hidden.dim(1)? - 1, 1)?.contiguous()?);
         }
-        let taps = self.taps.for_pass(|| cache.response_spans());
+        let taps = PassTaps::new(&self.taps, cache.views(), || cache.response_spans());
         let hidden = self.decoder.forward(embeddings, &pass, cache, &taps, &[])?;
         taps.settle()?;
         Ok(hidden)

@@ -6,7 +6,7 @@ use candle_nn::kv_cache::KvCache;
 use crate::cross_attention::Sight;
 use crate::memory::Memories;
 use crate::rope::Position;
-use crate::{Error, Result, TokenKind, TokenSpans};
+use crate::{Error, Result, TapRegistry, TokenKind, TokenSpans};
 
 /// The state of a batch of sequences between forward passes: keys and values of every layer, which
 /// positions are padding, and where each sequence stands.
@@ -34,6 +34,8 @@ pub struct Cache {
     sight: Option<Sight>,
     /// What taps remember of each sequence.
     memories: Memories,
+    /// The taps of the views that the cache was made by, which see its passes and no others.
+    views: Vec<TapRegistry>,
 }
 
 /// Cache slots kept ready beyond the prefilled tokens before the buffers must grow.
@@ -88,7 +90,19 @@ impl Cache {
             history: begin_anew.then(Vec::new),
             sight: None,
             memories: Memories::default(),
+            views: Vec::new(),
         }
+    }
+
+    /// The same cache, whose passes these taps see too.
+    pub(crate) fn seen_by(mut self, taps: &TapRegistry) -> Self {
+        self.views.push(taps.clone());
+        self
+    }
+
+    /// The taps that see the passes of this cache beside those of the model.
+    pub(crate) fn views(&self) -> &[TapRegistry] {
+        &self.views
     }
 
     /// The number of sequences; 0 before the prefill.

@@ -139,6 +139,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A defence around a model failed by itself.
+    #[error("defence {defence}: {source}")]
+    Defence {
+        /// The defence.
+        defence: String,
+        /// Its error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

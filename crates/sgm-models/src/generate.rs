@@ -17,6 +17,12 @@ pub trait Generator: Send + Sync {
     fn generate(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<Vec<Generation>>;
 }
 
+impl<G: Generator + ?Sized> Generator for std::sync::Arc<G> {
+    fn generate(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<Vec<Generation>> {
+        self.as_ref().generate(prompts, options)
+    }
+}
+
 /// How tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sampling {
@@ -54,17 +60,35 @@ pub struct GenerateOptions {
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// The seed of random sampling. Prompt `i` of a call draws from a stream of its own, made from the
-    /// seed and `i`, so its answer does not depend on the prompts beside it.
+    /// seed and `i`, or its number in `rows`, so its answer does not depend on the prompts beside it.
     pub seed: u64,
     /// Prompts run together. As many batches are in flight as rayon has threads.
     pub batch_size: usize,
     /// What the end-of-sequence token does.
     pub eos: EosPolicy,
+    /// A text that ends the answer too: with the first token that ends in it, white space aside. The token is part of the answer.
+    pub stop: Option<String>,
+    /// The caller's number of each prompt, which decides its random stream and which taps see; none for 0, 1, 2 and so on.
+    ///
+    /// So a call for some of the prompts of another call answers them as that would.
+    pub rows: Option<Vec<usize>>,
+}
+
+impl GenerateOptions {
+    /// The number of the prompt at an index.
+    pub fn row(&self, index: usize) -> usize {
+        self.rows.as_ref().map_or(index, |rows| rows.get(index).copied().unwrap_or(index))
+    }
+
+    /// The same settings for a call for the prompts at some indices of this one, whose numbers they keep.
+    pub fn for_prompts(&self, indices: &[usize]) -> Self {
+        Self { rows: Some(indices.iter().map(|index| self.row(*index)).collect()), ..self.clone() }
+    }
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_new_tokens: 256, sampling: Sampling::Greedy, seed: 0, batch_size: 32, eos: EosPolicy::Stop }
+        Self { max_new_tokens: 256, sampling: Sampling::Greedy, seed: 0, batch_size: 32, eos: EosPolicy::Stop, stop: None, rows: None }
     }
 }
 
@@ -75,14 +99,17 @@ pub enum FinishReason {
     EndOfSequence,
     /// It reached `max_new_tokens`.
     Length,
+    /// It came to the text of [`GenerateOptions::stop`].
+    StopText,
 }
 
 impl FinishReason {
-    /// `stop` or `length`, as result files call it.
+    /// `stop`, `length` or `stop_text`, as result files call it.
     pub fn name(self) -> &'static str {
         match self {
             Self::EndOfSequence => "stop",
             Self::Length => "length",
+            Self::StopText => "stop_text",
         }
     }
 }
@@ -90,7 +117,8 @@ impl FinishReason {
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
-    /// The text without special tokens and without surrounding white space.
+    /// The text without special tokens and without surrounding white space, from the
+    /// [beginning](Prompt::with_answer_start) on that the prompt gave.
     pub text: String,
     /// The tokens generated, without the end-of-sequence token that ended them.
     pub tokens: Vec<u32>,
@@ -101,27 +129,49 @@ pub struct Generation {
 impl<M: Mllm + ?Sized> Generator for M {
     fn generate(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<Vec<Generation>> {
         check(options)?;
+        if let Some(rows) = options.rows.as_ref().filter(|rows| rows.len() != prompts.len()) {
+            let reason = format!("{} row numbers for {} prompts; give one for each, or none", rows.len(), prompts.len());
+            return Err(Error::Inputs { reason });
+        }
         // Prompts of like size share a batch, so that little of it is padding.
         let mut order: Vec<(usize, &Prompt)> = prompts.iter().enumerate().collect();
         order.sort_by_cached_key(|(_, prompt)| prompt.size());
         let answer = |batch: &[(usize, &Prompt)]| -> Result<Vec<(usize, Generation)>> {
             let mut inputs = self.processor().prompts(batch.iter().map(|(_, p)| *p), Padding::Left)?;
-            inputs.rows = batch.iter().map(|(number, _)| *number).collect();
-            let answers = generate_tokens(self, &inputs, options)?.into_iter().zip(batch);
-            let decode = |tokens: &[u32]| self.processor().decode(tokens).map(|text| text.trim().to_owned());
-            answers.map(|((tokens, finish), (number, _))| Ok((*number, Generation { text: decode(&tokens)?, tokens, finish }))).collect()
+            inputs.rows = batch.iter().map(|(index, _)| options.row(*index)).collect();
+            let starts = answer_starts(&inputs)?;
+            let mut generations = Vec::with_capacity(batch.len());
+            for (((tokens, finish), start), (index, _)) in generate_tokens(self, &inputs, options)?.into_iter().zip(starts).zip(batch) {
+                let text = self.processor().decode(&[start, tokens.clone()].concat())?.trim().to_owned();
+                generations.push((*index, Generation { text, tokens, finish }));
+            }
+            Ok(generations)
         };
         let batches: Vec<_> = order.par_chunks(options.batch_size).map(answer).collect::<Result<_>>()?;
         let mut generations: Vec<(usize, Generation)> = batches.into_iter().flatten().collect();
-        generations.sort_by_key(|(number, _)| *number);
+        generations.sort_by_key(|(index, _)| *index);
         Ok(generations.into_iter().map(|(_, g)| g).collect())
     }
+}
+
+/// The tokens of each answer that its prompt gave.
+fn answer_starts(inputs: &crate::ModelInputs) -> Result<Vec<Vec<u32>>> {
+    if !inputs.kinds.iter().flatten().any(|kind| *kind == TokenKind::Response) {
+        return Ok(vec![Vec::new(); inputs.kinds.len()]);
+    }
+    let given = |(ids, kinds): (Vec<u32>, &Vec<TokenKind>)| {
+        ids.into_iter().zip(kinds).filter(|(_, kind)| **kind == TokenKind::Response).map(|(id, _)| id).collect()
+    };
+    Ok(inputs.input_ids.to_vec2::<u32>()?.into_iter().zip(&inputs.kinds).map(given).collect())
 }
 
 fn check(options: &GenerateOptions) -> Result<()> {
     let refuse = |reason: &str| Err(Error::Inputs { reason: reason.to_owned() });
     if options.batch_size == 0 {
         return refuse("batch_size must not be 0");
+    }
+    if options.stop.as_deref() == Some("") {
+        return refuse("stop must not be an empty text");
     }
     match options.sampling {
         Sampling::Random { temperature, .. } if !(temperature.is_finite() && temperature > 0.0) => {
@@ -181,7 +231,13 @@ pub fn generate_tokens<M: Mllm + ?Sized>(
                 continue;
             }
             tokens.push(token);
-            row.done = tokens.len() >= options.max_new_tokens;
+            if let Some(stop) = &options.stop
+                && model.processor().decode(&[token])?.trim_end().ends_with(stop.as_str())
+            {
+                *finish = FinishReason::StopText;
+                row.done = true;
+            }
+            row.done |= tokens.len() >= options.max_new_tokens;
             if let Some(next) = next.last_mut() {
                 *next = token;
             }

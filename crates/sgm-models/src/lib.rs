@@ -10,6 +10,7 @@
 //! * [`Mllm`] is what a model can do: prefill, decode, logits;
 //! * [`Tap`] sees, and may replace, the output of each site; [`TapRegistry::attach`] returns a guard, and
 //!   dropping the guard restores the model. A model without taps does nothing extra;
+//! * [`View`] is a model with taps of its own, so that one model runs with and without them at once;
 //! * [`Generator`] answers [`Prompt`]s; every model is one, and defences wrap one;
 //! * [`response_nll`] gives the likelihood of given responses, [`backpropagate`] its gradients, to taps that ask for them
 //!   ([`with_gradient`]).
@@ -76,6 +77,7 @@ mod rope;
 mod tap;
 mod text;
 mod tokens;
+mod view;
 mod vision;
 mod weights_identity;
 
@@ -94,6 +96,7 @@ pub use processor::{Padding, Processor};
 pub use prompt::{Content, Message, Prompt, Role};
 pub use tap::{Tap, TapGuard, TapRegistry, with_values};
 pub use tokens::{TokenKind, TokenMask, TokenSpans};
+pub use view::View;
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::image_processor::{ImageProcessor, ProcessedImages};
 use crate::image_tokens::ImageText;
 use crate::model::ModelInputs;
-use crate::prompt::{Message, Prompt};
+use crate::prompt::{Message, Prompt, Role, answered};
 use crate::{Error, Result, TokenKind};
 
 /// Where padding goes in a batch of unequal lengths.
@@ -98,9 +98,21 @@ impl Processor {
     ///
     /// [`Error::ChatTemplate`] when the template refuses the conversation.
     pub fn render(&self, prompt: &Prompt) -> Result<String> {
+        let (text, start) = self.turns(prompt)?;
+        Ok(start.map_or_else(|| text.clone(), |start| answered(&text, &start)))
+    }
+
+    /// The text up to the model's turn, and the beginning of that if the prompt has one.
+    fn turns(&self, prompt: &Prompt) -> Result<(String, Option<String>)> {
         match prompt {
-            Prompt::Raw { text, .. } => Ok(text.clone()),
-            Prompt::Chat(messages) => self.apply_chat_template(messages, true),
+            Prompt::Raw { text, .. } => Ok((text.clone(), None)),
+            Prompt::Chat(messages) => match messages.split_last() {
+                Some((last, before)) if last.role == Role::Assistant => {
+                    let start = last.text();
+                    Ok((self.apply_chat_template(before, true)?, Some(start).filter(|start| !start.is_empty())))
+                }
+                _ => Ok((self.apply_chat_template(messages, true)?, None)),
+            },
         }
     }
 
@@ -180,7 +192,8 @@ impl Processor {
         })
     }
 
-    /// Makes a batch of prompts, ready for generation.
+    /// Makes a batch of prompts, ready for generation. The [beginning of an answer](Prompt::with_answer_start) is part of the
+    /// response.
     ///
     /// # Errors
     ///
@@ -193,7 +206,8 @@ impl Processor {
     /// Makes a batch of prompts with their given responses, each closed by the end-of-sequence token.
     ///
     /// A response is set off from the prompt by a space where the prompt does not end in one, as
-    /// chat models write it.
+    /// chat models write it. If the prompt has the beginning of an answer, the response is what follows, and the tokens of both
+    /// are the response's.
     ///
     /// # Errors
     ///
@@ -220,7 +234,7 @@ impl Processor {
         for (index, ((prompt, response), count)) in examples.iter().zip(&counts).enumerate() {
             let (own, rest) = layouts.split_at_checked(*count).unwrap_or((layouts, &[]));
             layouts = rest;
-            let text = self.render(prompt)?;
+            let (text, start) = self.turns(prompt)?;
             let (text, add_special_tokens) = self.framed(&text);
             let text = match &self.images {
                 None => text.into_owned(),
@@ -228,7 +242,11 @@ impl Processor {
                     writer.expand(&text, own).map_err(|placeholders| Error::ImageCount { prompt: index, placeholders, images: *count })?
                 }
             };
-            sequences.push(self.sequence(&text, *response, add_special_tokens)?);
+            let answer = match (start, response) {
+                (Some(start), Some(response)) => Some(answered(&start, response)),
+                (start, response) => start.or_else(|| response.map(str::to_owned)),
+            };
+            sequences.push(self.sequence(&text, answer.as_deref(), response.is_some(), add_special_tokens)?);
             rows.push((text, *count));
         }
         let tokens = sequences.iter().map(|s| s.ids.len()).max().unwrap_or(0);
@@ -257,17 +275,15 @@ impl Processor {
         Ok(inputs)
     }
 
-    fn sequence(&self, prompt: &str, response: Option<&str>, add_special_tokens: bool) -> Result<Sequence> {
-        let text = match response {
-            None => prompt.to_owned(),
-            Some(response) => format!("{prompt}{}{response}", if prompt.ends_with(char::is_whitespace) { "" } else { " " }),
-        };
+    /// The tokens of a prompt and an answer, or the beginning of one that is not `closed`.
+    fn sequence(&self, prompt: &str, answer: Option<&str>, closed: bool, add_special_tokens: bool) -> Result<Sequence> {
+        let text = answer.map_or_else(|| prompt.to_owned(), |answer| answered(prompt, answer));
         // Offsets in bytes tell where the prompt ends, whatever the tokenizer merges.
         let encoding = self.encode(&text, add_special_tokens)?;
         let kind = |id: u32, (start, end): (usize, usize)| {
             if Some(id) == self.image_token {
                 TokenKind::Image
-            } else if response.is_some() && start >= prompt.len() && end > start {
+            } else if answer.is_some() && start >= prompt.len() && end > start {
                 TokenKind::Response
             } else {
                 TokenKind::PromptText
@@ -275,7 +291,7 @@ impl Processor {
         };
         let mut ids = encoding.get_ids().to_vec();
         let mut kinds: Vec<_> = ids.iter().zip(encoding.get_offsets()).map(|(id, offsets)| kind(*id, *offsets)).collect();
-        if let (Some(_), Some(eos)) = (response, self.eos)
+        if let (true, Some(eos)) = (closed, self.eos)
             && ids.last() != Some(&eos)
         {
             ids.push(eos);

@@ -42,10 +42,22 @@ pub struct Message {
     pub content: Vec<Content>,
 }
 
+impl Message {
+    /// Its text, without what stands between the pieces.
+    pub fn text(&self) -> String {
+        let pieces = self.content.iter().filter_map(|content| match content {
+            Content::Text(text) => Some(text.as_str()),
+            Content::Image(_) => None,
+        });
+        pieces.collect()
+    }
+}
+
 /// What a model is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
-    /// A conversation, which the model's chat template turns into text.
+    /// A conversation, which the model's chat template turns into text. If it ends with a turn of the model, the answer goes
+    /// on from that.
     Chat(Vec<Message>),
     /// Text as the model sees it, with the model's own image placeholder for each of `images`.
     Raw {
@@ -61,6 +73,27 @@ impl Prompt {
     pub fn user(text: impl Into<String>, image: Option<Arc<RgbImage>>) -> Self {
         let content = image.map(Content::Image).into_iter().chain([Content::Text(text.into())]).collect();
         Self::Chat(vec![Message { role: Role::User, content }])
+    }
+
+    /// The prompt with the beginning of its answer: generation goes on from there.
+    ///
+    /// It is the model's turn at the end of the conversation, left open, and set off from what precedes by a space where that
+    /// does not end in one. The tokens are those of the response ([`TokenKind::Response`](crate::TokenKind::Response)), and the
+    /// answer's text begins with them. An answer that has begun already goes on. Raw text is only made longer: there the
+    /// beginning counts as part of the prompt. An empty text changes nothing.
+    pub fn with_answer_start(mut self, text: &str) -> Self {
+        if text.is_empty() {
+            return self;
+        }
+        match &mut self {
+            Self::Raw { text: prompt, .. } => *prompt = answered(prompt, text),
+            Self::Chat(messages) => {
+                let begun = messages.pop_if(|last| last.role == Role::Assistant).map(|last| last.text()).filter(|begun| !begun.is_empty());
+                let text = begun.map_or_else(|| text.to_owned(), |begun| answered(&begun, text));
+                messages.push(Message { role: Role::Assistant, content: vec![Content::Text(text)] });
+            }
+        }
+        self
     }
 
     /// Images and characters: prompts of like size make a batch with little padding.
@@ -88,4 +121,9 @@ impl Prompt {
                 .collect(),
         }
     }
+}
+
+/// A prompt's text with an answer, set off by a space where the prompt does not end in one.
+pub(crate) fn answered(prompt: &str, answer: &str) -> String {
+    format!("{prompt}{}{answer}", if prompt.ends_with(char::is_whitespace) { "" } else { " " })
 }

@@ -75,11 +75,6 @@ impl TapRegistry {
     fn snapshot(&self) -> Option<Attached> {
         self.taps.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    /// The taps for one forward pass; its spans are made only if there is a tap to see them.
-    pub(crate) fn for_pass(&self, spans: impl FnOnce() -> TokenSpans) -> PassTaps {
-        PassTaps(self.snapshot().map(|taps| (taps, spans())))
-    }
 }
 
 impl std::fmt::Debug for TapRegistry {
@@ -104,12 +99,21 @@ impl Drop for TapGuard {
 }
 
 /// What a forward pass carries to its sites: nothing at all when no tap is attached.
-pub(crate) struct PassTaps(Option<(Attached, TokenSpans)>);
+pub(crate) struct PassTaps(Option<(Vec<Arc<dyn Tap>>, TokenSpans)>);
 
 impl PassTaps {
+    /// The taps of the model, then those of the views the cache was made by; spans are made only if there is a tap to see them.
+    pub(crate) fn new(model: &TapRegistry, views: &[TapRegistry], spans: impl FnOnce() -> TokenSpans) -> Self {
+        let attached: Vec<Attached> = std::iter::once(model).chain(views).filter_map(TapRegistry::snapshot).collect();
+        if attached.is_empty() {
+            return Self(None);
+        }
+        Self(Some((attached.iter().flat_map(|taps| taps.iter()).map(|(_, tap)| tap.clone()).collect(), spans())))
+    }
+
     pub(crate) fn apply(&self, site: Site, mut output: Tensor) -> Result<Tensor> {
         if let Some((taps, spans)) = &self.0 {
-            for (_, tap) in taps.iter() {
+            for tap in taps {
                 let (shape, tracked) = (output.shape().clone(), output.track_op());
                 output = tap.apply(site, output, spans)?;
                 if output.shape() != &shape {
@@ -129,7 +133,7 @@ impl PassTaps {
     pub(crate) fn settle(&self) -> Result<bool> {
         let mut repeat = false;
         if let Some((taps, spans)) = &self.0 {
-            for (_, tap) in taps.iter() {
+            for tap in taps {
                 repeat |= tap.settle(spans)?;
             }
         }

@@ -12,6 +12,7 @@
 //! | score | [`score`] | the exact AUROC of every neuron |
 //! | suppress | [`suppress`] | from AUROC to scales; glasses worn at run time |
 //! | bake | [`bake`] | scales folded into safetensors checkpoints, GGUF files, or weights as they load |
+//! | defend | [`defend`] | glasses combined with other training-free defences: ECSO, ETA, prompts, filters |
 //! | measure | [`toxic_qa`] | the MM-TOXIC-QA benchmark: prompts, judges, metrics, reports |
 //! | try it | [`organism`] | a tiny trained model, embedded, with a measurable rude streak |
 //!
@@ -63,6 +64,7 @@ pub use mm_toxic_qa as toxic_qa;
 pub use sgm_bake as bake;
 pub use sgm_capture as capture;
 pub use sgm_core as core;
+pub use sgm_defend as defend;
 pub use sgm_models as models;
 pub use sgm_organism as organism;
 pub use sgm_score as score;
