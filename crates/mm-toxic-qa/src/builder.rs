@@ -305,8 +305,7 @@ impl std::fmt::Display for Group<'_> {
 
 /// Whether a candidate could be in a split at all.
 fn fits(candidate: &Candidate, split: Split) -> bool {
-    candidate.split == split
-        || (split == Split::Dev && candidate.split == Split::Test && candidate.condition == Condition::Standard)
+    candidate.split == split || (split == Split::Dev && candidate.split == Split::Test && candidate.condition == Condition::Standard)
 }
 
 pub(crate) fn split_name(split: Split) -> &'static str {

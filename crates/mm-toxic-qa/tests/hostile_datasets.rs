@@ -37,23 +37,25 @@ fn cases() -> Vec<Case> {
             |f| Box::new(FigStep::drawn(f.join("safebench.csv"))),
         ),
         ("a.jsonl", b"{\"image_id\": \"a.jpg\", \"query\": \"q\"}\n".to_vec(), |f| Box::new(VlSafe::new(f.join("a.jsonl"), f))),
-        ("b.jsonl", b"{\"image_url\": \"h/a.jpg\", \"question\": \"q\"}\n".to_vec(), |f| Box::new(MmHarmfulBench::new(f.join("b.jsonl"), f))),
+        ("b.jsonl", b"{\"image_url\": \"h/a.jpg\", \"question\": \"q\"}\n".to_vec(), |f| {
+            Box::new(MmHarmfulBench::new(f.join("b.jsonl"), f))
+        }),
         (
             "v.json",
             br#"[{"id": 1, "image": "a.jpg", "safe": true, "instr-resp": [{"safe_instruction": "i", "response": "r"}]}]"#.to_vec(),
             |f| Box::new(VlGuard::new(f.join("v.json"), f, VlGuardSubset::SafeSafes)),
         ),
-        ("r.jsonl", b"{\"prompt\": {\"text\": \"t\", \"toxicity\": 0.5}}\n".to_vec(), |f| Box::new(RealToxicityPrompts::new(f.join("r.jsonl")))),
+        ("r.jsonl", b"{\"prompt\": {\"text\": \"t\", \"toxicity\": 0.5}}\n".to_vec(), |f| {
+            Box::new(RealToxicityPrompts::new(f.join("r.jsonl")))
+        }),
         (
             "mm-vet.json",
             br#"{"v": {"imagename": "v.png", "question": "q", "answer": "a<AND>b<OR>c", "capability": ["ocr"]}}"#.to_vec(),
             |f| Box::new(MmVet::new(f)),
         ),
-        (
-            "t.tsv",
-            [b"index\timage\tquestion\tA\tanswer\n1\t2\tq\to\tA\n2\t", &b"QUFB".repeat(20)[..], b"\tq\t\ta\n"].concat(),
-            |f| Box::new(VlmEvalKit::new(f.join("t.tsv"))),
-        ),
+        ("t.tsv", [b"index\timage\tquestion\tA\tanswer\n1\t2\tq\to\tA\n2\t", &b"QUFB".repeat(20)[..], b"\tq\t\ta\n"].concat(), |f| {
+            Box::new(VlmEvalKit::new(f.join("t.tsv")))
+        }),
     ];
     #[cfg(feature = "parquet")]
     cases.push(("b.parquet", include_bytes!("golden/datasets/beavertails_v.parquet").to_vec(), |f| {

@@ -44,9 +44,20 @@ fn is_space(chunk: &[char]) -> bool {
     chunk.iter().all(|&c| c == ' ')
 }
 
+/// Tabs become spaces up to the next eighth column, other white space and control characters one space.
+fn without_tabs(text: &str) -> Vec<char> {
+    let (mut out, mut column) = (Vec::with_capacity(text.len()), 0);
+    for c in text.chars() {
+        let n = if c == '\t' { 8 - column % 8 } else { 1 };
+        column = if matches!(c, '\n' | '\r') { 0 } else { column + n };
+        out.extend(std::iter::repeat_n(if c.is_whitespace() || c.is_control() { ' ' } else { c }, n));
+    }
+    out
+}
+
 /// Words and the spaces between them; a hyphenated word is several.
 fn chunks(text: &str) -> Vec<Vec<char>> {
-    let text: Vec<char> = text.chars().map(|c| if c.is_whitespace() || c.is_control() { ' ' } else { c }).collect();
+    let text = without_tabs(text);
     let at = |i: Option<usize>| i.and_then(|i| text.get(i)).copied().unwrap_or(' ');
     let letter = |c: char| c == '_' || (c.is_alphanumeric() && !c.is_numeric());
     let mut chunks: Vec<Vec<char>> = Vec::new();

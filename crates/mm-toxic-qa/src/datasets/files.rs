@@ -149,7 +149,10 @@ pub(crate) fn with_extension(folder: &Path, extension: &str, deep: bool) -> Resu
         }
     }
     if found.is_empty() {
-        return Err(Error::DatasetFile { path: folder.to_owned(), reason: format!("no *.{extension} file; is this the data set's folder?") });
+        return Err(Error::DatasetFile {
+            path: folder.to_owned(),
+            reason: format!("no *.{extension} file; is this the data set's folder?"),
+        });
     }
     found.sort();
     Ok(found)

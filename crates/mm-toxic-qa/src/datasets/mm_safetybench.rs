@@ -116,12 +116,9 @@ impl FromStr for Pair {
         let published = Variant::ALL.map(Self::Published);
         let mismatched = Variant::ALL.into_iter().flat_map(|v| Question::ALL.map(|q| Self::Mismatched(v, q)));
         let mismatched = mismatched.filter(|pair| pair.variant().is_none_or(|v| Self::Published(v).question() != pair.question()));
-        published
-            .into_iter()
-            .chain([Self::Text])
-            .chain(mismatched)
-            .find(|pair| pair.to_string() == name)
-            .ok_or_else(|| format!("`{name}` is no pair; expected SD, SD_TYPO, TYPO, text, or mismatched/IMAGES/QUESTION for a pair that is not published"))
+        published.into_iter().chain([Self::Text]).chain(mismatched).find(|pair| pair.to_string() == name).ok_or_else(|| {
+            format!("`{name}` is no pair; expected SD, SD_TYPO, TYPO, text, or mismatched/IMAGES/QUESTION for a pair that is not published")
+        })
     }
 }
 
@@ -273,8 +270,7 @@ impl Dataset for MmSafetyBenchAnswers {
 }
 
 fn question(folder: &Path, scenario: &str, id: &str, pair: Pair, fields: &Fields) -> Result<Item> {
-    let sample =
-        risky(SOURCE, format!("{SOURCE}/{scenario}/{id}/{pair}"), scenario.to_owned(), fields.text(pair.question().name())?);
+    let sample = risky(SOURCE, format!("{SOURCE}/{scenario}/{id}/{pair}"), scenario.to_owned(), fields.text(pair.question().name())?);
     let place = fields.place.clone();
     let Some(variant) = pair.variant() else {
         return Ok(Item { sample, picture: None, place });
