@@ -59,8 +59,8 @@ impl Dataset for BeaverTailsV {
                 let number = index + 1;
                 let place = Place::row(&path, number);
                 let row = row.map_err(|e| broken(&path, format!("row {number}: {e}")))?;
-                let (map, image) = split(&place, row)?;
-                each(self.item(&file, number, &Fields::new(place, map), image)?)?;
+                let (fields, image) = split(place, row)?;
+                each(self.item(&file, number, &fields, image)?)?;
             }
         }
         Ok(Skipped::new())
@@ -72,7 +72,7 @@ fn broken(path: &Path, reason: impl std::fmt::Display) -> Error {
 }
 
 /// The texts of a row, and the bytes of its image.
-fn split(place: &Place, row: Row) -> Result<(Map<String, Value>, Option<Vec<u8>>)> {
+fn split(place: Place, row: Row) -> Result<(Fields, Option<Vec<u8>>)> {
     let mut map = Map::new();
     let mut image = None;
     for (name, field) in row.into_columns() {
@@ -95,5 +95,5 @@ fn split(place: &Place, row: Row) -> Result<(Map<String, Value>, Option<Vec<u8>>
             }
         }
     }
-    Ok((map, image))
+    Ok((Fields::new(place, map), image))
 }
