@@ -10,7 +10,7 @@ use sgm::toxic_qa::datasets::{
 };
 
 #[derive(Args)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// MM-SafetyBench: questions, from the folder that holds `data`.
     #[arg(long, value_name = "DIR")]
     mm_safetybench: Option<PathBuf>,
@@ -73,7 +73,7 @@ pub struct Sources {
 
 impl Sources {
     /// The data sets that were named.
-    pub fn open(self) -> Result<Vec<Box<dyn Dataset>>> {
+    pub(crate) fn open(self) -> Result<Vec<Box<dyn Dataset>>> {
         let mut sets: Vec<Box<dyn Dataset>> = Vec::new();
         if let Some(folder) = self.mm_safetybench {
             let questions = MmSafetyBench::new(folder, self.pair);

@@ -160,7 +160,7 @@ fn mm_safetybench_malformed() {
     names(text(r#"{"7": {"Rephrased Question": "r"}}"#), ILLEGAL_FILE, "entry \"7\"", "Question", "missing");
     names(text(r#"{"7": {"Question": "  "}}"#), ILLEGAL_FILE, "entry \"7\"", "Question", "missing");
     names(text(r#"{"7": {"Question": 3}}"#), ILLEGAL_FILE, "entry \"7\"", "Question", "is 3; expected text");
-    names(text(r#"{"7": []}"#), ILLEGAL_FILE, "entry \"7\"", "", "JSON object");
+    names(text(r#"{"7": []}"#), ILLEGAL_FILE, "entry \"7\"", "(all of it)", "JSON object");
     says(text("[]"), ILLEGAL_FILE, "object");
     says(text("{\n\"7\": {"), ILLEGAL_FILE, "line 2");
     says(error(ILLEGAL_FILE, b"{\"7\": \"\xff\"}", open(Pair::Text)), ILLEGAL_FILE, "JSON");

@@ -183,7 +183,7 @@ impl Dataset for MmSafetyBench {
                     *skipped.entry("not in the tiny version").or_default() += 1;
                     continue;
                 }
-                let fields = Fields::object(Place::entry(&path, &id), "", value)?;
+                let fields = Fields::object(Place::entry(&path, &id), "(all of it)", value)?;
                 each(question(&self.folder, &scenario, &id, self.pair, &fields)?)?;
             }
             if let Some(id) = wanted.and_then(|wanted| wanted.into_iter().next()) {
@@ -232,7 +232,7 @@ impl Dataset for MmSafetyBenchAnswers {
         for path in files::with_extension(&self.folder.join("questions_with_answers"), "json", false)? {
             let scenario = files::stem(&path)?;
             for (id, value) in files::entries(&path)? {
-                let mut fields = Fields::object(Place::entry(&path, &id), "", value)?;
+                let mut fields = Fields::object(Place::entry(&path, &id), "(all of it)", value)?;
                 let Some(answers) = fields.take("ans") else {
                     return Err(fields.place.missing("ans", "the answers by run"));
                 };

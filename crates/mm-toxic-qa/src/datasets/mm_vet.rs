@@ -27,7 +27,7 @@ impl Dataset for MmVet {
     fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped> {
         let path = self.folder.join("mm-vet.json");
         for (id, value) in files::entries(&path)? {
-            let mut fields = Fields::object(Place::entry(&path, &id), "", value)?;
+            let mut fields = Fields::object(Place::entry(&path, &id), "(all of it)", value)?;
             let answers = scoring::mm_vet_answers(&fields.text("answer")?);
             if answers.is_empty() {
                 return Err(fields.place.invalid("answer", "without words", "alternatives with <OR>, of parts with <AND>"));

@@ -91,7 +91,7 @@ impl Dataset for VlGuard {
         };
         let mut skipped = Skipped::new();
         for (i, value) in list.into_iter().enumerate() {
-            let mut fields = Fields::object(Place::entry(&self.file, i), "", value)?;
+            let mut fields = Fields::object(Place::entry(&self.file, i), "(all of it)", value)?;
             if fields.truth("safe")? == (self.subset == VlGuardSubset::Unsafes) {
                 *skipped.entry("of another part").or_default() += 1;
                 continue;
