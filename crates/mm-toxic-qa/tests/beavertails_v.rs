@@ -61,3 +61,22 @@ fn malformed() {
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(BeaverTailsV::questions(empty.path()).items(), Err(Error::DatasetFile { .. })));
 }
+
+/// The Parquet decoder panics on some broken files; the reader does not.
+#[test]
+fn every_byte_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train.parquet");
+    let (mut panics, mut errors) = (0, 0);
+    for at in 0..RIGHT.len() {
+        let mut bytes = RIGHT.to_vec();
+        bytes[at] ^= 0xff;
+        std::fs::write(&path, bytes).unwrap();
+        match BeaverTailsV::answers(folder.path()).items() {
+            Ok(items) => assert!(items.len() <= 3),
+            Err(Error::DatasetFile { reason, .. }) if reason.contains("panicked") => panics += 1,
+            Err(_) => errors += 1,
+        }
+    }
+    assert!(panics > 0 && errors > 100, "{panics} {errors}");
+}

@@ -1,3 +1,4 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -51,19 +52,30 @@ impl Dataset for BeaverTailsV {
         for path in files::with_extension(&self.folder, "parquet", true)? {
             let inside = path.strip_prefix(&self.folder).unwrap_or(&path).with_extension("");
             let file = inside.to_str().ok_or_else(|| broken(&path, "its name is not UTF-8 text; rename it"))?.replace('\\', "/");
-            let reader = SerializedFileReader::new(files::open(&path)?).map_err(|e| broken(&path, e))?;
-            let schema = reader.metadata().file_metadata().schema();
-            let columns: Vec<String> = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
+            let opened = files::open(&path)?;
+            let (columns, mut rows) = caught(&path, || {
+                let reader = SerializedFileReader::new(opened)?;
+                let schema = reader.metadata().file_metadata().schema();
+                let columns: Vec<String> = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
+                Ok((columns, reader.into_iter()))
+            })?;
             files::check_columns(&path, &["question", "image", "category", "response", "is_response_safe"], &columns)?;
-            for (index, row) in reader.get_row_iter(None).map_err(|e| broken(&path, e))?.enumerate() {
-                let number = index + 1;
-                let place = Place::row(&path, number);
-                let row = row.map_err(|e| broken(&path, format!("row {number}: {e}")))?;
-                let (fields, image) = split(place, row)?;
+            for number in 1.. {
+                let Some(row) = caught(&path, || rows.next().transpose())? else { break };
+                let (fields, image) = split(Place::row(&path, number), row)?;
                 each(self.item(&file, number, &fields, image)?)?;
             }
         }
         Ok(Skipped::new())
+    }
+}
+
+/// What `decode` returns, or an error where it fails or panics: the Parquet decoder trusts the counts and sizes in a file, and some broken
+/// files make it panic. Nothing of it is used after that.
+fn caught<T>(path: &Path, decode: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(decoded) => decoded.map_err(|e| broken(path, e)),
+        Err(_) => Err(broken(path, "the decoder panicked; the file is broken, get it again")),
     }
 }
 
