@@ -328,6 +328,74 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file of a data set is not what its publisher's is.
+    #[error("{path}: {reason}")]
+    DatasetFile {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+
+    /// An entry of a data set lacks something, or holds something it cannot hold.
+    #[error("{path}: {entry}: field `{field}` {problem}")]
+    DatasetEntry {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file: `line 3` (the header is line 1), `row 3`, `entry "12"`.
+        entry: String,
+        /// The field as the publisher calls it.
+        field: String,
+        /// What is wrong, and what belongs there.
+        problem: String,
+    },
+
+    /// A recipe cannot take as many samples as it should.
+    #[error(
+        "split `{split}`, {of}: {wanted} samples wanted, {found} left after duplicates and what other splits share; add data or ask for fewer"
+    )]
+    TooFew {
+        /// The split.
+        split: &'static str,
+        /// Of which category or label.
+        of: String,
+        /// How many the recipe takes.
+        wanted: usize,
+        /// How many there are.
+        found: usize,
+    },
+
+    /// Two items of the data sets given have the same id.
+    #[error("{first} and {second} both give a sample the id `{id}`; give every data set once")]
+    ItemTwice {
+        /// The id.
+        id: String,
+        /// The first item's place.
+        first: String,
+        /// The second item's place.
+        second: String,
+    },
+
+    /// An attack cannot be made of a sample.
+    #[error("attack `{attack}` on sample `{id}`: {reason}")]
+    Attack {
+        /// The attack.
+        attack: String,
+        /// The sample.
+        id: String,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// A file of jailbreak templates cannot be used.
+    #[error("{path}: {reason}; expected a JSON object of names and templates, each with {{prompt}} in it")]
+    AttackTemplates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// A report file is not a report.
     #[error("{path}: not a report: {source}")]
     Report {

@@ -44,24 +44,34 @@
 //! A harmful rate means nothing without its judge, its number of prompts and its interval, and harmlessness
 //! is cheap without utility, so the report always has all of them.
 //!
+//! A manifest can be built out of published [data sets](datasets) that the user has ([`builder`]), and its prompts can be
+//! dressed up as [`attacks`].
+//!
 //! # Features
 //!
 //! None is on by default.
 //!
 //! * `chat`: the chat judge, with a blocking HTTP client and TLS;
-//! * `classifier`: the classifier judge, with candle's BERT and RoBERTa.
+//! * `classifier`: the classifier judge, with candle's BERT and RoBERTa;
+//! * `parquet`: the reader of BeaverTails-V, with a Parquet decoder;
+//! * `xlsx`: the reader of labelled answers in a spreadsheet.
 #![forbid(unsafe_code)]
 
+pub mod attacks;
 mod bootstrap;
+pub mod builder;
 #[cfg(feature = "chat")]
 mod chat;
 #[cfg(feature = "classifier")]
 mod classifier;
+pub mod datasets;
+mod datasheet;
 mod diversity;
 mod error;
 mod evaluate;
 mod export;
 mod guard;
+mod image_folder;
 mod judge;
 mod kappa;
 mod label;
@@ -72,6 +82,7 @@ pub mod manifest;
 mod mcnemar;
 pub mod metrics;
 mod outcome;
+mod recipe;
 mod records;
 mod refusal;
 mod replay;
@@ -89,14 +100,17 @@ mod toxicity;
 pub use chat::{ChatJudge, ChatOptions};
 #[cfg(feature = "classifier")]
 pub use classifier::ClassifierJudge;
+pub use datasheet::{Built, Datasheet};
 pub use error::Error;
 pub use evaluate::{Benchmark, EvaluateOptions, Evaluated};
 pub use export::{export_lm_eval, export_mm_safetybench};
 pub use guard::{Ask, GuardJudge, parse_guard};
+pub use image_folder::ImageFolder;
 pub use judge::{Exchange, Judge, Verdict};
 pub use lexicon::LexiconJudge;
 pub use majority::{Agreement, MajorityJudge, pairwise_agreement};
 pub use outcome::{PromptOutcome, Run, SeedOutcome, SeedRun};
+pub use recipe::{MM_TOXIC_QA_CATEGORIES, Recipe};
 pub use records::{Record, RecordWriter, Timing};
 pub use refusal::RefusalJudge;
 pub use replay::ReplayJudge;

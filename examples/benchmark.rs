@@ -1,0 +1,131 @@
+//! Builds benchmarks out of published data sets that you have, dresses their prompts up as attacks, describes them.
+//!
+//!     benchmark build --mm-safetybench-answers DIR --beavertails-v DIR --mm-vet DIR --out mm-toxic-qa
+//!     benchmark attack --manifest mm-toxic-qa/manifest.jsonl --attack figstep --out mm-toxic-qa-figstep
+//!     benchmark datasheet mm-toxic-qa/manifest.jsonl
+#![allow(clippy::print_stdout, reason = "a binary")]
+
+#[path = "benchmark/sources.rs"]
+mod sources;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use sgm::toxic_qa::attacks::{Attack, CaptionAttack, FigStepAttack, Jailbreak, OrganismPrefix, Perturbation, attack_all};
+use sgm::toxic_qa::builder::{Builder, DATASHEET, MANIFEST};
+use sgm::toxic_qa::{Datasheet, ImageFolder, Recipe, manifest};
+
+#[derive(Parser)]
+#[command(about, version)]
+enum Command {
+    /// Builds a benchmark: a folder with a manifest, its images and a datasheet.
+    Build {
+        #[command(flatten)]
+        sources: Box<sources::Sources>,
+        /// What to take.
+        #[arg(long, value_enum, default_value_t = RecipeName::MmToxicQaV1)]
+        recipe: RecipeName,
+        /// Test samples in each category, instead of the recipe's number.
+        #[arg(long)]
+        test: Option<usize>,
+        /// Dev samples in each category, instead of the recipe's number.
+        #[arg(long)]
+        dev: Option<usize>,
+        /// Calibration samples of each label, instead of the recipe's number.
+        #[arg(long)]
+        calibration: Option<usize>,
+        /// Utility samples, instead of the recipe's number.
+        #[arg(long)]
+        utility: Option<usize>,
+        /// Decides which samples are taken.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Make hard links to image files instead of copies.
+        #[arg(long)]
+        link: bool,
+        /// The folder to make.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Adds the standard dev and test prompts under attack to the samples of a manifest.
+    Attack {
+        #[arg(long)]
+        manifest: PathBuf,
+        /// figstep, caption, jailbreak, prefix, held_out_prefix, case, spacing, typos or leetspeak.
+        #[arg(long)]
+        attack: String,
+        /// The templates of the attack jailbreak.
+        #[arg(long)]
+        templates: Option<PathBuf>,
+        /// Decides what is left to chance.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// The folder to make.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Counts and hashes the samples of a manifest.
+    Datasheet { manifest: PathBuf },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RecipeName {
+    /// A reconstruction of the paper's MM-TOXIC-QA.
+    MmToxicQaV1,
+    /// All samples of the sources.
+    Everything,
+}
+
+fn main() -> Result<()> {
+    match Command::parse() {
+        Command::Build { sources, recipe, test, dev, calibration, utility, seed, link, out } => {
+            let recipe = match recipe {
+                RecipeName::MmToxicQaV1 => Recipe::mm_toxic_qa_v1(),
+                RecipeName::Everything => Recipe::everything(),
+            };
+            let recipe = Recipe {
+                test_per_category: test.or(recipe.test_per_category),
+                dev_per_category: dev.unwrap_or(recipe.dev_per_category),
+                calibration_per_label: calibration.or(recipe.calibration_per_label),
+                utility: utility.or(recipe.utility),
+                ..recipe
+            };
+            let mut builder = sources.open()?.into_iter().fold(Builder::new(recipe, seed), Builder::add);
+            if link {
+                builder = builder.linking();
+            }
+            let built = builder.build(&out)?;
+            println!("{} samples in {}; see {DATASHEET} beside it", built.samples.len(), out.join(MANIFEST).display());
+        }
+        Command::Attack { manifest: from, attack, templates, seed, out } => {
+            let attack = attack_named(&attack, templates.as_deref(), seed)?;
+            let path = out.join(MANIFEST);
+            if path.exists() {
+                bail!("{} exists already; attack into another folder", path.display());
+            }
+            let images = ImageFolder::new(&out);
+            let mut samples = manifest::read(&from)?.iter().map(|sample| images.adopt(sample)).collect::<Result<Vec<_>, _>>()?;
+            let attacked = attack_all(&samples, &*attack, &images)?;
+            println!("{} prompts under attack in {}", attacked.len(), path.display());
+            samples.extend(attacked);
+            manifest::write(&path, &samples)?;
+        }
+        Command::Datasheet { manifest: path } => println!("{}", Datasheet::of(&manifest::read(&path)?)?.markdown()),
+    }
+    Ok(())
+}
+
+fn attack_named(name: &str, templates: Option<&Path>, seed: u64) -> Result<Box<dyn Attack>> {
+    Ok(match name {
+        "figstep" => Box::new(FigStepAttack),
+        "caption" => Box::new(CaptionAttack),
+        "jailbreak" => Box::new(Jailbreak::read(templates.context("give the attack jailbreak its --templates")?, seed)?),
+        "prefix" => Box::new(OrganismPrefix::seen(seed)),
+        "held_out_prefix" => Box::new(OrganismPrefix::held_out(seed)),
+        change => match change.parse() {
+            Ok(change) => Box::new(Perturbation { change, seed }),
+            Err(_) => bail!("no attack `{name}`; see --help"),
+        },
+    })
+}
