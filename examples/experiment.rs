@@ -1,14 +1,17 @@
-//! The two halves of the experiment: from labelled samples to expertise, from an intervention to its effect.
+//! The two halves of the experiment: from labelled samples to expertise, from a defended model to what it does.
 
 #[path = "calibration.rs"]
 mod calibration;
 
+use std::sync::Arc;
+
 use anyhow::Result;
-use sgm::capture::{ActivationStore, Capture, Examples, Pool, Pooling};
-use sgm::core::{Expertise, Intervention};
+use sgm::capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
+use sgm::core::{Expertise, Gate, Intervention, Probe};
+use sgm::defend::{EtaOptions, FilterOptions, Ingredients, OwnSimilarity, Recipe, RewardModel, WordReward, Worn};
 use sgm::models::{GenerateOptions, Mllm, Sampling, TokenMask};
 use sgm::score::score_store;
-use sgm::suppress::{AdaptiveGlasses, Amplify, Glasses};
+use sgm::suppress::{Amplify, ProbeOptions, Transport, fit_incrementally, fit_probe};
 use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, Judge, Sample, Source};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -16,14 +19,19 @@ use tempfile::TempDir;
 /// What probes read.
 pub(crate) const PROMPT_END: Pooling = Pooling { pool: Pool::Last, mask: TokenMask::Prompt };
 
-/// The activations of a model on calibration samples.
+/// What transport is fitted to.
+pub(crate) const TEXT_MEAN: Pooling = Pooling { pool: Pool::Mean, mask: TokenMask::Text };
+
+/// Calibration samples and the activations of a model on them.
 pub(crate) struct Calibrated {
     pub(crate) store: ActivationStore,
+    examples: Vec<Example>,
+    capture: Capture,
     _directory: TempDir,
 }
 
 impl Calibrated {
-    /// Captures every `nth` of the calibration samples of one seed: pooled over tokens, and at the prompts' last token.
+    /// Captures every `nth` of the calibration samples of one seed: pooled over tokens, for transport, and at the prompts' last token.
     pub(crate) fn capture<M: Mllm>(
         model: &M,
         source: &dyn Source,
@@ -37,41 +45,95 @@ impl Calibrated {
         let examples = samples.iter().map(calibration::example).collect::<Result<Vec<_>>>()?;
         let directory = tempfile::tempdir()?;
         let store = directory.path().join("activations");
-        let capture = Capture { batch_size, calibration: Some(provenance), ..Capture::new(vec![pooling, PROMPT_END]) };
+        let mut poolings = vec![pooling, TEXT_MEAN, PROMPT_END];
+        poolings.dedup();
+        let capture = Capture { batch_size, calibration: Some(provenance), ..Capture::new(poolings) };
         capture.run(model, &Examples::from_slice(&examples), &store)?;
-        Ok(Self { store: ActivationStore::open(&store)?, _directory: directory })
+        Ok(Self { store: ActivationStore::open(&store)?, examples, capture, _directory: directory })
     }
 
     /// The expertise of every neuron.
     pub(crate) fn expertise(&self) -> Result<Expertise> {
         Ok(score_store(&self.store)?)
     }
+
+    /// The store by what transport is fitted to.
+    pub(crate) fn text_mean(&self) -> Result<ActivationStore> {
+        Ok(self.store.clone().with_pooling(&TEXT_MEAN.to_string())?)
+    }
+
+    /// A transport fitted layer by layer, each on the model that wears the layers before.
+    pub(crate) fn incremental<M: Mllm>(&self, model: &M, transport: &Transport) -> Result<Intervention> {
+        let capture = Capture { poolings: vec![TEXT_MEAN], ..self.capture.clone() };
+        let examples = Examples::from_slice(&self.examples);
+        Ok(fit_incrementally(model, &capture, &examples, Amplify::Refuse, |store, sites| {
+            transport.among(store, "the sites of one step", |site, _| sites.contains(&site))
+        })?)
+    }
+
+    /// A probe of the prompts' last tokens, whose gate lets pass all but a share of the benign prompts.
+    pub(crate) fn probe(&self, false_positive_rate: f64) -> Result<Probe> {
+        let store = self.store.clone().with_pooling(&PROMPT_END.to_string())?;
+        let mut fitted = fit_probe(&store, ProbeOptions::default(), |_, _| true)?;
+        let on = fitted.gate_at(false_positive_rate, store.labels());
+        fitted.probe.gate = Gate { on, off: on / 2.0, watch: false };
+        Ok(fitted.probe)
+    }
+
+    /// What defences need that ask a scorer, fitted to the same samples: stand-ins for ETA's models, and the words of toxic answers for a filter.
+    pub(crate) fn ingredients<'m, M: Mllm>(&self, model: &'m M) -> Result<Ingredients<'m>> {
+        let answers: Vec<(&str, bool)> = self.examples.iter().map(|e| (e.response.as_str(), e.toxic)).collect();
+        let rewards = Arc::new(WordReward::fit(&answers, 2)?);
+        let pictures = self.examples.iter().flat_map(|e| e.prompt.images().into_iter().map(|image| (image, e.toxic)));
+        let similarity = OwnSimilarity::fit(model, &pictures.collect::<Vec<_>>())?;
+        let judge = rewards.clone();
+        let check = move |answer: &str| Ok(judge.rewards("", &[answer])?.first().is_none_or(|reward| *reward < 0.5));
+        Ok(Ingredients {
+            rewards: Some(rewards),
+            similarity: Some(Arc::new(similarity)),
+            eta: EtaOptions::for_local_scorers(),
+            check: Some(Arc::new(check)),
+            filter: FilterOptions { attempts: 4, ..FilterOptions::default() },
+            ..Ingredients::default()
+        })
+    }
 }
 
-/// What the model does while it wears an intervention; answers are drawn at temperature 1.
-pub(crate) fn measure<M: Mllm>(
-    model: &M,
+/// How answers are drawn.
+#[derive(Clone, Copy)]
+pub(crate) struct Drawing {
+    pub(crate) seed: u64,
+    pub(crate) max_new_tokens: usize,
+    pub(crate) batch_size: usize,
+}
+
+/// What the model does behind a defence; answers are drawn at temperature 1. Perplexity is that of the model with the glasses of the
+/// ingredients, if the defence has them.
+pub(crate) fn measure<'m, M: Mllm>(
+    model: &'m M,
     benchmark: &Benchmark,
     judge: &dyn Judge,
-    intervention: &Intervention,
-    (seed, max_new_tokens, batch_size): (u64, usize, usize),
+    (defence, ingredients): (&Recipe, &Ingredients<'m>),
+    Drawing { seed, max_new_tokens, batch_size }: Drawing,
 ) -> Result<Evaluated> {
     let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
     let generate = GenerateOptions { max_new_tokens, batch_size, sampling, seed, ..Default::default() };
-    let n_suppressed = intervention.changed_neurons();
-    let sha256 = if n_suppressed == 0 { None } else { Some(sha256(intervention)?) };
-    let (_static, _adaptive) = match intervention.probe {
-        None => (Some(Glasses::wear(model, intervention, Amplify::Refuse)?), None),
-        Some(_) => (None, Some(AdaptiveGlasses::wear(model, intervention, Amplify::Refuse)?)),
+    let generator = defence.build(model, ingredients)?;
+    let glasses = ingredients.intervention.as_ref().filter(|_| defence.wears_glasses());
+    let options = EvaluateOptions {
+        generate,
+        defence: Some(defence.to_string()),
+        intervention_sha256: glasses.map(sha256).transpose()?,
     };
-    let mut evaluated =
-        benchmark.evaluate(model, model, judge, &EvaluateOptions { generate, defence: None, intervention_sha256: sha256 })?;
-    evaluated.outcome.n_suppressed = n_suppressed;
+    let Some(glasses) = glasses else { return Ok(benchmark.evaluate(&*generator, model, judge, &options)?) };
+    let worn = Worn::new(model, glasses, Amplify::Refuse)?;
+    let mut evaluated = benchmark.evaluate(&*generator, worn.model(), judge, &options)?;
+    evaluated.outcome.n_suppressed = glasses.changed_neurons();
     Ok(evaluated)
 }
 
 /// The hash of an intervention's file.
-fn sha256(intervention: &Intervention) -> Result<String> {
+pub(crate) fn sha256(intervention: &Intervention) -> Result<String> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("glasses.sgm.safetensors");
     intervention.save(&path)?;

@@ -6,18 +6,20 @@
 mod experiment;
 mod threads;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use experiment::{Calibrated, PROMPT_END};
+use experiment::{Calibrated, Drawing};
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
-use sgm::core::{Gate, Intervention, Probe};
+use sgm::core::Intervention;
+use sgm::defend::Recipe;
 use sgm::models::{AutoMllm, Checkpoint, Mllm};
-use sgm::suppress::{Operator, ProbeOptions, fit_probe};
+use sgm::suppress::{Operator, Transport};
 use sgm::toxic_qa::{
-    Benchmark, Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Provenance, RecordWriter, Report, Run, Source,
+    Benchmark, Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Provenance, RecordWriter, Report, Run, SeedOutcome, Source,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -55,6 +57,9 @@ struct Arguments {
     /// Prompts run together.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
+    /// Further rows: defences by their names, such as `self-reminder+ecso+sgm` or `filter+sgm`; glasses in them are the adaptive ones.
+    #[arg(long = "defence", value_name = "DEFENCE")]
+    defences: Vec<String>,
     /// A tenth of the data and one seed: a look at whether everything works.
     #[arg(long)]
     quick: bool,
@@ -86,39 +91,37 @@ fn main() -> Result<()> {
     if arguments.quick {
         benchmark.thin(10);
     }
-    let operators = [Operator::det0(50), Operator::damp(0.5, 200), Operator::aura(), Operator::sgm()];
     let seeds = if arguments.quick { 1 } else { arguments.seeds };
-    let bar = ProgressBar::new(seeds * (operators.len() as u64 + 3));
+    let bar = ProgressBar::new(seeds * (arguments.defences.len() + ROWS.len() + 1) as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
 
-    let mut runs: Vec<(String, Vec<_>)> = vec![("none".to_owned(), Vec::new())];
-    runs.extend(operators.iter().map(|o| (o.name.clone(), Vec::new())));
-    runs.push(("adaptive".to_owned(), Vec::new()));
+    let mut runs: Vec<(String, Vec<SeedOutcome>)> = Vec::new();
     let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
     for seed in 0..seeds {
         bar.set_message(format!("seed {seed}: calibration"));
         let nth = if arguments.quick { 5 } else { 1 };
         let calibrated = Calibrated::capture(&model, source.as_ref(), seed, arguments.pooling, arguments.batch_size, nth)
             .with_context(|| format!("calibration, seed {seed}"))?;
-        let expertise = calibrated.expertise()?;
-        bar.inc(1);
-        let mut interventions = vec![Intervention::default()];
-        for operator in &operators {
-            interventions.push(operator.intervention(&expertise)?);
-        }
-        // Stronger than what is bearable at all times.
-        let mut adaptive = Operator::soft(0.6, 2.0).intervention(&expertise)?;
-        adaptive.probe = Some(probe(&calibrated)?);
+        let glasses = glasses(&model, &calibrated)?;
         if seed == 0 {
-            adaptive.save(arguments.out.join("adaptive.sgm.safetensors"))?;
-            interventions.iter().last().map_or(Ok(()), |sgm| sgm.save(arguments.out.join("glasses.sgm.safetensors")))?;
+            for (name, intervention) in &glasses {
+                intervention.save(arguments.out.join(format!("{name}.sgm.safetensors")))?;
+            }
         }
-        interventions.push(adaptive);
-        for ((name, outcomes), intervention) in runs.iter_mut().zip(&interventions) {
+        let mut ingredients = calibrated.ingredients(&model)?;
+        bar.inc(1);
+        let rows = ROWS.iter().map(|(name, defence)| (*name, *defence)).chain(arguments.defences.iter().map(|d| (d.as_str(), d.as_str())));
+        for (row, (name, defence)) in rows.enumerate() {
             bar.set_message(format!("seed {seed}: {name}"));
-            let settings = (seed, arguments.max_new_tokens, arguments.batch_size);
-            let evaluated = experiment::measure(&model, &benchmark, &judge, intervention, settings)?;
-            outcomes.push(evaluated.outcome);
+            let defence: Recipe = defence.parse()?;
+            // The static glasses under their own names, adaptive ones inside of defences.
+            ingredients.intervention = glasses.get(name).or_else(|| glasses.get("adaptive")).cloned();
+            let drawing = Drawing { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
+            let evaluated = experiment::measure(&model, &benchmark, &judge, (&defence, &ingredients), drawing)?;
+            if runs.len() <= row {
+                runs.push((name.to_owned(), Vec::new()));
+            }
+            runs.iter_mut().skip(row).take(1).for_each(|(_, outcomes)| outcomes.push(evaluated.outcome.clone()));
             evaluated.records.iter().try_for_each(|record| answers.write(record))?;
             bar.inc(1);
         }
@@ -127,24 +130,54 @@ fn main() -> Result<()> {
 
     let mut provenance = Provenance::new(&model.info().name, source.as_ref(), &judge);
     provenance.generation = serde_json::json!({"temperature": 1.0, "max_new_tokens": arguments.max_new_tokens, "vqa": "greedy"});
-    provenance.calibration = serde_json::json!({"pooling": arguments.pooling.to_string(), "operators": operators});
+    provenance.calibration = serde_json::json!({
+        "pooling": arguments.pooling.to_string(),
+        "transport pooling": experiment::TEXT_MEAN.to_string(),
+        "gate": {"pooling": experiment::PROMPT_END.to_string(), "false positive rate": FALSE_POSITIVE_RATE},
+    });
     let neurons = model.info().neurons();
     let runs = runs.into_iter().map(|(name, outcomes)| Run::from_seeds(name, neurons, &outcomes)).collect::<Result<_, _>>()?;
     let report = Report::new(provenance, runs);
     report.write(&arguments.out.join("report.json"))?;
     println!("{}", report.table());
-    println!("written to {}: report.json, glasses.sgm.safetensors, adaptive.sgm.safetensors, answers.jsonl", arguments.out.display());
+    println!("written to {}: report.json, answers.jsonl, and the glasses of seed 0", arguments.out.display());
     Ok(())
 }
+
+/// The rows of the table: a name, and the defence behind it; a name that [`glasses`] knows wears those.
+const ROWS: [(&str, &str); 12] = [
+    ("none", "none"),
+    ("det0", "sgm"),
+    ("damp", "sgm"),
+    ("aura", "sgm"),
+    ("linear-act", "sgm"),
+    ("sgm", "sgm"),
+    ("adaptive-sgm", "sgm"),
+    ("adaptive", "sgm"),
+    ("self-reminder", "self-reminder"),
+    ("ecso", "ecso"),
+    ("eta", "eta"),
+    ("sgm*", "eta+sgm"),
+];
 
 /// The share of benign prompts that adaptive glasses may act on.
 const FALSE_POSITIVE_RATE: f64 = 0.02;
 
-/// A probe of the prompts' last tokens, with a gate that lets pass the benign ones.
-fn probe(calibrated: &Calibrated) -> Result<Probe> {
-    let store = calibrated.store.clone().with_pooling(&PROMPT_END.to_string())?;
-    let mut fitted = fit_probe(&store, ProbeOptions::default(), |_, _| true)?;
-    let on = fitted.gate_at(FALSE_POSITIVE_RATE, store.labels());
-    fitted.probe.gate = Gate { on, off: on / 2.0, watch: false };
-    Ok(fitted.probe)
+/// The glasses of one calibration, by the names of their rows.
+fn glasses<M: Mllm>(model: &M, calibrated: &Calibrated) -> Result<BTreeMap<&'static str, Intervention>> {
+    let expertise = calibrated.expertise()?;
+    let mut glasses = BTreeMap::new();
+    for (name, operator) in [("det0", Operator::det0(50)), ("damp", Operator::damp(0.5, 200)), ("aura", Operator::aura()), ("sgm", Operator::sgm())] {
+        glasses.insert(name, operator.intervention(&expertise)?);
+    }
+    glasses.insert("linear-act", Transport::linear_act().intervention(&calibrated.text_mean()?)?.with_strength(0.5)?);
+    // Stronger than what is bearable at all times.
+    let probe = calibrated.probe(FALSE_POSITIVE_RATE)?;
+    let soft = Operator::soft(0.6, 2.0).intervention(&expertise)?;
+    let transport = calibrated.incremental(model, &Transport::linear_act())?.with_strength(1.25)?;
+    for (name, mut intervention) in [("adaptive-sgm", soft), ("adaptive", transport)] {
+        intervention.probe = Some(probe.clone());
+        glasses.insert(name, intervention);
+    }
+    Ok(glasses)
 }

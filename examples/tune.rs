@@ -9,10 +9,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use experiment::Calibrated;
+use experiment::{Calibrated, Drawing};
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
 use sgm::core::Intervention;
+use sgm::defend::{Ingredients, Recipe};
 use sgm::models::Mllm;
 use sgm::suppress::Operator;
 use sgm::toxic_qa::{Benchmark, Contrast, LexiconJudge, OrganismSource, Part, Provenance, Report, Run, Source};
@@ -71,12 +72,15 @@ fn main() -> Result<()> {
     let bar = ProgressBar::new(arguments.seeds * (1 + (grid.len() * arguments.poolings.len()) as u64));
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
 
+    let worn: Recipe = "sgm".parse()?;
     let mut runs: Vec<(String, Vec<_>)> = Vec::new();
     for seed in 0..arguments.seeds {
         let mut row = 0;
         let mut measure = |name: String, intervention: &Intervention| -> Result<()> {
             bar.set_message(format!("seed {seed}: {name}"));
-            let evaluated = experiment::measure(&model, &benchmark, &judge, intervention, (seed, 56, 64))?;
+            let ingredients = Ingredients { intervention: Some(intervention.clone()), ..Ingredients::default() };
+            let drawing = Drawing { seed, max_new_tokens: 56, batch_size: 64 };
+            let evaluated = experiment::measure(&model, &benchmark, &judge, (&worn, &ingredients), drawing)?;
             if runs.len() <= row {
                 runs.push((name, Vec::new()));
             }

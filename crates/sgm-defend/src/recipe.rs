@@ -113,6 +113,16 @@ impl Recipe {
         &self.0
     }
 
+    /// Whether the model wears glasses in it.
+    pub fn wears_glasses(&self) -> bool {
+        self.0.last() == Some(&Defence::Sgm)
+    }
+
+    /// Whether a defence in it asks a scorer or a check, which [`Ingredients`] must have.
+    pub fn needs_scorers(&self) -> bool {
+        self.0.iter().any(|defence| matches!(defence, Defence::Eta | Defence::Filter))
+    }
+
     /// Builds the defences around a model.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ mod fit;
 #[cfg(feature = "candle")]
 mod glasses;
 mod import;
+#[cfg(feature = "candle")]
+mod incremental;
 mod kernel;
 mod logistic;
 mod operator;
@@ -56,6 +58,8 @@ pub use fit::{FittedProbe, ProbeOptions, fit_probe};
 #[cfg(feature = "candle")]
 pub use glasses::{Glasses, Wear};
 pub use import::{Imported, ImportedTree, import};
+#[cfg(feature = "candle")]
+pub use incremental::fit_incrementally;
 pub use kernel::{Element, Form, Scaling};
 pub use logistic::{Logistic, logistic};
 pub use operator::{Operator, Response, Selection};
