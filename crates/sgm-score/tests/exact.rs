@@ -265,6 +265,12 @@ fn the_null_is_that_of_scoring_again_and_counts_experts_out() {
     let expected = 61.0 / (12.0 * n1 * (60.0 - n1));
     let variance = one.largest.iter().map(|a| (a - mean).powi(2)).sum::<f64>() / 998.0;
     assert!((variance / expected - 1.0).abs() < 0.15, "{variance}, expected {expected}");
+    // Of one neuron the largest AUROC is the only one, so that the histogram can be counted again from it.
+    let mut counted = vec![0; 100];
+    // An AUROC is a multiple of 1 / 2 n1 n0, and the edges of bins are not represented exactly.
+    one.largest.iter().for_each(|a| counted[(a * 100.0 + 1e-9).floor() as usize] += 1);
+    assert_eq!(one.histogram, counted);
+    assert_eq!(null.histogram.iter().sum::<u64>(), 199 * 50);
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let again = pool.install(|| permutation_null(&responses.view(), &labels, 199, 7, threads * 290_000)).unwrap();
