@@ -145,6 +145,11 @@ fn drawing(report: &Report, price: &Price, points: &[Point], labels: &[Option<St
         let Some(Some(label)) = labels.get(point.run) else { continue };
         let at = free_place(place(point), label, &taken, &Rectangle { low: [left, top], high: [right, bottom] });
         taken.push(at);
+        let nearest = at.nearest(place(point));
+        // A label further off is tied to its point.
+        if (nearest[0] - place(point)[0]).hypot(nearest[1] - place(point)[1]) > 9.0 {
+            svg.line("leader", place(point), nearest);
+        }
         svg.text("strong halo", Anchor::Middle, [at.middle(), at.high[1] - 3.0], label);
     }
     svg.finish()
@@ -180,6 +185,11 @@ impl Rectangle {
         (self.low[0] + self.high[0]) / 2.0
     }
 
+    /// The place within it that is nearest to a point.
+    fn nearest(&self, [x, y]: [f64; 2]) -> [f64; 2] {
+        [x.max(self.low[0]).min(self.high[0]), y.max(self.low[1]).min(self.high[1])]
+    }
+
     /// The area in both.
     fn overlap(&self, other: &Self) -> f64 {
         let along = |low: f64, high: f64, a: f64, b: f64| (high.min(b) - low.max(a)).max(0.0);
@@ -194,9 +204,13 @@ impl Rectangle {
 /// Where a label beside a point hides the least, and is within the bounds: the first such place of rings around it.
 fn free_place(point: [f64; 2], label: &str, taken: &[Rectangle], bounds: &Rectangle) -> Rectangle {
     let size = [width(label) + 4.0, FONT + 3.0];
-    let rings = [1.0, 1.7, 2.6].into_iter().flat_map(|ring| {
-        [[1.0, -1.0], [-1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [0.0, -1.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]].map(|[dx, dy]| {
-            let away = [dx * (size[0] / 2.0 + 5.0 * ring), dy * (size[1] / 2.0 + 4.0 * ring)];
+    // Corners first, as they hide the least of the front.
+    let directions = [(1.0, -1.0), (-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0), (0.0, -1.0), (0.0, 1.0), (1.0, 0.0), (-1.0, 0.0)]
+        .into_iter()
+        .chain([(0.5, -1.0), (-0.5, -1.0), (0.5, 1.0), (-0.5, 1.0), (1.0, -0.5), (-1.0, -0.5), (1.0, 0.5), (-1.0, 0.5)]);
+    let rings = [1.0, 1.5, 2.0, 2.5, 3.0].into_iter().flat_map(|ring| {
+        directions.clone().map(move |(dx, dy)| {
+            let away = [dx * ring * (size[0] / 2.0 + 5.0), dy * ring * (size[1] / 2.0 + 4.0)];
             Rectangle::around([point[0] + away[0], point[1] + away[1]], size)
         })
     });
