@@ -139,7 +139,7 @@ impl Page {
         let sections = [
             Some(headline::section(&self.report, &self.budget)),
             harm::section(&self.report),
-            trade_off::section(self.tuning.as_ref().unwrap_or(&self.report), self.tuning.is_some()),
+            trade_off::section(self.tuning.as_ref().unwrap_or(&self.report), self.tuning.is_some(), &self.budget),
             experts::section(&self.sites),
             self.auroc.as_ref().and_then(auroc::section),
             self.attribution.as_ref().and_then(attribution::section),

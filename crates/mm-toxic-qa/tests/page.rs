@@ -34,10 +34,9 @@ fn check(html: &str) -> Vec<String> {
         assert_eq!(parts.len() % 2, 1, "{inside}");
         for (n, part) in parts.iter().enumerate() {
             let allowed = |c: char| c.is_ascii_alphanumeric() || " -=/".contains(c);
-            assert!(n % 2 == 1 || part.chars().all(allowed), "{inside}");
+            assert!(n % 2 == 1 || part.chars().all(allowed) && !part.trim_start().starts_with("on"), "{inside}");
             check_text(part);
         }
-        assert!(!inside.to_lowercase().contains("onerror="), "{inside}");
         names.push(name.clone());
         if !["meta", "img"].contains(&name.as_str()) && !inside.ends_with('/') {
             open.push(name);
@@ -56,7 +55,7 @@ fn check_text(text: &str) {
 }
 
 fn run(name: &str, category: &str, harm: f64, perplexity: f64) -> Run {
-    let rate = |rate| HarmfulRate { harmful_rate: Some(rate), ci95: Some([0.9 * rate, 1.1 * rate]), n: 100, n_unparsed: 0 };
+    let rate = |rate| HarmfulRate { harmful_rate: Some(rate), ci95: Some([0.875 * rate, 1.125 * rate]), n: 100, n_unparsed: 0 };
     let by_category = [("T".to_owned(), rate(harm)), (category.to_owned(), rate(harm))];
     Run {
         name: name.to_owned(),
@@ -81,7 +80,7 @@ fn page(text: &str) -> Page {
         generation: serde_json::json!({text: text}),
         calibration: serde_json::json!([text, "long".repeat(40)]),
     };
-    let runs = vec![run("none", text, 0.4, 1.3), run(text, text, 0.1, 1.4), run("sgm", text, 0.2, 1.31)];
+    let runs = vec![run("none", text, 0.5, 1.25), run(text, text, 0.125, 1.5), run("sgm", text, 0.25, 1.3125)];
     let report = Report::new(provenance, runs);
     let answer = |harmful| Answer { text: text.to_owned(), harmful };
     let pair = AnswerPair {
@@ -127,12 +126,12 @@ fn sections(html: &str) -> Vec<&str> {
 
 #[test]
 fn a_hostile_text_has_no_effect() {
-    let hostile = "</style></title><script>alert(1)</script>\"><img src=x onerror='alert(1)'>&copy;{{ 7*7 }}{% raw %}\u{0}\u{7}";
+    let hostile = "</style></title><script>alert(1)</script>\"><img src=x onerror='alert(1)'>&copy;{{ 7777*7777 }}{% raw %}\u{0}\u{7}";
     let html = page(hostile).html().unwrap();
     let names = check(&html);
     assert!(!names.iter().any(|name| name == "script"));
     assert_eq!(names.iter().filter(|name| *name == "img").count(), 1, "the picture that is one");
-    assert!(!html.contains("<script") && html.contains("{{ 7*7 }}") && !html.contains("49"), "{html}");
+    assert!(!html.contains("<script") && html.contains("{{ 7777*7777 }}") && !html.contains("60481729"), "{html}");
     // Nothing is loaded from anywhere.
     assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("url("));
     assert!(!page(hostile).markdown().replace("    ", "\u{1}").lines().any(|line| !line.contains('\u{1}') && line.contains("<script")));
@@ -178,6 +177,7 @@ fn numbers_that_are_none_are_not_drawn() {
 
 #[test]
 fn the_json_twin_is_the_page_and_the_same_page_is_the_same_text() {
+    // Its numbers are sums of few powers of two: serde_json may read others one unit in the last place off.
     let page = page("x");
     let json = serde_json::to_string(&page).unwrap();
     let back: Page = serde_json::from_str(&json).unwrap();
@@ -203,7 +203,7 @@ fn markdown_and_html_have_the_same_cells() {
         let plain = format!(">{text}</td>");
         assert!(html.contains(&plain) || html.contains(&format!(">{text} <small>{detail}</small>")) || cell == "sgm", "{cell}");
     }
-    assert!(markdown.contains("20.0 [18.0, 22.0]"), "{markdown}");
+    assert!(markdown.contains("25.0 [21.9, 28.1]"), "{markdown}");
 }
 
 proptest! {

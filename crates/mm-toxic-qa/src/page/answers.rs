@@ -117,7 +117,7 @@ impl Answers {
 pub(super) fn section(answers: &Answers) -> Section {
     let row = |name: &str, harmful: usize, harmless: usize| [name.to_owned(), harmful.to_string(), harmless.to_string()];
     let table = Table::new(
-        ["without", "harmful with", "harmless with"],
+        ["verdict without", &format!("harmful with {}", answers.after), &format!("harmless with {}", answers.after)],
         vec![row("harmful", answers.still_harmful, answers.made_harmless), row("harmless", answers.made_harmful, answers.still_harmless)],
     );
     let text = format!(
@@ -127,7 +127,7 @@ pub(super) fn section(answers: &Answers) -> Section {
     );
     let pairs = answers.pairs.iter().map(|pair| Block::Answers(pair.block(&answers.after)));
     let blocks = [Block::Text { text }, Block::Table(table)].into_iter().chain(pairs).collect();
-    Section { id: "answers", title: "Answers before and after", blocks }
+    Section { id: "answers", title: "Answers", blocks }
 }
 
 impl AnswerPair {

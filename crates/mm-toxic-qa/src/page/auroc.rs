@@ -85,7 +85,7 @@ pub(super) fn section(distribution: &AurocDistribution) -> Option<Section> {
         caption: "How well single neurons tell toxic from non-toxic samples: the density of their AUROCs.".to_owned(),
         numbers: numbers(distribution),
     }));
-    Some(Section { id: "auroc", title: "How well neurons tell", blocks })
+    Some(Section { id: "auroc", title: "AUROC of the neurons", blocks })
 }
 
 /// Both in tenths of the range, in per cent of neurons.
@@ -151,7 +151,7 @@ fn drawing(distribution: &AurocDistribution) -> String {
     if let Some(null) = &distribution.null {
         let at = x.at(null.threshold);
         svg.line("reference", [at, top], [at, bottom]);
-        let label = "5 % by chance";
+        let label = "largest by chance (5 %)";
         let (anchor, beside) = if at + 6.0 + width(label) < right { (Anchor::Start, at + 6.0) } else { (Anchor::End, at - 6.0) };
         svg.text("strong halo", anchor, [beside, top + FONT], label);
     }

@@ -19,6 +19,10 @@ pub(super) enum Block {
     Text {
         text: String,
     },
+    /// What has to be known to read a table.
+    Note {
+        text: String,
+    },
     /// What the section comes down to.
     Finding {
         text: String,
@@ -103,7 +107,7 @@ impl Section {
 impl Block {
     fn markdown(&self) -> String {
         match self {
-            Self::Text { text } => format!("{}\n", plain(text)),
+            Self::Text { text } | Self::Note { text } => format!("{}\n", plain(text)),
             Self::Finding { text } => format!("**{}**\n", plain(text)),
             Self::Table(table) => table.markdown(),
             Self::Figure(figure) => format!("{}\n\n{}", plain(&figure.caption), figure.numbers.markdown()),

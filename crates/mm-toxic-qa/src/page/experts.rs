@@ -74,7 +74,7 @@ pub(super) fn section(sites: &[SiteSuppression]) -> Option<Section> {
         ),
         numbers: plane.numbers(),
     };
-    Some(Section { id: "experts", title: "Suppressed neurons by layer and projection", blocks: vec![Block::Figure(figure)] })
+    Some(Section { id: "experts", title: "Suppressed neurons", blocks: vec![Block::Figure(figure)] })
 }
 
 impl SiteSuppression {

@@ -34,7 +34,7 @@ pub(super) fn section(report: &Report) -> Option<Section> {
                 .to_owned(),
         numbers: Table { head, rows: report.runs.iter().map(row).collect(), prose: false },
     };
-    Some(Section { id: "harm", title: "Harm by category and condition", blocks: vec![Block::Figure(figure)] })
+    Some(Section { id: "harm", title: "Harm by category", blocks: vec![Block::Figure(figure)] })
 }
 
 /// Every condition that was measured, and its categories where there are several.
@@ -61,7 +61,7 @@ const ROW: f64 = 20.0;
 fn drawing(report: &Report, panels: &[Panel]) -> String {
     let names = report.runs.iter().map(|run| width(&run.name)).fold(0.0, f64::max).min(180.0) + 10.0;
     // In as few lines as panels of some width allow, and evenly on these.
-    let most = ((WIDTH - names) / 150.0).floor().max(1.0);
+    let most = ((WIDTH - names) / 125.0).floor().max(1.0);
     let count = panels.iter().map(|_| 1.0).sum::<f64>();
     let lines = (count / most).ceil();
     let in_a_line = (count / lines).ceil();
@@ -80,7 +80,7 @@ fn drawing(report: &Report, panels: &[Panel]) -> String {
                 y += ROW;
             }
         }
-        draw(&mut svg, report, panel, [left + 6.0, top], [column - 20.0, rows]);
+        draw(&mut svg, report, panel, [left + 6.0, top], [column - 32.0, rows]);
         place += 1.0;
         if place >= in_a_line {
             (place, line) = (0.0, line + 1.0);

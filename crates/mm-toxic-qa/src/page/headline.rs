@@ -10,12 +10,13 @@ pub(super) fn section(report: &Report, budget: &Budget) -> Section {
     let rows = report.rows().into_iter().map(|row| row.map(Cell::from).to_vec()).collect();
     let mut table = Table { head: HEAD.map(str::to_owned).to_vec(), rows, prose: false };
     mark_best(&mut table, report);
+    let best = table.rows.iter().flatten().any(|cell| cell.best).then(|| "Marked: the best of the runs with an intervention.".to_owned());
     let mut blocks = vec![Block::Table(table)];
-    blocks.extend(report.notes().into_iter().map(|text| Block::Text { text }));
+    blocks.extend(report.notes().into_iter().chain(best).map(|text| Block::Note { text }));
     if let Some(text) = finding(report, budget) {
         blocks.insert(0, Block::Finding { text });
     }
-    Section { id: "summary", title: "Harm and what avoiding it costs", blocks }
+    Section { id: "summary", title: "Summary", blocks }
 }
 
 /// Whether a run is the model as it is.
@@ -60,27 +61,34 @@ fn finding(report: &Report, budget: &Budget) -> Option<String> {
     let overall = report.run(&least(&mut others())?)?;
     let Some(base) = base else { return Some(format!("{} leaves the least harm: {}.", overall.name, rates(overall))) };
     let limits = format!("at most {} % more perplexity and {} points less VQA", rounded(budget.perplexity), rounded(budget.vqa));
-    let against = format!("against {} without intervention", rates(base));
+    let against = format!("against {} without intervention", numbers(base));
     let Some(within) = least(&mut others().filter(|run| budget.holds(run, base))).and_then(|name| report.run(&name)) else {
         let cost = cost(overall, base);
-        return Some(format!("No run stays within {limits}. {} leaves the least harm: {}, {against}{cost}.", overall.name, rates(overall)));
+        return Some(format!("No run has {limits}. {} leaves the least harm: {}, {against}{cost}.", overall.name, rates(overall)));
     };
-    let mut text = format!("Within {limits}, {} leaves the least harm: {}, {against}{}", within.name, rates(within), cost(within, base));
+    let (name, cost_within) = (&within.name, cost(within, base));
+    let mut text = format!("Of the runs with {limits}, {name} leaves the least harm: {}, {against}{cost_within}", rates(within));
     if overlap(&within.standard.all, &base.standard.all) || overlap(&within.adversarial.all, &base.adversarial.all) {
         text += "; the intervals overlap, so that this may be chance";
     }
     text += ".";
     if within.name != overall.name {
-        text += &format!(" {} leaves less, {}{}.", overall.name, rates(overall), cost(overall, base));
+        text += &format!(" {} leaves less, {}{}.", overall.name, numbers(overall), cost(overall, base));
     }
     Some(text)
 }
 
-/// The harmful rates of a run in words.
+/// The harmful rates of a run.
+fn numbers(run: &Run) -> String {
+    let rates = [&run.standard.all, &run.adversarial.all].into_iter().filter_map(|rate| rate.harmful_rate);
+    rates.map(|rate| format!("{} %", percent(rate))).collect::<Vec<_>>().join(" and ")
+}
+
+/// The same with what they are of.
 fn rates(run: &Run) -> String {
-    let of = |rate: &HarmfulRate, prompts| rate.harmful_rate.map(|rate| format!("{} % of {prompts} prompts", percent(rate)));
-    let rates: Vec<String> = [of(&run.standard.all, "standard"), of(&run.adversarial.all, "adversarial")].into_iter().flatten().collect();
-    rates.join(" and ")
+    let of = |rate: &HarmfulRate, prompts| rate.harmful_rate.map(|rate| format!("{} % of {prompts}", percent(rate)));
+    let rates = [of(&run.standard.all, "standard"), of(&run.adversarial.all, "adversarial")].into_iter().flatten();
+    format!("{} prompts", rates.collect::<Vec<_>>().join(" and "))
 }
 
 fn cost(run: &Run, base: &Run) -> String {
@@ -130,14 +138,13 @@ mod tests {
         let (sgm, aura) = (|| run("sgm", [0.116, 0.37, 2.08, 0.75]), || run("aura", [0.09, 0.34, 2.4, 0.70]));
         assert_eq!(
             sentence(vec![none(), aura(), sgm()]),
-            "Within at most 5 % more perplexity and 2 points less VQA, sgm leaves the least harm: 11.6 % of standard prompts and 37.0 % of \
-             adversarial prompts, against 48.4 % of standard prompts and 90.8 % of adversarial prompts without intervention, at +4.0 % \
-             perplexity and -2.0 points of VQA. aura leaves less, 9.0 % of standard prompts and 34.0 % of adversarial prompts, at +20.0 % \
-             perplexity and -7.0 points of VQA."
+            "Of the runs with at most 5 % more perplexity and 2 points less VQA, sgm leaves the least harm: 11.6 % of standard and 37.0 % of \
+             adversarial prompts, against 48.4 % and 90.8 % without intervention, at +4.0 % perplexity and -2.0 points of VQA. aura leaves \
+             less, 9.0 % and 34.0 %, at +20.0 % perplexity and -7.0 points of VQA."
         );
-        assert!(sentence(vec![none(), aura()]).starts_with("No run stays within"));
+        assert!(sentence(vec![none(), aura()]).starts_with("No run has at most"));
         assert!(sentence(vec![none(), run("weak", [0.47, 0.6, 2.0, 0.77])]).contains("may be chance"));
-        assert_eq!(sentence(vec![aura()]), "aura leaves the least harm: 9.0 % of standard prompts and 34.0 % of adversarial prompts.");
+        assert_eq!(sentence(vec![aura()]), "aura leaves the least harm: 9.0 % of standard and 34.0 % of adversarial prompts.");
         assert_eq!(finding(&Report::new(Provenance::default(), vec![none(), Run::default()]), &Budget::default()), None);
     }
 

@@ -3,7 +3,7 @@
 use super::axis::Axis;
 use super::document::{Block, Cell, Figure, Section, Table};
 use super::svg::{Anchor, FONT, Svg, width};
-use super::{headline, percent};
+use super::{Budget, headline, percent};
 use crate::metrics::pareto_front;
 use crate::{Report, Run};
 
@@ -13,12 +13,24 @@ struct Price {
     /// Higher is better.
     gain: bool,
     of: fn(&Run, &Run) -> Option<f64>,
+    /// The highest that a budget allows.
+    most: fn(&Budget) -> Option<f64>,
 }
 
 const PRICES: [Price; 3] = [
-    Price { title: "perplexity, % more", gain: false, of: |run, base| Some(100.0 * run.perplexity_change(base)?) },
-    Price { title: "VQA, points gained", gain: true, of: |run, base| Some(100.0 * run.vqa_change(base)?) },
-    Price { title: "helpful answers, %", gain: true, of: |run, _| Some(100.0 * run.help()?) },
+    Price {
+        title: "perplexity, % more",
+        gain: false,
+        of: |run, base| Some(100.0 * run.perplexity_change(base)?),
+        most: |budget| Some(100.0 * budget.perplexity),
+    },
+    Price {
+        title: "VQA, points gained",
+        gain: true,
+        of: |run, base| Some(100.0 * run.vqa_change(base)?),
+        most: |budget| Some(-100.0 * budget.vqa),
+    },
+    Price { title: "helpful answers, %", gain: true, of: |run, _| Some(100.0 * run.help()?), most: |_| None },
 ];
 
 /// A run in the plane of harm and a price.
@@ -28,7 +40,7 @@ struct Point {
     on_front: bool,
 }
 
-pub(super) fn section(report: &Report, tuning: bool) -> Option<Section> {
+pub(super) fn section(report: &Report, tuning: bool, budget: &Budget) -> Option<Section> {
     let base = report.run("none")?;
     if report.runs.len() < 3 {
         return None;
@@ -40,7 +52,7 @@ pub(super) fn section(report: &Report, tuning: bool) -> Option<Section> {
     let labels = labels(report, &fronts);
     let drawings = PRICES.iter().zip(&fronts).filter(|(_, points)| !points.is_empty());
     let figure = Figure {
-        drawings: drawings.map(|(price, points)| drawing(report, price, points, &labels)).collect(),
+        drawings: drawings.map(|(price, points)| drawing(report, price, points, &labels, budget)).collect(),
         legend: vec![("c1", "on the front: no run has less harm at no higher price".to_owned()), ("muted", "dominated".to_owned())],
         caption:
             "Harmful answers in per cent (the mean of the rates on standard and on adversarial prompts) against three prices. Lower is \
@@ -52,11 +64,7 @@ pub(super) fn section(report: &Report, tuning: bool) -> Option<Section> {
         true => format!("{} runs of {}.", report.runs.len(), report.title()),
         false => "The runs of the table above.".to_owned(),
     };
-    Some(Section {
-        id: "trade-off",
-        title: "The trade-off between harm and utility",
-        blocks: vec![Block::Text { text }, Block::Figure(figure)],
-    })
+    Some(Section { id: "trade-off", title: "Trade-off", blocks: vec![Block::Text { text }, Block::Figure(figure)] })
 }
 
 fn points(report: &Report, base: &Run, price: &Price) -> Vec<Point> {
@@ -71,31 +79,34 @@ fn points(report: &Report, base: &Run, price: &Price) -> Vec<Point> {
     points.filter_map(|(run, r)| Some(Point { run, place: measured(r)?, on_front: front.contains(&run) })).collect()
 }
 
-/// What runs on a front are called in the drawings: by their names where all of these are short, else by numbers.
+/// What runs on a front are called in the drawings: by their names where all of these are short, else by numbers in the order of harm.
 fn labels(report: &Report, fronts: &[Vec<Point>; 3]) -> Vec<Option<String>> {
-    let on_any = |run: usize| fronts.iter().flatten().any(|point| point.run == run && point.on_front);
     let short = report.runs.iter().all(|run| width(&run.name) <= width("adaptive glasses"));
+    let mut labels = vec![None; report.runs.len()];
     let mut number = 0;
-    let label = |(index, run): (usize, &Run)| {
+    for index in in_order_of_harm(fronts) {
+        let (Some(run), Some(label)) = (report.runs.get(index), labels.get_mut(index)) else { continue };
         let named = short || headline::is_base(run);
-        if !on_any(index) {
-            return None;
-        }
-        if named {
-            return Some(run.name.clone());
-        }
-        number += 1;
-        Some(number.to_string())
-    };
-    report.runs.iter().enumerate().map(label).collect()
+        number += usize::from(!named);
+        *label = Some(if named { run.name.clone() } else { number.to_string() });
+    }
+    labels
+}
+
+/// The runs on any front, the least harmful first.
+fn in_order_of_harm(fronts: &[Vec<Point>; 3]) -> Vec<usize> {
+    let mut points: Vec<&Point> = fronts.iter().flatten().filter(|point| point.on_front).collect();
+    points.sort_by(|a, b| a.place[1].total_cmp(&b.place[1]).then(a.run.cmp(&b.run)));
+    points.dedup_by_key(|point| point.run);
+    points.into_iter().map(|point| point.run).collect()
 }
 
 /// The runs that are on a front, and on which.
 fn numbers(report: &Report, base: &Run, fronts: &[Vec<Point>; 3], labels: &[Option<String>]) -> Table {
     let head = ["label", "run", "harm %", "perplexity, % more", "VQA, points gained", "help %", "on the front of"];
     let mut rows = Vec::new();
-    for (index, (run, label)) in report.runs.iter().zip(labels).enumerate() {
-        let Some(label) = label else { continue };
+    for index in in_order_of_harm(fronts) {
+        let (Some(run), Some(Some(label))) = (report.runs.get(index), labels.get(index)) else { continue };
         let on: Vec<&str> = fronts
             .iter()
             .zip(["perplexity", "VQA", "help"])
@@ -111,9 +122,9 @@ fn numbers(report: &Report, base: &Run, fronts: &[Vec<Point>; 3], labels: &[Opti
     Table { head: head.map(str::to_owned).to_vec(), rows, prose: false }
 }
 
-const SIZE: [f64; 2] = [340.0, 300.0];
+const SIZE: [f64; 2] = [320.0, 300.0];
 
-fn drawing(report: &Report, price: &Price, points: &[Point], labels: &[Option<String>]) -> String {
+fn drawing(report: &Report, price: &Price, points: &[Point], labels: &[Option<String>], budget: &Budget) -> String {
     let [full, height] = SIZE;
     let (left, right, top, bottom) = (34.0, full - 12.0, 1.8 * FONT, height - 3.2 * FONT);
     let x = Axis::over(points.iter().map(|p| p.place[0]), [left, right], 5);
@@ -129,6 +140,9 @@ fn drawing(report: &Report, price: &Price, points: &[Point], labels: &[Option<St
         svg.line("grid", [left, at], [right, at]);
         svg.text("tick", Anchor::End, [left - 6.0, at + 4.0], &label);
     }
+    if let Some(most) = (price.most)(budget).map(|most| x.at(most)).filter(|most| (left..=right).contains(most)) {
+        svg.line("reference", [most, top], [most, bottom]);
+    }
     let place = |point: &Point| [x.at(point.place[0]), y.at(point.place[1])];
     svg.path("front c1", &stairs(points.iter().filter(|p| p.on_front).map(place).collect()));
     // The front last, to be on top.
@@ -141,15 +155,14 @@ fn drawing(report: &Report, price: &Price, points: &[Point], labels: &[Option<St
         }
     }
     let mut taken: Vec<Rectangle> = points.iter().map(|p| Rectangle::around(place(p), [8.0, 8.0])).collect();
-    for point in points.iter().filter(|point| point.on_front) {
+    let bounds = Rectangle { low: [left, top], high: [right, bottom] };
+    // The least harmful first, as not all may find room.
+    let mut front: Vec<&Point> = points.iter().filter(|point| point.on_front).collect();
+    front.sort_by(|a, b| a.place[1].total_cmp(&b.place[1]));
+    for point in front {
         let Some(Some(label)) = labels.get(point.run) else { continue };
-        let at = free_place(place(point), label, &taken, &Rectangle { low: [left, top], high: [right, bottom] });
+        let Some(at) = free_place(place(point), label, &taken, &bounds) else { continue };
         taken.push(at);
-        let nearest = at.nearest(place(point));
-        // A label further off is tied to its point.
-        if (nearest[0] - place(point)[0]).hypot(nearest[1] - place(point)[1]) > 9.0 {
-            svg.line("leader", place(point), nearest);
-        }
         svg.text("strong halo", Anchor::Middle, [at.middle(), at.high[1] - 3.0], label);
     }
     svg.finish()
@@ -185,11 +198,6 @@ impl Rectangle {
         (self.low[0] + self.high[0]) / 2.0
     }
 
-    /// The place within it that is nearest to a point.
-    fn nearest(&self, [x, y]: [f64; 2]) -> [f64; 2] {
-        [x.max(self.low[0]).min(self.high[0]), y.max(self.low[1]).min(self.high[1])]
-    }
-
     /// The area in both.
     fn overlap(&self, other: &Self) -> f64 {
         let along = |low: f64, high: f64, a: f64, b: f64| (high.min(b) - low.max(a)).max(0.0);
@@ -201,24 +209,16 @@ impl Rectangle {
     }
 }
 
-/// Where a label beside a point hides the least, and is within the bounds: the first such place of rings around it.
-fn free_place(point: [f64; 2], label: &str, taken: &[Rectangle], bounds: &Rectangle) -> Rectangle {
-    let size = [width(label) + 4.0, FONT + 3.0];
-    // Corners first, as they hide the least of the front.
-    let directions = [(1.0, -1.0), (-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0), (0.0, -1.0), (0.0, 1.0), (1.0, 0.0), (-1.0, 0.0)]
-        .into_iter()
-        .chain([(0.5, -1.0), (-0.5, -1.0), (0.5, 1.0), (-0.5, 1.0), (1.0, -0.5), (-1.0, -0.5), (1.0, 0.5), (-1.0, 0.5)]);
-    let rings = [1.0, 1.5, 2.0, 2.5, 3.0].into_iter().flat_map(|ring| {
-        directions.clone().map(move |(dx, dy)| {
-            let away = [dx * ring * (size[0] / 2.0 + 5.0), dy * ring * (size[1] / 2.0 + 4.0)];
-            Rectangle::around([point[0] + away[0], point[1] + away[1]], size)
-        })
+/// Room for a label beside a point, within the bounds and where it hides nothing; corners first, as these are mostly free of the front.
+fn free_place(point: [f64; 2], label: &str, taken: &[Rectangle], bounds: &Rectangle) -> Option<Rectangle> {
+    let size = [width(label) + 4.0, FONT + 2.0];
+    let directions = [(1.0, -1.0), (-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0), (0.0, -1.0), (0.0, 1.0), (1.0, 0.0), (-1.0, 0.0)];
+    let places = directions.map(|(dx, dy)| {
+        let away = [dx * (size[0] / 2.0 + 5.0), dy * (size[1] / 2.0 + 4.0)];
+        Rectangle::around([point[0] + away[0], point[1] + away[1]], size)
     });
-    let hidden = |place: &Rectangle| {
-        let outside = place.area() - place.overlap(bounds);
-        taken.iter().map(|other| place.overlap(other)).sum::<f64>() + 10.0 * outside
-    };
-    rings.min_by(|a, b| hidden(a).total_cmp(&hidden(b))).unwrap_or_else(|| Rectangle::around(point, size))
+    let inside = |place: &Rectangle| place.overlap(bounds) > 0.999 * place.area();
+    places.into_iter().find(|place| inside(place) && taken.iter().all(|other| place.overlap(other) == 0.0))
 }
 
 #[cfg(test)]
@@ -235,12 +235,13 @@ mod tests {
     #[test]
     fn labels_do_not_cover_each_other() {
         let bounds = Rectangle { low: [0.0, 0.0], high: [300.0, 300.0] };
-        let mut taken = Vec::new();
+        let mut taken: Vec<Rectangle> = Vec::new();
         for n in 0..6u8 {
-            let place = free_place([299.0, 150.0 + f64::from(n)], "12", &taken, &bounds);
+            let Some(place) = free_place([299.0, 150.0 + f64::from(n)], "12", &taken, &bounds) else { continue };
             assert!(taken.iter().all(|other| place.overlap(other) == 0.0), "{n}: {place:?} {taken:?}");
             assert!(place.high[0] <= 300.0);
             taken.push(place);
         }
+        assert!((2..6).contains(&taken.len()), "{taken:?}");
     }
 }
