@@ -265,10 +265,10 @@ fn the_null_is_that_of_scoring_again_and_counts_experts_out() {
     let expected = 61.0 / (12.0 * n1 * (60.0 - n1));
     let variance = one.largest.iter().map(|a| (a - mean).powi(2)).sum::<f64>() / 998.0;
     assert!((variance / expected - 1.0).abs() < 0.15, "{variance}, expected {expected}");
-    // Of one neuron the largest AUROC is the only one, so that the histogram can be counted again from it.
-    let mut counted = vec![0; 100];
-    // An AUROC is a multiple of 1 / 2 n1 n0, and the edges of bins are not represented exactly.
-    one.largest.iter().for_each(|a| counted[(a * 100.0 + 1e-9).floor() as usize] += 1);
+    // Of one neuron the largest AUROC is the only one, so that the histogram can be counted again from it. AUROCs are multiples of
+    // 1 / 2 n1 n0; the margin keeps those on an edge above it.
+    let least = |edge: usize| one.largest.iter().filter(|a| **a * 100.0 >= edge as f64 - 1e-9).count() as u64;
+    let counted: Vec<u64> = (0..100).map(|bin| least(bin) - least(bin + 1)).collect();
     assert_eq!(one.histogram, counted);
     assert_eq!(null.histogram.iter().sum::<u64>(), 199 * 50);
     for threads in [1, 3] {

@@ -30,11 +30,6 @@ impl Axis {
         from + (value - low) / (high - low) * (to - from)
     }
 
-    /// The two ends of the axis.
-    pub(super) fn range(&self) -> [f64; 2] {
-        self.range
-    }
-
     /// The places of the ticks and what is written at them.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let [low, high] = self.domain;

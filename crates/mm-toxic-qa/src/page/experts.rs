@@ -103,6 +103,7 @@ impl<'a> Plane<'a> {
         let names = self.projections.iter().map(|name| width(name)).fold(0.0, f64::max) + 12.0;
         let columns = self.layers.iter().map(|_| 1.0).sum::<f64>();
         let column = ((WIDTH - names) / columns).min(64.0);
+        let gap = (0.05 * column).min(1.0);
         let top = 1.8 * FONT;
         let rows = self.projections.iter().map(|_| ROW).sum::<f64>();
         let mut svg =
@@ -120,7 +121,7 @@ impl<'a> Plane<'a> {
                     None => format!("layer {layer}, {projection}: no such site"),
                     Some(site) => format!("layer {layer}, {projection}: {}", site.words()),
                 };
-                svg.rect("cell", [x + 1.0, y + 1.0], [column - 2.0, ROW - 2.0], 0.75 * dark.clamp(0.0, 1.0), &tip);
+                svg.rect("cell", [x + gap, y + gap], [column - 2.0 * gap, ROW - 2.0 * gap], 0.75 * dark.clamp(0.0, 1.0), &tip);
                 if width(&text) + 4.0 <= column {
                     svg.text("value", Anchor::Middle, [x + column / 2.0, y + ROW / 2.0 + 4.0], &text);
                 }

@@ -6,12 +6,31 @@ use super::headline::is_base;
 use super::percent;
 use super::svg::{Anchor, FONT, Svg, shortened, width};
 use crate::metrics::{Harm, HarmfulRate};
-use crate::{Report, Run};
+use crate::{Condition, Report, Run};
 
 /// A set of prompts.
 struct Panel {
     title: String,
-    rate: Box<dyn Fn(&Run) -> Option<&HarmfulRate>>,
+    condition: Condition,
+    /// All of the condition's, if none is named.
+    category: Option<String>,
+}
+
+impl Panel {
+    fn rate<'a>(&self, run: &'a Run) -> Option<&'a HarmfulRate> {
+        let harm = harm(run, self.condition);
+        match &self.category {
+            None => Some(&harm.all),
+            Some(category) => harm.by_category.get(category),
+        }
+    }
+}
+
+fn harm(run: &Run, condition: Condition) -> &Harm {
+    match condition {
+        Condition::Standard => &run.standard,
+        Condition::Adversarial => &run.adversarial,
+    }
 }
 
 pub(super) fn section(report: &Report) -> Option<Section> {
@@ -22,15 +41,15 @@ pub(super) fn section(report: &Report) -> Option<Section> {
     let head = std::iter::once("run".to_owned()).chain(panels.iter().map(|panel| panel.title.clone())).collect();
     let row = |run: &Run| {
         let cells =
-            panels.iter().map(|panel| Cell::from((panel.rate)(run).and_then(crate::table::harmful).unwrap_or_else(|| "-".to_owned())));
+            panels.iter().map(|panel| Cell::from(panel.rate(run).and_then(crate::table::harmful).unwrap_or_else(|| "-".to_owned())));
         std::iter::once(Cell { text: run.name.clone(), ..Cell::default() }).chain(cells).collect()
     };
     let figure = Figure {
         drawings: vec![drawing(report, &panels)],
         legend: Vec::new(),
         caption:
-            "Harmful answers in per cent of prompts, with 95 % bootstrap intervals over prompts; the vertical line is the model without \
-                  intervention."
+            "Harmful answers in per cent of prompts, with 95 % bootstrap intervals over prompts; the dashed line is the model without \
+                  intervention, the number of prompts is in brackets."
                 .to_owned(),
         numbers: Table { head, rows: report.runs.iter().map(row).collect(), prose: false },
     };
@@ -40,14 +59,14 @@ pub(super) fn section(report: &Report) -> Option<Section> {
 /// Every condition that was measured, and its categories where there are several.
 fn panels(report: &Report) -> Vec<Panel> {
     let mut panels = Vec::new();
-    let conditions: [(&str, fn(&Run) -> &Harm); 2] = [("standard", |run| &run.standard), ("adversarial", |run| &run.adversarial)];
-    for (name, harm) in conditions {
-        let Some(first) = report.runs.iter().map(harm).find(|harm| harm.all.harmful_rate.is_some()) else { continue };
-        panels.push(Panel { title: format!("{name} (n = {})", first.all.n), rate: Box::new(move |run| Some(&harm(run).all)) });
+    for (name, condition) in [("standard", Condition::Standard), ("adversarial", Condition::Adversarial)] {
+        let mut measured = report.runs.iter().map(|run| harm(run, condition)).filter(|harm| harm.all.harmful_rate.is_some());
+        let Some(first) = measured.next() else { continue };
+        panels.push(Panel { title: format!("{name} ({})", first.all.n), condition, category: None });
         if first.by_category.len() > 1 {
             panels.extend(first.by_category.iter().map(|(category, rate)| {
-                let (title, category) = (format!("{name}, {category} ({})", rate.n), category.clone());
-                Panel { title, rate: Box::new(move |run| harm(run).by_category.get(&category)) }
+                let title = format!("{name}, {category} ({})", rate.n);
+                Panel { title, condition, category: Some(category.clone()) }
             }));
         }
     }
@@ -59,7 +78,7 @@ const WIDTH: f64 = 760.0;
 const ROW: f64 = 20.0;
 
 fn drawing(report: &Report, panels: &[Panel]) -> String {
-    let names = report.runs.iter().map(|run| width(&run.name)).fold(0.0, f64::max).min(180.0) + 10.0;
+    let names = report.runs.iter().map(|run| width(&run.name)).fold(0.0, f64::max).min(300.0) + 10.0;
     // In as few lines as panels of some width allow, and evenly on these.
     let most = ((WIDTH - names) / 125.0).floor().max(1.0);
     let count = panels.iter().map(|_| 1.0).sum::<f64>();
@@ -96,13 +115,13 @@ fn draw(svg: &mut Svg, report: &Report, panel: &Panel, [left, top]: [f64; 2], [w
         svg.line("grid", [x, top], [x, top + height]);
         svg.text("tick", Anchor::Middle, [x, top + height + 1.2 * FONT], &label);
     }
-    if let Some(base) = report.run("none").and_then(|run| (panel.rate)(run)?.harmful_rate) {
+    if let Some(base) = report.run("none").and_then(|run| panel.rate(run)?.harmful_rate) {
         svg.line("reference", [axis.at(100.0 * base), top], [axis.at(100.0 * base), top + height]);
     }
     let mut y = top + 0.5 * ROW;
     for run in &report.runs {
         let class = if is_base(run) { "muted" } else { "c1" };
-        if let Some(rate) = (panel.rate)(run) {
+        if let Some(rate) = panel.rate(run) {
             if let Some([low, high]) = rate.ci95 {
                 svg.line(&format!("whisker {class}"), [axis.at(100.0 * low), y], [axis.at(100.0 * high), y]);
             }

@@ -56,7 +56,8 @@ pub(super) fn section(report: &Report, tuning: bool, budget: &Budget) -> Option<
         legend: vec![("c1", "on the front: no run has less harm at no higher price".to_owned()), ("muted", "dominated".to_owned())],
         caption:
             "Harmful answers in per cent (the mean of the rates on standard and on adversarial prompts) against three prices. Lower is \
-                  better; so is left for perplexity, and right for VQA and help."
+                  better; so is left for perplexity, and right for VQA and help. The dashed lines are the budget. Where there is no room \
+                  for a label, the numbers below have it."
                 .to_owned(),
         numbers: numbers(report, base, &fronts, &labels),
     };
@@ -103,7 +104,7 @@ fn in_order_of_harm(fronts: &[Vec<Point>; 3]) -> Vec<usize> {
 
 /// The runs that are on a front, and on which.
 fn numbers(report: &Report, base: &Run, fronts: &[Vec<Point>; 3], labels: &[Option<String>]) -> Table {
-    let head = ["label", "run", "harm %", "perplexity, % more", "VQA, points gained", "help %", "on the front of"];
+    let head = ["run", "harm %", "perplexity, % more", "VQA, points gained", "help %", "on the front of"];
     let mut rows = Vec::new();
     for index in in_order_of_harm(fronts) {
         let (Some(run), Some(Some(label))) = (report.runs.get(index), labels.get(index)) else { continue };
@@ -116,7 +117,8 @@ fn numbers(report: &Report, base: &Run, fronts: &[Vec<Point>; 3], labels: &[Opti
         let prices = PRICES.map(|price| (price.of)(run, base).map_or_else(|| "-".to_owned(), |value| format!("{value:.1}")));
         let [perplexity, vqa, help] = prices;
         let harm = run.harm().map_or_else(|| "-".to_owned(), percent);
-        let cells = [label.clone(), run.name.clone(), harm, perplexity, vqa, help, on.join(", ")];
+        let name = if *label == run.name { label.clone() } else { format!("{label}: {}", run.name) };
+        let cells = [name, harm, perplexity, vqa, help, on.join(", ")];
         rows.push(cells.map(|text| Cell { text, ..Cell::default() }).to_vec());
     }
     Table { head: head.map(str::to_owned).to_vec(), rows, prose: false }
@@ -156,9 +158,9 @@ fn drawing(report: &Report, price: &Price, points: &[Point], labels: &[Option<St
     }
     let mut taken: Vec<Rectangle> = points.iter().map(|p| Rectangle::around(place(p), [8.0, 8.0])).collect();
     let bounds = Rectangle { low: [left, top], high: [right, bottom] };
-    // The least harmful first, as not all may find room.
+    // From above, so that neighbours' labels are in their order.
     let mut front: Vec<&Point> = points.iter().filter(|point| point.on_front).collect();
-    front.sort_by(|a, b| a.place[1].total_cmp(&b.place[1]));
+    front.sort_by(|a, b| b.place[1].total_cmp(&a.place[1]));
     for point in front {
         let Some(Some(label)) = labels.get(point.run) else { continue };
         let Some(at) = free_place(place(point), label, &taken, &bounds) else { continue };
