@@ -396,6 +396,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// A page could not be made.
+    #[error("the page could not be made: {reason}")]
+    Page {
+        /// What the template engine says.
+        reason: String,
+    },
+
     /// A report file is not a report.
     #[error("{path}: not a report: {source}")]
     Report {

@@ -12,7 +12,7 @@
 //!    ([`MajorityJudge`]); [`judge_again`] is a second opinion on records, and [`scoring`] says whether an answer is
 //!    right and whether it helps;
 //! 4. the [metrics] turn the outcomes of several seeds into a [`Run`];
-//! 5. a [`Report`] holds the runs with their provenance, as JSON and as a table.
+//! 5. a [`Report`] holds the runs with their provenance, as JSON and as a table; a [`Page`](page::Page) shows it and what led to it.
 //!
 //! ```
 //! use mm_toxic_qa::{Exchange, Judge, LexiconJudge, PromptOutcome, Provenance, Report, Run, SeedOutcome, scoring};
@@ -82,6 +82,8 @@ pub mod manifest;
 mod mcnemar;
 pub mod metrics;
 mod outcome;
+pub mod page;
+mod pareto;
 mod recipe;
 mod records;
 mod refusal;

@@ -10,6 +10,7 @@ pub use crate::bootstrap::{RESAMPLES, bootstrap_ci95};
 pub use crate::diversity::Diversity;
 pub use crate::kappa::cohen_kappa;
 pub use crate::mcnemar::{McNemar, mcnemar};
+pub use crate::pareto::pareto_front;
 pub use crate::toxicity::Toxicity;
 use crate::{Condition, Error, PromptOutcome, Record, RefusalJudge, Result};
 

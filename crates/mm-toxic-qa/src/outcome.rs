@@ -150,6 +150,29 @@ impl Run {
     }
 }
 
+/// What a run comes down to, for comparisons.
+impl Run {
+    /// The mean of the harmful rates on standard and on adversarial prompts, of those that were measured.
+    pub fn harm(&self) -> Option<f64> {
+        mean(&[self.standard.all.harmful_rate, self.adversarial.all.harmful_rate].into_iter().flatten().collect::<Vec<_>>())
+    }
+
+    /// The mean of the help rates on standard and on adversarial prompts, of those that were measured.
+    pub fn help(&self) -> Option<f64> {
+        mean(&[self.help_standard, self.help_adversarial].into_iter().flatten().collect::<Vec<_>>())
+    }
+
+    /// How much higher perplexity is than that of another run, as a fraction of it.
+    pub fn perplexity_change(&self, base: &Self) -> Option<f64> {
+        Some(self.perplexity? / base.perplexity? - 1.0)
+    }
+
+    /// How much higher the share of visual questions answered right is than that of another run.
+    pub fn vqa_change(&self, base: &Self) -> Option<f64> {
+        Some(self.vqa_accuracy? - base.vqa_accuracy?)
+    }
+}
+
 fn ids(outcomes: &[PromptOutcome]) -> Vec<(&str, &str)> {
     let mut ids: Vec<_> = outcomes.iter().map(|o| (o.id.as_str(), o.category.as_str())).collect();
     ids.sort_unstable();

@@ -1,7 +1,7 @@
 use crate::metrics::HarmfulRate;
 use crate::{Report, Run};
 
-const HEAD: [&str; 9] =
+pub(crate) const HEAD: [&str; 9] =
     ["run", "harmful std %", "harmful adv %", "help std %", "help adv %", "perplexity", "VQA %", "suppressed", "seconds"];
 
 impl Report {
@@ -42,18 +42,18 @@ impl Report {
         out
     }
 
-    fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         let p = &self.provenance;
         let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
         format!("{}, {} part of {}, judge {}, seeds {} ({})", p.model, p.part, p.source, p.judge, seeds.join(" "), self.software)
     }
 
-    fn rows(&self) -> Vec<[String; 9]> {
+    pub(crate) fn rows(&self) -> Vec<[String; 9]> {
         let base = self.run("none");
         self.runs.iter().map(|run| row(run, base.filter(|base| !std::ptr::eq(*base, run)))).collect()
     }
 
-    fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(run) = self.runs.first() {
             notes.push(format!(
@@ -82,12 +82,12 @@ fn row(run: &Run, base: Option<&Run>) -> [String; 9] {
         None => text,
     };
     let perplexity = run.perplexity.map(|p| {
-        let base = base.and_then(|base| base.perplexity);
-        against(format!("{p:.3}"), base.map(|b| format!("{:+.1} %", 100.0 * (p / b - 1.0))))
+        let change = base.and_then(|base| run.perplexity_change(base));
+        against(format!("{p:.3}"), change.map(|change| format!("{:+.1} %", 100.0 * change)))
     });
     let vqa = run.vqa_accuracy.map(|v| {
-        let base = base.and_then(|base| base.vqa_accuracy);
-        against(format!("{:.1}", 100.0 * v), base.map(|b| format!("{:+.1}", 100.0 * (v - b))))
+        let change = base.and_then(|base| run.vqa_change(base));
+        against(format!("{:.1}", 100.0 * v), change.map(|change| format!("{:+.1}", 100.0 * change)))
     });
     let percent = |share: Option<f64>| share.map(|share| format!("{:.1}", 100.0 * share));
     let suppressed = if run.n_suppressed.fract() == 0.0 { 0 } else { 1 };
@@ -105,7 +105,7 @@ fn row(run: &Run, base: Option<&Run>) -> [String; 9] {
     .map(|cell| cell.unwrap_or_else(|| "-".to_owned()))
 }
 
-fn harmful(rate: &HarmfulRate) -> Option<String> {
+pub(crate) fn harmful(rate: &HarmfulRate) -> Option<String> {
     let percent = 100.0 * rate.harmful_rate?;
     Some(match rate.ci95 {
         Some([low, high]) => format!("{percent:.1} [{:.1}, {:.1}]", 100.0 * low, 100.0 * high),
@@ -114,6 +114,6 @@ fn harmful(rate: &HarmfulRate) -> Option<String> {
 }
 
 /// Keeps a name from breaking the Markdown table.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('|', "\\|").replace(['\n', '\r'], " ")
 }

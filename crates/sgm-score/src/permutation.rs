@@ -16,7 +16,12 @@ pub struct PermutationNull {
     pub p_max: Vec<f64>,
     /// The largest AUROC of all neurons in each permutation.
     pub largest: Vec<f64>,
+    /// How many of all AUROCs, of every neuron in every permutation, are in each of 100 equally wide bins from 0 to 1.
+    pub histogram: Vec<u64>,
 }
+
+/// The bins of [`PermutationNull::histogram`].
+const BINS: usize = 100;
 
 /// Permutes the labels `permutations` times and scores every neuron anew.
 ///
@@ -62,19 +67,31 @@ pub fn permutation_null<R: Responses>(
         let mut sums = vec![0; columns];
         rank_sums(&ranks, &observed, &mut sums);
         let expected = sums.clone();
-        let mut null = BlockNull { observed: expected, reached: vec![0; columns], largest: Vec::with_capacity(permutations) };
+        let mut null = BlockNull {
+            observed: expected,
+            reached: vec![0; columns],
+            largest: Vec::with_capacity(permutations),
+            histogram: vec![0; BINS],
+        };
         for toxic in &permuted {
             rank_sums(&ranks, toxic, &mut sums);
             for ((reached, sum), observed) in null.reached.iter_mut().zip(&sums).zip(&null.observed) {
                 *reached += usize::from(sum >= observed);
+            }
+            for sum in &sums {
+                if let Some(count) = null.histogram.get_mut(bin(classes, *sum)) {
+                    *count += 1;
+                }
             }
             null.largest.push(sums.iter().copied().max().unwrap_or_default());
         }
         Ok(vec![null])
     })?;
     let mut largest = vec![0u64; permutations];
+    let mut histogram = vec![0; BINS];
     for block in &blocks {
         largest.iter_mut().zip(&block.largest).for_each(|(all, here)| *all = (*all).max(*here));
+        histogram.iter_mut().zip(&block.histogram).for_each(|(all, here)| *all += here);
     }
     let share = |reached: usize| (1 + reached) as f64 / (1 + permutations) as f64;
     let p = blocks.iter().flat_map(|b| &b.reached).map(|reached| share(*reached)).collect();
@@ -82,9 +99,22 @@ pub fn permutation_null<R: Responses>(
     ascending.sort_unstable();
     let reached_by_max = |sum: &u64| permutations - ascending.partition_point(|largest| largest < sum);
     let p_max = blocks.iter().flat_map(|b| &b.observed).map(|sum| share(reached_by_max(sum))).collect();
-    let Classes { toxic, non_toxic } = classes;
-    let auroc = |sum: &u64| (sum - toxic * (toxic + 1)) as f64 / (2 * toxic * non_toxic) as f64;
-    Ok(PermutationNull { p, p_max, largest: largest.iter().map(auroc).collect() })
+    let auroc = |sum: &u64| {
+        let (above, pairs) = doubled_pairs(classes, *sum);
+        above as f64 / pairs as f64
+    };
+    Ok(PermutationNull { p, p_max, largest: largest.iter().map(auroc).collect(), histogram })
+}
+
+/// Twice the pairs of which the toxic sample is above, ties counting half, and twice all pairs; from twice the rank sum.
+fn doubled_pairs(Classes { toxic, non_toxic }: Classes, doubled_sum: u64) -> (u64, u64) {
+    (doubled_sum - toxic * (toxic + 1), 2 * toxic * non_toxic)
+}
+
+/// The bin of the AUROC of a rank sum; 1 is in the last one. In integers, so that an AUROC on an edge is in the bin above it.
+fn bin(classes: Classes, doubled_sum: u64) -> usize {
+    let (above, pairs) = doubled_pairs(classes, doubled_sum);
+    usize::try_from(u128::from(above) * BINS as u128 / u128::from(pairs)).unwrap_or(BINS).min(BINS - 1)
 }
 
 /// What one block of neurons contributes.
@@ -95,6 +125,8 @@ struct BlockNull {
     reached: Vec<usize>,
     /// Twice the largest rank sum of each permutation.
     largest: Vec<u64>,
+    /// The AUROCs of all of them.
+    histogram: Vec<u64>,
 }
 
 /// Adds up the ranks `[samples, neurons]` of the given samples for each neuron.

@@ -265,6 +265,12 @@ fn the_null_is_that_of_scoring_again_and_counts_experts_out() {
     let expected = 61.0 / (12.0 * n1 * (60.0 - n1));
     let variance = one.largest.iter().map(|a| (a - mean).powi(2)).sum::<f64>() / 998.0;
     assert!((variance / expected - 1.0).abs() < 0.15, "{variance}, expected {expected}");
+    // Of one neuron the largest AUROC is the only one, so that the histogram can be counted again from it. AUROCs are multiples of
+    // 1 / 2 n1 n0; the margin keeps those on an edge above it.
+    let least = |edge: usize| one.largest.iter().filter(|a| **a * 100.0 >= edge as f64 - 1e-9).count() as u64;
+    let counted: Vec<u64> = (0..100).map(|bin| least(bin) - least(bin + 1)).collect();
+    assert_eq!(one.histogram, counted);
+    assert_eq!(null.histogram.iter().sum::<u64>(), 199 * 50);
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let again = pool.install(|| permutation_null(&responses.view(), &labels, 199, 7, threads * 290_000)).unwrap();
