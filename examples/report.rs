@@ -12,8 +12,8 @@ use clap::Parser;
 use sgm::capture::ActivationStore;
 use sgm::core::{Expertise, Intervention, write_atomically};
 use sgm::score::{Attribution, AttributionOptions, Modality, permutation_null, score_store};
-use sgm::toxic_qa::page::{Answers, AurocDistribution, LayerAttribution, ModalityAttribution, Page, SiteSuppression, picture};
-use sgm::toxic_qa::{Contrast, OrganismSource, Part, Report, Sample, Source, read_records};
+use sgm::toxic_qa::page::{Answers, AurocDistribution, LayerAttribution, ModalityAttribution, Page, SiteSuppression};
+use sgm::toxic_qa::{Contrast, Evaluation, OrganismSource, Part, Report, Sample, Source, read_records};
 use sha2::{Digest, Sha256};
 
 #[derive(Parser)]
@@ -105,31 +105,24 @@ impl PageArguments {
             let name = intervention.file_name().unwrap_or_default().to_string_lossy();
             let answers = Answers::pair(&read_records(path)?, &sha256(intervention)?, name.trim_end_matches(".sgm.safetensors"), 2);
             let mut answers = answers.with_context(|| format!("{}: no answer with {}", path.display(), intervention.display()))?;
-            if page.report.provenance.model == "organism" {
-                self.show_pictures(&mut answers, &page.report.provenance.part)?;
+            let provenance = &page.report.provenance;
+            if provenance.model == "organism" && !answers.show_pictures(&self.prompts(&provenance.part)?)? {
+                bail!("{}: the answers are to other prompts than those of the organism's data; give --organism-data", path.display());
             }
             page.answers = Some(answers);
         }
         Ok(page)
     }
 
-    /// Adds the organism's pictures, if all prompts are those of its data.
-    fn show_pictures(&self, answers: &mut Answers, part: &str) -> Result<()> {
+    /// The risky prompts of the organism.
+    fn prompts(&self, part: &str) -> Result<Vec<Sample>> {
         let part = if part == "dev" { Part::Dev } else { Part::Test };
         let source = match &self.organism_data {
             Some(directory) => OrganismSource::from_dir(directory, part, Contrast::Benign)?,
             None => OrganismSource::embedded(part, Contrast::Benign)?,
         };
-        let evaluation = source.evaluation()?;
-        let samples: BTreeMap<&str, &Sample> =
-            evaluation.standard.iter().chain(&evaluation.adversarial).map(|s| (s.id.as_str(), s)).collect();
-        for pair in &mut answers.pairs {
-            match samples.get(pair.id.as_str()) {
-                Some(sample) if sample.prompt == pair.prompt => pair.picture = sample.image()?.as_ref().and_then(picture),
-                _ => bail!("{}: the answer is to another prompt than that of the data; give --organism-data", pair.id),
-            }
-        }
-        Ok(())
+        let Evaluation { standard, adversarial, .. } = source.evaluation()?;
+        Ok([standard, adversarial].concat())
     }
 }
 

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 /// Checks that tags are balanced, attributes quoted, and neither a bare `<` nor an unknown entity is in the text. Returns the elements'
 /// names.
 fn check(html: &str) -> Vec<String> {
-    let body = html.strip_prefix("<!doctype html>").expect("a doctype");
+    let body = html.strip_prefix("<!doctype html>").unwrap();
     let (before, style) = body.split_once("<style>").unwrap();
     let (style, after) = style.split_once("</style>").unwrap();
     assert!(!style.contains('<'));
@@ -20,7 +20,7 @@ fn check(html: &str) -> Vec<String> {
     while let Some(start) = rest.find('<') {
         let (text, tag) = rest.split_at(start);
         check_text(text);
-        let end = tag.find('>').expect("a tag's end");
+        let end = tag.find('>').unwrap();
         assert!(!tag[1..end].contains('<'), "a bare < before {tag:.60}");
         let (inside, after) = (&tag[1..end], &tag[end + 1..]);
         rest = after;
@@ -105,6 +105,7 @@ fn page(text: &str) -> Page {
         tuning: Some(report.clone()),
         sites: vec![site(0, 0), site(3, 2)],
         auroc: Some(AurocDistribution {
+            about: text.to_owned(),
             observed: vec![0, 3, 5, 1],
             null: Some(NullDistribution { counts: vec![1, 90, 92, 2], permutations: 20, threshold: 0.7, above: 1 }),
         }),

@@ -9,7 +9,7 @@ use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use super::document::{AnswersBlock, Block, Section, ShownAnswer, Table};
-use crate::{Condition, Record};
+use crate::{Condition, Record, Result, Sample};
 
 /// Answers without and with an intervention: how verdicts changed, and a few of them word for word.
 ///
@@ -112,6 +112,22 @@ impl Answers {
         answers.pairs.sort_by_key(order);
         found.then_some(answers)
     }
+
+    /// Adds the pictures of the samples that were asked about; `false`, and none added, when a prompt is not that of the sample of its id:
+    /// the answers are then to other data.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sample::image`].
+    pub fn show_pictures(&mut self, samples: &[Sample]) -> Result<bool> {
+        let samples: HashMap<&str, &Sample> = samples.iter().map(|sample| (sample.id.as_str(), sample)).collect();
+        let sample = |pair: &AnswerPair| samples.get(pair.id.as_str()).copied().filter(|sample| sample.prompt == pair.prompt);
+        let Some(shown) = self.pairs.iter().map(sample).collect::<Option<Vec<_>>>() else { return Ok(false) };
+        for (pair, sample) in self.pairs.iter_mut().zip(shown) {
+            pair.picture = sample.image()?.as_ref().and_then(picture);
+        }
+        Ok(true)
+    }
 }
 
 pub(super) fn section(answers: &Answers) -> Section {
@@ -161,7 +177,7 @@ impl AnswerPair {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Split, Timing, Verdict};
+    use crate::{Contrast, OrganismSource, Part, Source, Split, Timing, Verdict};
 
     fn record(id: &str, seed: u64, sha256: Option<&str>, label: Option<bool>) -> Record {
         Record {
@@ -209,6 +225,19 @@ mod tests {
         assert_eq!(shown, [("b", "b 0 Some(\"x\")"), ("b", "b 1 Some(\"x\")"), ("a", "a 0 Some(\"x\")")]);
         assert_eq!(Answers::pair(&records, "z", "sgm", 1), None);
         assert_eq!(Answers::pair(&records, "x", "sgm", 0).unwrap().pairs, []);
+    }
+
+    #[test]
+    fn pictures_are_those_of_the_samples_that_were_asked_about() {
+        let samples = OrganismSource::embedded(Part::Dev, Contrast::Benign).unwrap().evaluation().unwrap().standard;
+        let asked = samples.iter().find(|sample| sample.image.is_some()).unwrap();
+        let about = |sha256| Record { prompt: asked.prompt.clone(), ..record(&asked.id, 0, sha256, Some(true)) };
+        let mut answers = Answers::pair(&[about(None), about(Some("x"))], "x", "sgm", 1).unwrap();
+        assert!(answers.show_pictures(&samples).unwrap());
+        assert_eq!(answers.pairs[0].picture, picture(&asked.image().unwrap().unwrap()));
+        answers.pairs[0].picture = None;
+        answers.pairs[0].prompt.push('?');
+        assert!(!answers.show_pictures(&samples).unwrap() && answers.pairs[0].picture.is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The AUROCs of all neurons against what they would be if labels meant nothing.
 
 use serde::{Deserialize, Serialize};
-use sgm_core::Expertise;
+use sgm_core::{Calibration, Expertise};
 
 use super::axis::Axis;
 use super::document::{Block, Figure, Section, Table};
@@ -10,6 +10,9 @@ use super::svg::{Anchor, FONT, Svg, width};
 /// How the AUROCs of a model's neurons are distributed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AurocDistribution {
+    /// What was scored: pooling and samples, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub about: String,
     /// The number of neurons in each of equally wide bins from 0 to 1.
     pub observed: Vec<u64>,
     /// The same under permuted labels.
@@ -55,7 +58,13 @@ impl AurocDistribution {
             let above = auroc().filter(|auroc| auroc > threshold).count();
             Some(NullDistribution { counts, permutations: largest.len(), threshold: *threshold, above })
         });
-        Self { observed, null }
+        let pooling = expertise.metadata.pooling.as_ref().map(|pooling| format!("responses pooled by {pooling}"));
+        let samples = expertise.metadata.calibration.as_ref().map(|c| {
+            let Calibration { dataset, n_toxic, n_non_toxic, .. } = c;
+            format!("{n_toxic} toxic and {n_non_toxic} non-toxic samples of {dataset}")
+        });
+        let about = [pooling, samples].into_iter().flatten().collect::<Vec<_>>().join(", ");
+        Self { about, observed, null }
     }
 }
 
@@ -65,6 +74,7 @@ pub(super) fn section(distribution: &AurocDistribution) -> Option<Section> {
         return None;
     }
     let mut legend = vec![("c1", format!("{neurons} neurons"))];
+    let about = if distribution.about.is_empty() { String::new() } else { format!(" ({})", distribution.about) };
     let mut blocks = Vec::new();
     if let Some(null) = &distribution.null {
         legend.push(("c2", format!("the same with permuted labels ({} permutations)", null.permutations)));
@@ -82,7 +92,7 @@ pub(super) fn section(distribution: &AurocDistribution) -> Option<Section> {
     blocks.push(Block::Figure(Figure {
         drawings: vec![drawing(distribution)],
         legend,
-        caption: "How well single neurons tell toxic from non-toxic samples: the density of their AUROCs.".to_owned(),
+        caption: format!("How well single neurons tell toxic from non-toxic samples: the density of their AUROCs{about}."),
         numbers: numbers(distribution),
     }));
     Some(Section { id: "auroc", title: "AUROC of the neurons", blocks })

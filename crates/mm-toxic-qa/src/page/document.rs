@@ -85,14 +85,16 @@ pub(super) struct ShownAnswer {
     pub(super) verdict: &'static str,
 }
 
-impl From<String> for Cell {
+impl Cell {
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+
     /// Splits a cell of a report's table: `48.4 [44.1, 52.8]` and `1.345 (+4.1 %)` have a detail.
-    fn from(cell: String) -> Self {
+    pub(super) fn with_detail(cell: String) -> Self {
         match cell.split_once(' ') {
-            Some((text, detail)) if detail.starts_with(['[', '(']) => {
-                Self { text: text.to_owned(), detail: detail.to_owned(), best: false }
-            }
-            _ => Self { text: cell, ..Self::default() },
+            Some((text, detail)) if detail.starts_with(['[', '(']) => Self { detail: detail.to_owned(), ..Self::new(text) },
+            _ => Self::new(cell),
         }
     }
 }
@@ -119,7 +121,7 @@ impl Block {
 
 impl Table {
     pub(super) fn new<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> Self {
-        let rows = rows.into_iter().map(|row| row.map(Cell::from).to_vec()).collect();
+        let rows = rows.into_iter().map(|row| row.map(Cell::new).to_vec()).collect();
         Self { head: head.map(str::to_owned).to_vec(), rows, prose: false }
     }
 
@@ -177,9 +179,9 @@ mod tests {
 
     #[test]
     fn markdown_by_hand() {
-        let mut table = Table::new(["run", "harm"], vec![["a|b".to_owned(), "48.4 [44.1, 52.8]".to_owned()]]);
-        table.rows[0][1].best = true;
-        assert_eq!(table.markdown(), "| run | harm |\n| --- | --- |\n| a\\|b | **48.4** [44.1, 52.8] |\n");
+        let mut table = Table::new(["run", "harm"], vec![["a|b (c)".to_owned(), String::new()]]);
+        table.rows[0][1] = Cell { best: true, ..Cell::with_detail("48.4 [44.1, 52.8]".to_owned()) };
+        assert_eq!(table.markdown(), "| run | harm |\n| --- | --- |\n| a\\|b (c) | **48.4** [44.1, 52.8] |\n");
         let answers = AnswersBlock {
             about: "standard".into(),
             prompt: "<b>\n# hi".into(),

@@ -147,7 +147,7 @@ impl<'a> Plane<'a> {
         let row = |layer: &usize| {
             let cells =
                 self.projections.iter().map(|projection| self.sites.get(&(*layer, *projection)).map_or("-".to_owned(), |s| s.words()));
-            std::iter::once(layer.to_string()).chain(cells).map(|text| Cell { text, ..Cell::default() }).collect()
+            std::iter::once(layer.to_string()).chain(cells).map(Cell::new).collect()
         };
         Table { head, rows: self.layers.iter().map(row).collect(), prose: false }
     }

@@ -41,8 +41,8 @@ pub(super) fn section(report: &Report) -> Option<Section> {
     let head = std::iter::once("run".to_owned()).chain(panels.iter().map(|panel| panel.title.clone())).collect();
     let row = |run: &Run| {
         let cells =
-            panels.iter().map(|panel| Cell::from(panel.rate(run).and_then(crate::table::harmful).unwrap_or_else(|| "-".to_owned())));
-        std::iter::once(Cell { text: run.name.clone(), ..Cell::default() }).chain(cells).collect()
+            panels.iter().map(|panel| Cell::with_detail(panel.rate(run).and_then(crate::table::harmful).unwrap_or_else(|| "-".to_owned())));
+        std::iter::once(Cell::new(&run.name)).chain(cells).collect()
     };
     let figure = Figure {
         drawings: vec![drawing(report, &panels)],

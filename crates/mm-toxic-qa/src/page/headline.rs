@@ -7,7 +7,9 @@ use crate::table::HEAD;
 use crate::{Report, Run};
 
 pub(super) fn section(report: &Report, budget: &Budget) -> Section {
-    let rows = report.rows().into_iter().map(|row| row.map(Cell::from).to_vec()).collect();
+    let cells =
+        |[name, numbers @ ..]: [String; HEAD.len()]| std::iter::once(Cell::new(name)).chain(numbers.map(Cell::with_detail)).collect();
+    let rows = report.rows().into_iter().map(cells).collect();
     let mut table = Table { head: HEAD.map(str::to_owned).to_vec(), rows, prose: false };
     mark_best(&mut table, report);
     let best = table.rows.iter().flatten().any(|cell| cell.best).then(|| "Marked: the best of the runs with an intervention.".to_owned());

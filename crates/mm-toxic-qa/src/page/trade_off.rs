@@ -119,7 +119,7 @@ fn numbers(report: &Report, base: &Run, fronts: &[Vec<Point>; 3], labels: &[Opti
         let harm = run.harm().map_or_else(|| "-".to_owned(), percent);
         let name = if *label == run.name { label.clone() } else { format!("{label}: {}", run.name) };
         let cells = [name, harm, perplexity, vqa, help, on.join(", ")];
-        rows.push(cells.map(|text| Cell { text, ..Cell::default() }).to_vec());
+        rows.push(cells.map(Cell::new).to_vec());
     }
     Table { head: head.map(str::to_owned).to_vec(), rows, prose: false }
 }
