@@ -69,8 +69,8 @@ pub(super) fn section(sites: &[SiteSuppression]) -> Option<Section> {
         drawings: vec![counts, scales],
         legend: Vec::new(),
         caption: format!(
-            "{suppressed} of {neurons} neurons by layer and projection: the darker, the larger the share of a site's neurons, and the smaller \
-             their mean scale (0 silences, 1 leaves alone)."
+            "{suppressed} of {neurons} neurons by layer and projection: the stronger the colour, the larger the share of a site's \
+             neurons, and the smaller their mean scale (0 silences, 1 leaves alone)."
         ),
         numbers: plane.numbers(),
     };
