@@ -4,6 +4,7 @@
 //!     evaluate --defence eta+sgm --intervention adaptive.sgm.safetensors --out out/eta-sgm
 #![allow(clippy::print_stdout, reason = "a binary")]
 
+#[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
 mod threads;
 
@@ -94,7 +95,13 @@ fn main() -> Result<()> {
     let generator = a.defence.build(&model, &ingredients).context("building the defence")?;
     let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
     let options = EvaluateOptions {
-        generate: GenerateOptions { max_new_tokens: a.max_new_tokens, batch_size: a.batch_size, sampling, seed: a.seed, ..Default::default() },
+        generate: GenerateOptions {
+            max_new_tokens: a.max_new_tokens,
+            batch_size: a.batch_size,
+            sampling,
+            seed: a.seed,
+            ..Default::default()
+        },
         defence: Some(a.defence.to_string()),
         intervention_sha256: ingredients.intervention.as_ref().map(experiment::sha256).transpose()?,
     };

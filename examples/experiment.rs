@@ -19,8 +19,9 @@ use tempfile::TempDir;
 /// What probes read.
 pub(crate) const PROMPT_END: Pooling = Pooling { pool: Pool::Last, mask: TokenMask::Prompt };
 
-/// What transport is fitted to.
+/// What transport is fitted to: the text of prompt and answer, or the prompt alone.
 pub(crate) const TEXT_MEAN: Pooling = Pooling { pool: Pool::Mean, mask: TokenMask::Text };
+pub(crate) const PROMPT_MEAN: Pooling = Pooling { pool: Pool::Mean, mask: TokenMask::Prompt };
 
 /// Calibration samples and the activations of a model on them.
 pub(crate) struct Calibrated {
@@ -63,12 +64,19 @@ impl Calibrated {
     }
 
     /// A transport fitted layer by layer, each on the model that wears the layers before.
-    pub(crate) fn incremental<M: Mllm>(&self, model: &M, transport: &Transport) -> Result<Intervention> {
-        let capture = Capture { poolings: vec![TEXT_MEAN], ..self.capture.clone() };
+    pub(crate) fn incremental<M: Mllm>(&self, model: &M, transport: &Transport, pooling: Pooling) -> Result<Intervention> {
+        let capture = Capture { poolings: vec![pooling], ..self.capture.clone() };
         let examples = Examples::from_slice(&self.examples);
         Ok(fit_incrementally(model, &capture, &examples, Amplify::Refuse, |store, sites| {
             transport.among(store, "the sites of one step", |site, _| sites.contains(&site))
         })?)
+    }
+
+    /// The transport of adaptive glasses: two maps fitted in different ways, blended.
+    pub(crate) fn blend<M: Mllm>(&self, model: &M) -> Result<Intervention> {
+        let text = self.incremental(model, &Transport::linear_act(), TEXT_MEAN)?;
+        let prompt = self.incremental(model, &Transport::mean_act(), PROMPT_MEAN)?;
+        Ok(Intervention::blend(&[(&text, 0.94), (&prompt, 0.94)])?)
     }
 
     /// A probe of the prompts' last tokens, whose gate lets pass all but a share of the benign prompts.
@@ -120,11 +128,7 @@ pub(crate) fn measure<'m, M: Mllm>(
     let generate = GenerateOptions { max_new_tokens, batch_size, sampling, seed, ..Default::default() };
     let generator = defence.build(model, ingredients)?;
     let glasses = ingredients.intervention.as_ref().filter(|_| defence.wears_glasses());
-    let options = EvaluateOptions {
-        generate,
-        defence: Some(defence.to_string()),
-        intervention_sha256: glasses.map(sha256).transpose()?,
-    };
+    let options = EvaluateOptions { generate, defence: Some(defence.to_string()), intervention_sha256: glasses.map(sha256).transpose()? };
     let Some(glasses) = glasses else { return Ok(benchmark.evaluate(&*generator, model, judge, &options)?) };
     let worn = Worn::new(model, glasses, Amplify::Refuse)?;
     let mut evaluated = benchmark.evaluate(&*generator, worn.model(), judge, &options)?;

@@ -14,7 +14,7 @@ use clap::Parser;
 use experiment::{Calibrated, Drawing};
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
-use sgm::core::Intervention;
+use sgm::core::{Dose, Intervention};
 use sgm::defend::Recipe;
 use sgm::models::{AutoMllm, Checkpoint, Mllm};
 use sgm::suppress::{Operator, Transport};
@@ -60,6 +60,9 @@ struct Arguments {
     /// Further rows: defences by their names, such as `self-reminder+ecso+sgm` or `filter+sgm`; glasses in them are the adaptive ones.
     #[arg(long = "defence", value_name = "DEFENCE")]
     defences: Vec<String>,
+    /// Only these rows of the table.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
     /// A tenth of the data and one seed: a look at whether everything works.
     #[arg(long)]
     quick: bool,
@@ -92,7 +95,9 @@ fn main() -> Result<()> {
         benchmark.thin(10);
     }
     let seeds = if arguments.quick { 1 } else { arguments.seeds };
-    let bar = ProgressBar::new(seeds * (arguments.defences.len() + ROWS.len() + 1) as u64);
+    let rows: Vec<(&str, &str)> =
+        ROWS.into_iter().filter(|(name, _)| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name)).collect();
+    let bar = ProgressBar::new(seeds * (arguments.defences.len() + rows.len() + 1) as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
 
     let mut runs: Vec<(String, Vec<SeedOutcome>)> = Vec::new();
@@ -105,13 +110,14 @@ fn main() -> Result<()> {
         let glasses = glasses(&model, &calibrated)?;
         if seed == 0 {
             for (name, intervention) in &glasses {
-                intervention.save(arguments.out.join(format!("{name}.sgm.safetensors")))?;
+                let file = if *name == "sgm" { "glasses" } else { name };
+                intervention.save(arguments.out.join(format!("{file}.sgm.safetensors")))?;
             }
         }
         let mut ingredients = calibrated.ingredients(&model)?;
         bar.inc(1);
-        let rows = ROWS.iter().map(|(name, defence)| (*name, *defence)).chain(arguments.defences.iter().map(|d| (d.as_str(), d.as_str())));
-        for (row, (name, defence)) in rows.enumerate() {
+        let further = arguments.defences.iter().map(|defence| (defence.as_str(), defence.as_str()));
+        for (row, (name, defence)) in rows.iter().copied().chain(further).enumerate() {
             bar.set_message(format!("seed {seed}: {name}"));
             let defence: Recipe = defence.parse()?;
             // The static glasses under their own names, adaptive ones inside of defences.
@@ -145,7 +151,7 @@ fn main() -> Result<()> {
 }
 
 /// The rows of the table: a name, and the defence behind it; a name that [`glasses`] knows wears those.
-const ROWS: [(&str, &str); 12] = [
+const ROWS: [(&str, &str); 13] = [
     ("none", "none"),
     ("det0", "sgm"),
     ("damp", "sgm"),
@@ -157,26 +163,34 @@ const ROWS: [(&str, &str); 12] = [
     ("self-reminder", "self-reminder"),
     ("ecso", "ecso"),
     ("eta", "eta"),
-    ("sgm*", "eta+sgm"),
+    ("eta+sgm", "eta+sgm"),
+    ("filter+sgm", "filter+sgm"),
 ];
 
 /// The share of benign prompts that adaptive glasses may act on.
 const FALSE_POSITIVE_RATE: f64 = 0.02;
 
+/// What is plainly risky is changed more.
+const DOSE: Dose = Dose { least: 0.65, from: 0.0, full: 13.0 };
+
 /// The glasses of one calibration, by the names of their rows.
 fn glasses<M: Mllm>(model: &M, calibrated: &Calibrated) -> Result<BTreeMap<&'static str, Intervention>> {
     let expertise = calibrated.expertise()?;
     let mut glasses = BTreeMap::new();
-    for (name, operator) in [("det0", Operator::det0(50)), ("damp", Operator::damp(0.5, 200)), ("aura", Operator::aura()), ("sgm", Operator::sgm())] {
+    for (name, operator) in
+        [("det0", Operator::det0(50)), ("damp", Operator::damp(0.5, 200)), ("aura", Operator::aura()), ("sgm", Operator::sgm())]
+    {
         glasses.insert(name, operator.intervention(&expertise)?);
     }
     glasses.insert("linear-act", Transport::linear_act().intervention(&calibrated.text_mean()?)?.with_strength(0.5)?);
     // Stronger than what is bearable at all times.
     let probe = calibrated.probe(FALSE_POSITIVE_RATE)?;
     let soft = Operator::soft(0.6, 2.0).intervention(&expertise)?;
-    let transport = calibrated.incremental(model, &Transport::linear_act())?.with_strength(1.25)?;
-    for (name, mut intervention) in [("adaptive-sgm", soft), ("adaptive", transport)] {
-        intervention.probe = Some(probe.clone());
+    let transport = calibrated.blend(model)?;
+    for (name, mut intervention, dose) in [("adaptive-sgm", soft, None), ("adaptive", transport, Some(DOSE))] {
+        let mut probe = probe.clone();
+        probe.dose = dose;
+        intervention.probe = Some(probe);
         glasses.insert(name, intervention);
     }
     Ok(glasses)

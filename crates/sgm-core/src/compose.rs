@@ -70,6 +70,48 @@ impl SiteIntervention {
 }
 
 impl Intervention {
+    /// The sum of what each of several interventions changes, by weights: `scale = 1 + sum of w (scale - 1)`, `shift = sum of w shift`.
+    ///
+    /// For maps that were fitted to the same neurons in different ways; [`compose`](Self::compose) is one after the other. Where all scales
+    /// of a neuron are within 0..=1 their sum stops at 0. Metadata are as of a composition, with the weights in the
+    /// entry `blend`; the probe is that of the first part. A site that a part does not have is not changed by it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Width`] when a site has different widths, [`Error::Positions`] when parts act on different token positions,
+    /// [`Error::OtherModel`] when their models' configurations differ, [`Error::Value`] when a weight is not finite or a sum leaves the
+    /// range of f32.
+    pub fn blend(parts: &[(&Self, f32)]) -> Result<Self> {
+        let Some((first, _)) = parts.first() else { return Ok(Self::default()) };
+        let mut blended = Self::new(compose_metadata(&parts.iter().map(|(part, _)| *part).collect::<Vec<_>>())?);
+        blended.probe.clone_from(&first.probe);
+        let weights = parts.iter().map(|(_, weight)| weight.to_string()).collect::<Vec<_>>();
+        blended.metadata.other.insert("blend".to_owned(), weights.join(" + "));
+        let mut sites: BTreeMap<Site, Vec<(&SiteIntervention, f64)>> = BTreeMap::new();
+        for (part, weight) in parts {
+            part.sites().iter().for_each(|(site, s)| sites.entry(*site).or_default().push((s, f64::from(*weight))));
+        }
+        for (site, parts) in sites {
+            let width = parts.first().map_or(0, |(s, _)| s.scale.len());
+            if let Some((other, _)) = parts.iter().find(|(s, _)| s.scale.len() != width) {
+                return Err(Error::Width { site: site.to_string(), what: "scale", expected: width, got: other.scale.len() });
+            }
+            let (mut scale, mut shift, mut within) = (vec![1.0f64; width], vec![0.0f64; width], vec![true; width]);
+            for (part, weight) in &parts {
+                for ((sum, within), v) in scale.iter_mut().zip(&mut within).zip(&part.scale) {
+                    *sum += weight * (f64::from(*v) - 1.0);
+                    *within &= (0.0..=1.0).contains(v);
+                }
+                shift.iter_mut().zip(part.shift.iter().flatten()).for_each(|(sum, v)| *sum += weight * f64::from(*v));
+            }
+            let scale = scale.iter().zip(within).map(|(v, within)| single(if within { v.max(0.0) } else { *v })).collect();
+            let shifts = parts.iter().any(|(part, _)| part.shift.is_some());
+            let shift = shifts.then(|| shift.iter().map(|v| single(*v)).collect());
+            blended.insert(site, SiteIntervention { shift, ..SiteIntervention::from_scale(scale) })?;
+        }
+        Ok(blended)
+    }
+
     /// The interventions one after the other, the first one first: scales multiply, and a later scale also scales earlier shifts.
     ///
     /// A neuron that none of them shifts keeps having no shift. The metadata keep what all parts agree on; `operator` lists the parts,
@@ -295,6 +337,19 @@ mod tests {
         let s = SiteIntervention { shift: shift.map(<[f32]>::to_vec), ..SiteIntervention::from_scale(scale.to_vec()) };
         glasses.insert(site(), s).unwrap();
         glasses
+    }
+
+    #[test]
+    fn a_blend_adds_what_its_parts_change() {
+        let (a, b) = (glasses(&[0.5, 1.0, 0.25], Some(&[1.0, 0.0, 2.0])), glasses(&[0.75, 2.0, 0.0], None));
+        let blended = Intervention::blend(&[(&a, 1.0), (&b, 0.5)]).unwrap();
+        let site = blended.sites().values().next().unwrap();
+        // 1 - 0.5 - 0.125; 1 + 0.5, not held at 0 as a part amplifies; 1 - 0.75 - 0.5 stops at 0.
+        assert_eq!(site.scale, [0.375, 1.5, 0.0]);
+        assert_eq!(site.shift.as_deref(), Some(&[1.0, 0.0, 2.0][..]));
+        assert_eq!(blended.metadata.other["blend"], "1 + 0.5");
+        assert!(matches!(Intervention::blend(&[(&a, 1.0), (&glasses(&[0.5], None), 1.0)]), Err(Error::Width { .. })));
+        assert!(Intervention::blend(&[(&a, f32::NAN)]).is_err());
     }
 
     proptest! {

@@ -55,6 +55,17 @@ pub enum Error {
         off: f32,
     },
 
+    /// The dose of a probe is out of range.
+    #[error("dose from strength {least} at log-odds {from} to full at {full}: the strength belongs in 0..=1, and the log-odds must grow")]
+    Dose {
+        /// The smallest strength.
+        least: f32,
+        /// The log-odds up to which it holds.
+        from: f32,
+        /// The log-odds of full strength.
+        full: f32,
+    },
+
     /// A value is outside its allowed range.
     #[error("{site}: `{what}` of neuron {neuron} is {value}, expected {expected}")]
     Value {

@@ -69,7 +69,7 @@ pub use error::Error;
 pub use expertise::{Expertise, SiteExpertise};
 pub use intervention::{Amplification, Intervention, SiteIntervention};
 pub use metadata::{Calibration, Metadata};
-pub use probe::{Gate, Probe};
+pub use probe::{Dose, Gate, Probe};
 pub use site::{Projection, Site, nearest};
 pub use strength::Schedule;
 

@@ -17,6 +17,30 @@ pub struct Probe {
     pub bias: f32,
     /// What follows from the score.
     pub gate: Gate,
+    /// How strongly glasses act where the gate lets them; in full if not given.
+    pub dose: Option<Dose>,
+}
+
+/// A strength that grows with the log-odds of the prompt's last token, read without glasses: `least` up to `from`, 1 from `full` on, and
+/// linear in between. So a prompt that is only just risky is changed less than one that plainly is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Dose {
+    /// The smallest strength, in 0..=1.
+    pub least: f32,
+    /// The log-odds up to which it holds.
+    pub from: f32,
+    /// The log-odds from which on the strength is 1, above `from`.
+    pub full: f32,
+}
+
+impl Dose {
+    /// The strength at some log-odds.
+    #[allow(clippy::cast_possible_truncation, reason = "strengths are f32")]
+    pub fn strength(self, log_odds: f64) -> f32 {
+        let (from, full) = (f64::from(self.from), f64::from(self.full));
+        let share = ((log_odds - from) / (full - from)).clamp(0.0, 1.0);
+        (f64::from(self.least) * (1.0 - share) + share) as f32
+    }
 }
 
 /// When glasses with a probe act.
@@ -47,12 +71,14 @@ struct Entry {
     bias: f32,
     #[serde(flatten)]
     gate: Gate,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dose: Option<Dose>,
 }
 
 impl Probe {
     /// A probe without neurons.
     pub fn new(bias: f32, gate: Gate) -> Self {
-        Self { weights: BTreeMap::new(), bias, gate }
+        Self { weights: BTreeMap::new(), bias, gate, dose: None }
     }
 
     /// Sets the weights of a site, f32 `[neurons]`.
@@ -71,26 +97,31 @@ impl Probe {
         &self.weights
     }
 
-    /// Checks bias and gate.
+    /// Checks bias, gate and dose.
     ///
     /// # Errors
     ///
-    /// [`Error::Gate`] when a number is out of its range.
+    /// [`Error::Gate`] or [`Error::Dose`] when a number is out of its range.
     pub fn check(&self) -> Result<()> {
         let Gate { on, off, .. } = self.gate;
-        if self.bias.is_finite() && (0.0..=1.0).contains(&on) && (0.0..=on).contains(&off) {
-            return Ok(());
+        if !(self.bias.is_finite() && (0.0..=1.0).contains(&on) && (0.0..=on).contains(&off)) {
+            return Err(Error::Gate { bias: self.bias, on, off });
         }
-        Err(Error::Gate { bias: self.bias, on, off })
+        match self.dose {
+            Some(Dose { least, from, full }) if !((0.0..=1.0).contains(&least) && from.is_finite() && full.is_finite() && from < full) => {
+                Err(Error::Dose { least, from, full })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The entry of a file's metadata.
     pub(crate) fn to_json(&self) -> String {
-        serde_json::json!(Entry { bias: self.bias, gate: self.gate }).to_string()
+        serde_json::json!(Entry { bias: self.bias, gate: self.gate, dose: self.dose }).to_string()
     }
 
     /// The reverse of it, without weights.
     pub(crate) fn from_json(json: &str) -> std::result::Result<Self, serde_json::Error> {
-        serde_json::from_str(json).map(|entry: Entry| Self::new(entry.bias, entry.gate))
+        serde_json::from_str(json).map(|entry: Entry| Self { dose: entry.dose, ..Self::new(entry.bias, entry.gate) })
     }
 }

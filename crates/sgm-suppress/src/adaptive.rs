@@ -84,6 +84,8 @@ struct Sequence {
     log_odds: Vec<f64>,
     /// The score of the prompt's last token without glasses.
     prompt: Option<f32>,
+    /// How strongly the glasses act.
+    strength: f32,
     /// Whether each token of the pass that began the cache is read through the glasses.
     through: Vec<bool>,
     /// Whether the next token will be.
@@ -156,7 +158,7 @@ impl Tap for Gated {
             let kinds = spans.row(index);
             let through = |token: usize| if begins(kinds) { sequence.through.get(token).copied().unwrap_or(false) } else { sequence.on };
             let chosen = self.positions.chosen(kinds).enumerate();
-            strengths.extend(chosen.map(|(token, chosen)| if chosen && through(token) { 1.0 } else { 0.0 }));
+            strengths.extend(chosen.map(|(token, chosen)| if chosen && through(token) { sequence.strength } else { 0.0 }));
         }
         if strengths.iter().all(|strength| *strength == 0.0) {
             return Ok(output);
@@ -172,6 +174,10 @@ impl Tap for Gated {
             let scores: Vec<f32> = sequence.log_odds.iter().map(|z| score(*z)).collect();
             let mut all = self.scores.lock().unwrap_or_else(PoisonError::into_inner);
             if begins(kinds) {
+                if sequence.prompt.is_none() {
+                    let log_odds = sequence.log_odds.first().copied().unwrap_or(f64::NEG_INFINITY);
+                    sequence.strength = self.probe.dose.map_or(1.0, |dose| dose.strength(log_odds));
+                }
                 let prompt = *sequence.prompt.get_or_insert_with(|| prompt_score(kinds, &scores));
                 let response = scores.get(scores.len().saturating_sub(responses(kinds))..).unwrap_or_default();
                 let (through, on) = course(self.probe.gate, prompt, kinds, response);
