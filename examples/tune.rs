@@ -129,7 +129,8 @@ fn main() -> Result<()> {
             for (name, intervention) in candidates {
                 for strength in &arguments.strengths {
                     for gate in &arguments.gates {
-                        let mut intervention = intervention.with_strength(*strength)?;
+                        // Above 1 a blend stops scales at 0.
+                        let mut intervention = Intervention::blend(&[(&intervention, *strength)])?;
                         intervention.probe = if *gate < 1.0 { Some(calibrated.probe(*gate)?) } else { None };
                         measure(format!("{name} x{strength} gate {gate}"), &intervention)?;
                     }

@@ -125,3 +125,24 @@ impl Probe {
         serde_json::from_str(json).map(|entry: Entry| Self { dose: entry.dose, ..Self::new(entry.bias, entry.gate) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dose_grows_between_two_log_odds() {
+        let dose = Dose { least: 0.5, from: -1.0, full: 3.0 };
+        assert_eq!([f64::NEG_INFINITY, -1.0, 1.0, 3.0, f64::INFINITY].map(|z| dose.strength(z)), [0.5, 0.5, 0.75, 1.0, 1.0]);
+        let with = |dose| Probe { dose: Some(dose), ..Probe::default() }.check();
+        with(dose).unwrap();
+        for wrong in [
+            Dose { least: 1.5, ..dose },
+            Dose { full: -1.0, ..dose },
+            Dose { from: f32::NAN, ..dose },
+            Dose { full: f32::INFINITY, ..dose },
+        ] {
+            assert!(matches!(with(wrong), Err(Error::Dose { .. })), "{wrong:?}");
+        }
+    }
+}

@@ -106,8 +106,7 @@ fn pair<T: FromStr>(text: &str) -> Option<(T, T)> {
 impl Intervention {
     /// The intervention at another strength: scale becomes `1 + s (scale - 1)`, shift `s shift`.
     ///
-    /// Strength 0 changes no neuron, 1 is the intervention itself; above 1 it overshoots, but a scale of 0..=1 stops at 0. The metadata's
-    /// entry `strength` says which.
+    /// Strength 0 changes no neuron, 1 is the intervention itself. The metadata's entry `strength` says which.
     ///
     /// # Errors
     ///
@@ -133,11 +132,7 @@ impl Intervention {
         for (site, s) in self.sites() {
             let strength = f64::from(schedule.strength(site.layer));
             let mut s = s.clone();
-            let scaled = |v: f32| {
-                let scaled = single(strength * f64::from(v) + (1.0 - strength));
-                if (0.0..=1.0).contains(&v) { scaled.max(0.0) } else { scaled }
-            };
-            s.scale.iter_mut().for_each(|v| *v = scaled(*v));
+            s.scale.iter_mut().for_each(|v| *v = single(strength * f64::from(*v) + (1.0 - strength)));
             s.shift.iter_mut().flatten().for_each(|v| *v = single(strength * f64::from(*v)));
             scheduled.insert(*site, s)?;
         }

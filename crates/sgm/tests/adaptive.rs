@@ -4,11 +4,13 @@
 
 mod worn;
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, IndexOp, Tensor};
 use sgm::capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
-use sgm::core::{Gate, Probe};
+use sgm::core::{Dose, Gate, Probe};
 use sgm::models::{AutoMllm, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, generate_tokens};
-use sgm::suppress::{AdaptiveGlasses, Amplify, Detector, Error, Glasses, ProbeOptions, fit_probe};
+use sgm::suppress::{AdaptiveGlasses, Amplify, Detector, Error, Glasses, ProbeOptions, Wear, fit_probe};
 use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
 use worn::{bits, difference, glasses};
 
@@ -71,6 +73,35 @@ fn benign_sequences_keep_their_bits_and_risky_ones_are_those_of_static_glasses()
     assert!(difference(&still, &plain) > 0.01, "the glasses do something");
     drop(worn);
     assert_eq!(bits(&logits(&model, &inputs)), bits(&plain), "dropped");
+}
+
+#[test]
+fn the_dose_follows_the_log_odds_of_the_prompt() {
+    let model = sgm::organism::load().unwrap();
+    let inputs = model.processor().prompts(&prompts(), Padding::Left).unwrap();
+    let scores = {
+        let detector = Detector::attach(&model, &probe(&model, Gate::default())).unwrap();
+        logits(&model, &inputs);
+        detector.take_scores()
+    };
+    let log_odds = |row: usize| (scores[&row][0] / (1.0 - scores[&row][0])).ln();
+    let all: Vec<f32> = (0..prompts().len()).map(log_odds).collect();
+    let (low, high) = (all.iter().copied().fold(f32::MAX, f32::min), all.iter().copied().fold(f32::MIN, f32::max));
+    let dose = Dose { least: 0.25, from: low + (high - low) / 4.0, full: high - (high - low) / 4.0 };
+    let mut adaptive = glasses(&model);
+    let mut gated = probe(&model, Gate { on: 0.0, off: 0.0, watch: false });
+    gated.dose = Some(dose);
+    adaptive.probe = Some(gated);
+    let dosed = {
+        let _worn = AdaptiveGlasses::wear(&model, &adaptive, Amplify::Refuse).unwrap();
+        logits(&model, &inputs)
+    };
+    let rows: BTreeMap<usize, f32> = all.iter().map(|z| dose.strength(f64::from(*z))).enumerate().collect();
+    assert!(rows.values().any(|s| *s == 0.25) && rows.values().any(|s| *s == 1.0), "{rows:?}");
+    let _worn = Glasses::wear_with(&model, &adaptive, Wear { rows, ..Wear::default() }).unwrap();
+    let by_hand = logits(&model, &inputs);
+    // Log-odds from rounded scores differ in the last digits.
+    assert!(difference(&dosed, &by_hand) <= 1e-5);
 }
 
 #[test]
