@@ -102,7 +102,7 @@ fn main() -> Result<()> {
             seed: a.seed,
             ..Default::default()
         },
-        defence: Some(a.defence.to_string()),
+        defence: Some(a.defence.to_string()).filter(|name| name != "none" && name != "sgm"),
         intervention_sha256: ingredients.intervention.as_ref().map(experiment::sha256).transpose()?,
     };
     let settings = serde_json::json!({
