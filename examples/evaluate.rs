@@ -87,7 +87,7 @@ fn main() -> Result<()> {
 
     // Scorers are fitted to the calibration samples, where a defence asks them.
     let mut ingredients = match a.defence.needs_scorers() {
-        true => Calibrated::capture(&model, source.as_ref(), 0, TEXT_MEAN, a.batch_size, 1)?.ingredients(&model)?,
+        true => Calibrated::capture(&model, source.as_ref(), source.calibration(0)?, TEXT_MEAN, a.batch_size)?.ingredients(&model)?,
         false => Ingredients::default(),
     };
     let glasses = a.intervention.as_ref().map(Intervention::load).transpose()?;

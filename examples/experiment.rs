@@ -32,16 +32,14 @@ pub(crate) struct Calibrated {
 }
 
 impl Calibrated {
-    /// Captures every `nth` of the calibration samples of one seed: pooled over tokens, for transport, and at the prompts' last token.
+    /// Captures calibration samples: pooled over tokens, for transport, and at the prompts' last token.
     pub(crate) fn capture<M: Mllm>(
         model: &M,
         source: &dyn Source,
-        seed: u64,
+        samples: Vec<Sample>,
         pooling: Pooling,
         batch_size: usize,
-        nth: usize,
     ) -> Result<Self> {
-        let samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
         let provenance = calibration::provenance(source, &samples)?;
         let examples = samples.iter().map(calibration::example).collect::<Result<Vec<_>>>()?;
         let directory = tempfile::tempdir()?;

@@ -19,7 +19,8 @@ use sgm::defend::Recipe;
 use sgm::models::{AutoMllm, Checkpoint, Mllm};
 use sgm::suppress::{Operator, Transport};
 use sgm::toxic_qa::{
-    Benchmark, Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Provenance, RecordWriter, Report, Run, SeedOutcome, Source,
+    Benchmark, Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome,
+    Source,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -63,6 +64,9 @@ struct Arguments {
     /// Only these rows of the table.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
+    /// Leave this category out of calibration, to see what glasses do about what they have never met.
+    #[arg(long)]
+    without: Option<String>,
     /// A tenth of the data and one seed: a look at whether everything works.
     #[arg(long)]
     quick: bool,
@@ -105,7 +109,9 @@ fn main() -> Result<()> {
     for seed in 0..seeds {
         bar.set_message(format!("seed {seed}: calibration"));
         let nth = if arguments.quick { 5 } else { 1 };
-        let calibrated = Calibrated::capture(&model, source.as_ref(), seed, arguments.pooling, arguments.batch_size, nth)
+        let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
+        samples.retain(|sample| Some(&sample.category) != arguments.without.as_ref());
+        let calibrated = Calibrated::capture(&model, source.as_ref(), samples, arguments.pooling, arguments.batch_size)
             .with_context(|| format!("calibration, seed {seed}"))?;
         let glasses = glasses(&model, &calibrated)?;
         if seed == 0 {
@@ -138,6 +144,7 @@ fn main() -> Result<()> {
     provenance.generation = serde_json::json!({"temperature": 1.0, "max_new_tokens": arguments.max_new_tokens, "vqa": "greedy"});
     provenance.calibration = serde_json::json!({
         "pooling": arguments.pooling.to_string(),
+        "without": arguments.without,
         "transport pooling": experiment::TEXT_MEAN.to_string(),
         "gate": {"pooling": experiment::PROMPT_END.to_string(), "false positive rate": FALSE_POSITIVE_RATE},
     });

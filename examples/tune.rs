@@ -115,7 +115,7 @@ fn main() -> Result<()> {
         };
         measure("none".to_owned(), &Intervention::default())?;
         for (index, pooling) in arguments.poolings.iter().enumerate() {
-            let calibrated = Calibrated::capture(&model, &source, seed, *pooling, 64, 1)?;
+            let calibrated = Calibrated::capture(&model, &source, source.calibration(seed)?, *pooling, 64)?;
             let expertise = calibrated.expertise()?;
             let mut candidates = Vec::new();
             for operator in &grid {
