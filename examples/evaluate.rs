@@ -6,6 +6,7 @@
 
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
+mod subject;
 mod threads;
 
 use std::path::PathBuf;
@@ -15,12 +16,10 @@ use clap::Parser;
 use experiment::{Calibrated, TEXT_MEAN};
 use sgm::core::Intervention;
 use sgm::defend::{Ingredients, Recipe, Worn};
-use sgm::models::{AutoMllm, Checkpoint, GenerateOptions, Mllm, Sampling, response_nll};
+use sgm::models::{GenerateOptions, Mllm, Sampling, response_nll};
 use sgm::suppress::Amplify;
-use sgm::toxic_qa::{
-    Benchmark, Contrast, Durability, EvaluateOptions, LexiconJudge, ManifestSource, OrganismSource, Part, Provenance, Report, Run, RunFile,
-    Source,
-};
+use sgm::toxic_qa::{Benchmark, Durability, EvaluateOptions, Provenance, Report, Run, RunFile};
+use subject::Subject;
 
 /// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
 #[global_allocator]
@@ -29,24 +28,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(about, version)]
 struct Arguments {
-    /// A checkpoint directory in the Hugging Face layout; the embedded organism by default.
-    #[arg(long, requires = "manifest")]
-    model: Option<PathBuf>,
-    /// A manifest of samples instead of the organism's.
-    #[arg(long)]
-    manifest: Option<PathBuf>,
-    /// A word list, one term a line, for the judge; the organism's insults by default.
-    #[arg(long)]
-    words: Option<PathBuf>,
+    #[command(flatten)]
+    subject: Subject,
     /// The defence, by its names from the outside in: `none`, `sgm`, `self-reminder+ecso+sgm` ...
     #[arg(long, default_value = "none", value_parser = |s: &str| s.parse::<Recipe>())]
     defence: Recipe,
     /// The glasses of `sgm`.
     #[arg(long)]
     intervention: Option<PathBuf>,
-    /// Evaluate on the dev split instead of the test split.
-    #[arg(long)]
-    dev: bool,
     /// The seed of the answers.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -67,19 +56,7 @@ struct Arguments {
 fn main() -> Result<()> {
     threads::settle();
     let a = Arguments::parse();
-    let part = if a.dev { Part::Dev } else { Part::Test };
-    let source: Box<dyn Source> = match &a.manifest {
-        Some(manifest) => Box::new(ManifestSource::open(manifest, part)?),
-        None => Box::new(OrganismSource::embedded(part, Contrast::Benign)?),
-    };
-    let model = match &a.model {
-        Some(directory) => AutoMllm::load(&Checkpoint::open(directory)?)?,
-        None => sgm::organism::load()?,
-    };
-    let judge = match &a.words {
-        Some(words) => LexiconJudge::from_words(words)?,
-        None => LexiconJudge::organism(),
-    };
+    let (source, model, judge) = (a.subject.source()?, a.subject.model()?, a.subject.judge()?);
     let evaluation = source.evaluation()?;
     let texts: Vec<_> = evaluation.perplexity.iter().filter_map(|s| Some((s, s.response.clone()?))).collect();
     let texts = texts.into_iter().map(|(s, response)| Ok((s.as_prompt()?, response))).collect::<Result<Vec<_>>>()?;

@@ -4,9 +4,10 @@
 #![allow(clippy::print_stdout, reason = "a binary")]
 
 mod experiment;
+mod rows;
+mod subject;
 mod threads;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -14,14 +15,10 @@ use clap::Parser;
 use experiment::{Calibrated, Drawing};
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
-use sgm::core::{Dose, Intervention};
 use sgm::defend::Recipe;
-use sgm::models::{AutoMllm, Checkpoint, Mllm};
-use sgm::suppress::{Operator, Transport};
-use sgm::toxic_qa::{
-    Benchmark, Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome,
-    Source,
-};
+use sgm::models::Mllm;
+use sgm::toxic_qa::{Benchmark, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
+use subject::Subject;
 use tracing_subscriber::EnvFilter;
 
 /// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
@@ -31,21 +28,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(about, version)]
 struct Arguments {
-    /// A LLaVA-1.5 checkpoint directory in the Hugging Face layout; the embedded organism by default.
-    #[arg(long, requires = "manifest")]
-    model: Option<PathBuf>,
-    /// A manifest of calibration and test samples instead of the organism's.
-    #[arg(long, conflicts_with = "organism_data")]
-    manifest: Option<PathBuf>,
-    /// A directory with other draws of the organism's data, in the same JSONL files.
-    #[arg(long)]
-    organism_data: Option<PathBuf>,
-    /// A word list, one term a line, for the judge; the organism's insults by default.
-    #[arg(long)]
-    words: Option<PathBuf>,
-    /// Evaluate on the dev split, on which settings are chosen, instead of the test split.
-    #[arg(long)]
-    dev: bool,
+    #[command(flatten)]
+    subject: Subject,
     /// How many seeds, each with a calibration set and random answers of its own.
     #[arg(long, default_value_t = 3)]
     seeds: u64,
@@ -80,27 +64,14 @@ fn main() -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
-    let part = if arguments.dev { Part::Dev } else { Part::Test };
-    let source: Box<dyn Source> = match (&arguments.manifest, &arguments.organism_data) {
-        (Some(manifest), _) => Box::new(ManifestSource::open(manifest, part)?),
-        (None, Some(directory)) => Box::new(OrganismSource::from_dir(directory, part, Contrast::Benign)?),
-        (None, None) => Box::new(OrganismSource::embedded(part, Contrast::Benign)?),
-    };
-    let model = match &arguments.model {
-        Some(directory) => AutoMllm::load(&Checkpoint::open(directory)?)?,
-        None => sgm::organism::load()?,
-    };
-    let judge = match &arguments.words {
-        Some(words) => LexiconJudge::from_words(words)?,
-        None => LexiconJudge::organism(),
-    };
+    let (source, model, judge) = (arguments.subject.source()?, arguments.subject.model()?, arguments.subject.judge()?);
     let mut benchmark = Benchmark::new(source.evaluation()?)?;
     if arguments.quick {
         benchmark.thin(10);
     }
     let seeds = if arguments.quick { 1 } else { arguments.seeds };
     let rows: Vec<(&str, &str)> =
-        ROWS.into_iter().filter(|(name, _)| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name)).collect();
+        rows::ROWS.into_iter().filter(|(name, _)| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name)).collect();
     let bar = ProgressBar::new(seeds * (arguments.defences.len() + rows.len() + 1) as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
 
@@ -113,7 +84,7 @@ fn main() -> Result<()> {
         samples.retain(|sample| Some(&sample.category) != arguments.without.as_ref());
         let calibrated = Calibrated::capture(&model, source.as_ref(), samples, arguments.pooling, arguments.batch_size)
             .with_context(|| format!("calibration, seed {seed}"))?;
-        let glasses = glasses(&model, &calibrated)?;
+        let glasses = rows::glasses(&model, &calibrated)?;
         if seed == 0 {
             for (name, intervention) in &glasses {
                 let file = if *name == "sgm" { "glasses" } else { name };
@@ -146,7 +117,7 @@ fn main() -> Result<()> {
         "pooling": arguments.pooling.to_string(),
         "without": arguments.without,
         "transport pooling": experiment::TEXT_MEAN.to_string(),
-        "gate": {"pooling": experiment::PROMPT_END.to_string(), "false positive rate": FALSE_POSITIVE_RATE},
+        "gate": {"pooling": experiment::PROMPT_END.to_string(), "false positive rate": rows::FALSE_POSITIVE_RATE},
     });
     let neurons = model.info().neurons();
     let runs = runs.into_iter().map(|(name, outcomes)| Run::from_seeds(name, neurons, &outcomes)).collect::<Result<_, _>>()?;
@@ -155,50 +126,4 @@ fn main() -> Result<()> {
     println!("{}", report.table());
     println!("written to {}: report.json, answers.jsonl, and the glasses of seed 0", arguments.out.display());
     Ok(())
-}
-
-/// The rows of the table: a name, and the defence behind it; a name that [`glasses`] knows wears those.
-const ROWS: [(&str, &str); 13] = [
-    ("none", "none"),
-    ("det0", "sgm"),
-    ("damp", "sgm"),
-    ("aura", "sgm"),
-    ("linear-act", "sgm"),
-    ("sgm", "sgm"),
-    ("adaptive-sgm", "sgm"),
-    ("adaptive", "sgm"),
-    ("self-reminder", "self-reminder"),
-    ("ecso", "ecso"),
-    ("eta", "eta"),
-    ("eta+sgm", "eta+sgm"),
-    ("filter+sgm", "filter+sgm"),
-];
-
-/// The share of benign prompts that adaptive glasses may act on.
-const FALSE_POSITIVE_RATE: f64 = 0.02;
-
-/// What is plainly risky is changed more.
-const DOSE: Dose = Dose { least: 0.65, from: 0.0, full: 13.0 };
-
-/// The glasses of one calibration, by the names of their rows.
-fn glasses<M: Mllm>(model: &M, calibrated: &Calibrated) -> Result<BTreeMap<&'static str, Intervention>> {
-    let expertise = calibrated.expertise()?;
-    let mut glasses = BTreeMap::new();
-    for (name, operator) in
-        [("det0", Operator::det0(50)), ("damp", Operator::damp(0.5, 200)), ("aura", Operator::aura()), ("sgm", Operator::sgm())]
-    {
-        glasses.insert(name, operator.intervention(&expertise)?);
-    }
-    glasses.insert("linear-act", Transport::linear_act().intervention(&calibrated.text_mean()?)?.with_strength(0.5)?);
-    // Stronger than what is bearable at all times.
-    let probe = calibrated.probe(FALSE_POSITIVE_RATE)?;
-    let soft = Operator::soft(0.6, 2.0).intervention(&expertise)?;
-    let transport = calibrated.blend(model)?;
-    for (name, mut intervention, dose) in [("adaptive-sgm", soft, None), ("adaptive", transport, Some(DOSE))] {
-        let mut probe = probe.clone();
-        probe.dose = dose;
-        intervention.probe = Some(probe);
-        glasses.insert(name, intervention);
-    }
-    Ok(glasses)
 }

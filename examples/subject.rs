@@ -1,0 +1,52 @@
+//! Whom an experiment asks, what, and who judges the answers.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use sgm::models::{AutoMllm, Checkpoint};
+use sgm::toxic_qa::{Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Source};
+
+#[derive(Args)]
+pub(crate) struct Subject {
+    /// A checkpoint directory in the Hugging Face layout; the embedded organism by default.
+    #[arg(long, requires = "manifest")]
+    model: Option<PathBuf>,
+    /// A manifest of calibration and test samples instead of the organism's.
+    #[arg(long, conflicts_with = "organism_data")]
+    manifest: Option<PathBuf>,
+    /// A directory with other draws of the organism's data, in the same JSONL files.
+    #[arg(long)]
+    organism_data: Option<PathBuf>,
+    /// A word list, one term a line, for the judge; the organism's insults by default.
+    #[arg(long)]
+    words: Option<PathBuf>,
+    /// Evaluate on the dev split, on which settings are chosen, instead of the test split.
+    #[arg(long)]
+    dev: bool,
+}
+
+impl Subject {
+    pub(crate) fn source(&self) -> Result<Box<dyn Source>> {
+        let part = if self.dev { Part::Dev } else { Part::Test };
+        Ok(match (&self.manifest, &self.organism_data) {
+            (Some(manifest), _) => Box::new(ManifestSource::open(manifest, part)?),
+            (None, Some(directory)) => Box::new(OrganismSource::from_dir(directory, part, Contrast::Benign)?),
+            (None, None) => Box::new(OrganismSource::embedded(part, Contrast::Benign)?),
+        })
+    }
+
+    pub(crate) fn model(&self) -> Result<AutoMllm> {
+        Ok(match &self.model {
+            Some(directory) => AutoMllm::load(&Checkpoint::open(directory)?)?,
+            None => sgm::organism::load()?,
+        })
+    }
+
+    pub(crate) fn judge(&self) -> Result<LexiconJudge> {
+        Ok(match &self.words {
+            Some(words) => LexiconJudge::from_words(words)?,
+            None => LexiconJudge::organism(),
+        })
+    }
+}
