@@ -76,6 +76,10 @@ impl Intervention {
             m.operator.as_ref().and_then(|o| o.get("name")).and_then(serde_json::Value::as_str).unwrap_or("an unnamed operator");
         let shifts =
             if total.shifted == 0 { String::new() } else { format!(", {} are shifted (by at most {})", total.shifted, total.max_shift) };
+        let added = match self.added_neurons() {
+            0 => String::new(),
+            n => format!(" {n} patch neurons are added to the MLPs of {} layers.", self.patches().len()),
+        };
         let warning = match described.amplification {
             None => String::new(),
             Some(a) => format!(
@@ -84,10 +88,14 @@ impl Intervention {
                 total.amplified, a.site, a.neuron, a.scale
             ),
         };
-        let use_it = if positions == "all" { every_position(&file, total.shifted > 0) } else { some_positions(&file, positions) };
+        let use_it = if positions == "all" {
+            every_position(&file, total.shifted > 0, self.added_neurons() > 0)
+        } else {
+            some_positions(&file, positions)
+        };
         format!(
             "{MARK}\n# {file}\n\nAn intervention on the MLP neurons of a multimodal language model, made by the operator `{}`: the output of \
-             every neuron becomes `scale * output + shift`. Of {} neurons {} are changed{shifts}.\n{warning}\n## What it is for and made from\n\n\
+             every neuron becomes `scale * output + shift`. Of {} neurons {} are changed{shifts}.{added}\n{warning}\n## What it is for and made from\n\n\
              {table}\n## How strong it is\n\n{}\n## How to use it\n\n{use_it}\n## Limits\n\n{LIMITS}",
             plain(operator_name),
             total.neurons,
@@ -108,9 +116,14 @@ const LIMITS: &str = "\
 ";
 
 /// Commands and Python for an intervention that acts on all tokens, so that weights can hold it.
-fn every_position(file: &str, shifts: bool) -> String {
+fn every_position(file: &str, shifts: bool, adds: bool) -> String {
     let shift_note =
         if shifts { "\nBaking needs a bias at every shifted site to hold the shift; worn at run time none is needed.\n" } else { "" };
+    let added_note = if adds {
+        "\nOf added neurons `<site>/patch` are the rows of `gate_proj` and `up_proj`, and at `down_proj` the columns, one after the other.\n"
+    } else {
+        ""
+    };
     format!(
         "```sh
 cargo run --release --example suppress -- describe {file}
@@ -123,11 +136,11 @@ In Python, on a transformers model (its modules are `model.language_model.layers
 ```python
 from safetensors.torch import load_file
 tensors, modules = load_file(\"{file}\"), dict(model.named_modules())
-for site in sorted({{name.rsplit(\"/\", 1)[0] for name in tensors}}):
+for site in sorted(name.removesuffix(\"/scale\") for name in tensors if name.endswith(\"/scale\")):
     scale, shift = tensors[site + \"/scale\"], tensors.get(site + \"/shift\", 0)
     modules[site.replace(\"lm.layers\", \"model.language_model.layers\")].register_forward_hook(lambda m, i, y, a=scale, b=shift: y * a + b)
 ```
-"
+{added_note}"
     )
 }
 

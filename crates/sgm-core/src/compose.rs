@@ -1,10 +1,10 @@
 //! Several interventions as one, what becomes of neurons that more than one of them changes, and how two differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::strength::single;
-use crate::{Error, Intervention, Metadata, Projection, Result, Site, SiteIntervention};
+use crate::strength::{single, weaken};
+use crate::{Error, Intervention, Metadata, PatchNeuron, Projection, Result, Site, SiteIntervention};
 
 /// Several interventions, one after the other, as one.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,8 @@ pub struct Contradiction {
 pub struct Diff {
     /// Every site at which they differ.
     pub sites: BTreeMap<Site, SiteDiff>,
+    /// The layers to which they add different neurons.
+    pub patches: BTreeSet<usize>,
 }
 
 /// How two interventions differ at one site.
@@ -109,12 +111,13 @@ impl Intervention {
             let shift = shifts.then(|| shift.iter().map(|v| single(*v)).collect());
             blended.insert(site, SiteIntervention { shift, ..SiteIntervention::from_scale(scale) })?;
         }
+        blended.add_patches(parts.iter().map(|(part, weight)| (*part, f64::from(*weight))))?;
         Ok(blended)
     }
 
     /// The interventions one after the other, the first one first: scales multiply, and a later scale also scales earlier shifts.
     ///
-    /// A neuron that none of them shifts keeps having no shift. The metadata keep what all parts agree on; `operator` lists the parts,
+    /// A neuron that none of them shifts keeps having no shift. Neurons that they add are all added; a later scale does not scale what they add. The metadata keep what all parts agree on; `operator` lists the parts,
     /// and the entry `calibrations` the data of those that differ. Products below the range of f32 become 0.
     ///
     /// # Errors
@@ -152,7 +155,17 @@ impl Intervention {
             let auroc_se = auroc.as_ref().and_then(|_| agreed(parts.iter().map(|part| &part.auroc_se)));
             composed.insert(site, SiteIntervention { scale, shift, auroc, auroc_se })?;
         }
+        composed.add_patches(parts.iter().map(|part| (*part, 1.0)))?;
         Ok(Composition { intervention: composed, conflicts })
+    }
+
+    /// All neurons that parts add, side by side.
+    fn add_patches<'a>(&mut self, parts: impl Iterator<Item = (&'a Self, f64)>) -> Result<()> {
+        let mut patches: BTreeMap<usize, Vec<PatchNeuron>> = BTreeMap::new();
+        for (part, weight) in parts {
+            part.patches().iter().for_each(|(layer, neurons)| patches.entry(*layer).or_default().extend(weaken(neurons, weight)));
+        }
+        patches.into_iter().try_for_each(|(layer, neurons)| self.insert_patches(layer, neurons))
     }
 
     /// The intervention at some sites only; at the others it does nothing.
@@ -205,7 +218,9 @@ impl Intervention {
                 sites.insert(*site, d);
             }
         }
-        Ok(Diff { sites })
+        let layers = self.patches().keys().chain(later.patches().keys()).copied();
+        let patches = layers.filter(|layer| self.patches().get(layer) != later.patches().get(layer)).collect();
+        Ok(Diff { sites, patches })
     }
 }
 
@@ -264,7 +279,7 @@ impl fmt::Display for Conflicts {
 impl Diff {
     /// Whether both do the same.
     pub fn is_empty(&self) -> bool {
-        self.sites.is_empty()
+        self.sites.is_empty() && self.patches.is_empty()
     }
 }
 
@@ -273,6 +288,10 @@ impl fmt::Display for Diff {
         writeln!(f, "| site | gained | lost | changed | largest difference of scales | of shifts |\n|---|---|---|---|---|---|")?;
         for (site, d) in &self.sites {
             writeln!(f, "| {site} | {} | {} | {} | {:.6} | {:.6} |", d.gained, d.lost, d.changed, d.max_scale, d.max_shift)?;
+        }
+        if !self.patches.is_empty() {
+            let layers: Vec<String> = self.patches.iter().map(ToString::to_string).collect();
+            writeln!(f, "\nOther neurons are added to the layers {}", layers.join(", "))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::tensor_file::Named;
 use crate::{Error, Metadata, Result, Site, tensor_file};
 
 /// How well each neuron of a model tells toxic from non-toxic input.
@@ -66,8 +67,8 @@ impl Expertise {
             .sites
             .iter()
             .map(|(site, e)| {
-                let se = e.auroc_se.as_deref().map(|se| ("auroc_se", se));
-                (*site, std::iter::once(("auroc", e.auroc.as_slice())).chain(se).collect())
+                let se = e.auroc_se.as_deref().map(|se| Named::vector("auroc_se", se));
+                (*site, std::iter::once(Named::vector("auroc", &e.auroc)).chain(se).collect())
             })
             .collect();
         tensor_file::save(path.as_ref(), FORMAT, &self.metadata, &sites)
@@ -92,8 +93,9 @@ impl Expertise {
         let (metadata, sites) = tensor_file::parse(path, bytes, FORMAT, &["auroc", "auroc_se"])?;
         let mut expertise = Self::new(metadata);
         for (site, mut vectors) in sites {
-            let auroc = vectors.remove("auroc").ok_or_else(|| missing(path, site, "auroc"))?;
-            expertise.insert(site, SiteExpertise { auroc, auroc_se: vectors.remove("auroc_se") })?;
+            let mut take = |name: &str| vectors.remove(name).map(|vector| vector.values);
+            let auroc = take("auroc").ok_or_else(|| missing(path, site, "auroc"))?;
+            expertise.insert(site, SiteExpertise { auroc, auroc_se: take("auroc_se") })?;
         }
         Ok(expertise)
     }

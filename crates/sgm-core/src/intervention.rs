@@ -2,12 +2,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::expertise::{check, missing};
-use crate::{Error, Metadata, Probe, Result, Site, card, nearest, tensor_file};
+use crate::patch_neuron::{self, PATCH};
+use crate::tensor_file::{Named, Vector};
+use crate::{Error, Metadata, PatchNeuron, Probe, Projection, Result, Site, card, nearest, tensor_file};
 
-/// What to do with every neuron: `y = scale * x + shift` on the output of each site.
+/// What to do with every neuron: `y = scale * x + shift` on the output of each site; and which neurons to add.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Intervention {
     sites: BTreeMap<Site, SiteIntervention>,
+    patches: BTreeMap<usize, Vec<PatchNeuron>>,
     /// Where the scales came from.
     pub metadata: Metadata,
     /// The detector that switches the intervention on, if it is not to act always. Only running models can wear one: what is folded into
@@ -53,7 +56,7 @@ const PROBE: &str = "probe";
 impl Intervention {
     /// An intervention on no site, which changes nothing.
     pub fn new(metadata: Metadata) -> Self {
-        Self { sites: BTreeMap::new(), metadata, probe: None }
+        Self { sites: BTreeMap::new(), patches: BTreeMap::new(), metadata, probe: None }
     }
 
     /// Adds a site, or replaces it.
@@ -78,13 +81,36 @@ impl Intervention {
         Ok(())
     }
 
+    /// Adds neurons to the MLP of a layer, or replaces those that were added before; none takes them away.
+    ///
+    /// What they add to the MLP's output is not scaled by the intervention.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Width`] when their vectors differ in length, [`Error::Value`] when a weight is not finite.
+    pub fn insert_patches(&mut self, layer: usize, neurons: Vec<PatchNeuron>) -> Result<()> {
+        patch_neuron::check(layer, &neurons)?;
+        self.patches.remove(&layer);
+        if !neurons.is_empty() {
+            self.patches.insert(layer, neurons);
+        }
+        Ok(())
+    }
+
+    /// The neurons that are added, by layer.
+    pub fn patches(&self) -> &BTreeMap<usize, Vec<PatchNeuron>> {
+        &self.patches
+    }
+
     /// The sites with their scales, by layer and projection.
     pub fn sites(&self) -> &BTreeMap<Site, SiteIntervention> {
         &self.sites
     }
 
+    /// Keeps some sites, and the neurons added to layers whose `down_proj` is kept.
     pub(crate) fn retain_sites(&mut self, mut keep: impl FnMut(&Site) -> bool) {
         self.sites.retain(|site, _| keep(site));
+        self.patches.retain(|layer, _| keep(&Site::new(*layer, Projection::Down)));
     }
 
     /// The number of neurons of all sites.
@@ -106,10 +132,15 @@ impl Intervention {
             .sum()
     }
 
+    /// The number of neurons that are added to the model's own.
+    pub fn added_neurons(&self) -> usize {
+        self.patches.values().map(Vec::len).sum()
+    }
+
     /// The first neuron whose scale is above 1 or below 0, if there is one.
     ///
     /// Such an intervention can make toxic behaviour stronger; whoever applies it has to refuse it
-    /// unless amplification was asked for.
+    /// unless amplification was asked for. What shifts and added neurons make stronger cannot be told from their numbers.
     pub fn amplification(&self) -> Option<Amplification> {
         self.sites.iter().find_map(|(site, s)| {
             let (neuron, scale) = s.scale.iter().copied().enumerate().find(|(_, v)| *v > 1.0 || *v < 0.0)?;
@@ -117,17 +148,22 @@ impl Intervention {
         })
     }
 
-    /// Checks that every site of the intervention, and of its probe, is one of a model's and has its width.
+    /// Checks that every site of the intervention, of its probe and of the neurons it adds is one of a model's and has its width.
     ///
     /// # Errors
     ///
     /// [`Error::UnknownSite`] naming the nearest site of the model, or [`Error::Width`].
     pub fn check_against(&self, model: &BTreeMap<Site, usize>) -> Result<()> {
-        let widths = self.sites.iter().map(|(site, s)| (site, "scale", s.scale.len()));
-        let probed = self.probe.iter().flat_map(Probe::weights).map(|(site, weights)| (site, PROBE, weights.len()));
-        for (site, what, got) in widths.chain(probed) {
+        let widths = self.sites.iter().map(|(site, s)| (*site, "scale", s.scale.len()));
+        let probed = self.probe.iter().flat_map(Probe::weights).map(|(site, weights)| (*site, PROBE, weights.len()));
+        // What a layer adds to its hidden states is as wide as they are.
+        let patched = self
+            .patches
+            .iter()
+            .flat_map(|(layer, neurons)| neurons.iter().map(|neuron| (Site::new(*layer, Projection::Down), PATCH, neuron.down.len())));
+        for (site, what, got) in widths.chain(probed).chain(patched) {
             let name = site.to_string();
-            match model.get(site) {
+            match model.get(&site) {
                 None => {
                     let nearest = nearest(&name, model.keys().copied()).map(|n| n.to_string());
                     return Err(Error::UnknownSite { name, nearest });
@@ -142,7 +178,8 @@ impl Intervention {
     }
 
     /// Writes the file, whole or not at all: `<site>/scale` f32 `[neurons]`, optionally `<site>/shift`,
-    /// `<site>/auroc`, `<site>/auroc_se` and `<site>/probe`, and the metadata with `format = "sgm-intervention"`.
+    /// `<site>/auroc`, `<site>/auroc_se` and `<site>/probe`, and the metadata with `format = "sgm-intervention"`; of added neurons
+    /// `<site>/patch` f32 `[added, hidden]`, at `down_proj` too.
     ///
     /// Equal interventions give equal bytes. Beside `glasses.sgm.safetensors` it then writes the [card](Self::card)
     /// `glasses.sgm.md`; a file of that name that is no card is left as it is.
@@ -151,17 +188,25 @@ impl Intervention {
     ///
     /// [`Error::Io`] when it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let mut sites: BTreeMap<Site, Vec<(&str, &[f32])>> = BTreeMap::new();
+        let mut sites: BTreeMap<Site, Vec<Named<'_>>> = BTreeMap::new();
+        let patches: Vec<_> =
+            self.patches.iter().map(|(layer, neurons)| (neurons.len(), patch_neuron::to_vectors(*layer, neurons))).collect();
         for (site, s) in &self.sites {
             let optional = [("shift", &s.shift), ("auroc", &s.auroc), ("auroc_se", &s.auroc_se)];
             let optional = optional.into_iter().filter_map(|(name, v)| v.as_deref().map(|v| (name, v)));
-            sites.insert(*site, std::iter::once(("scale", s.scale.as_slice())).chain(optional).collect());
+            let vectors = std::iter::once(("scale", s.scale.as_slice())).chain(optional);
+            sites.insert(*site, vectors.map(|(name, values)| Named::vector(name, values)).collect());
         }
         let mut metadata = self.metadata.clone();
         if let Some(probe) = &self.probe {
             probe.check()?;
-            probe.weights().iter().for_each(|(site, weights)| sites.entry(*site).or_default().push((PROBE, weights)));
+            probe.weights().iter().for_each(|(site, weights)| sites.entry(*site).or_default().push(Named::vector(PROBE, weights)));
             metadata.other.insert(PROBE.to_owned(), probe.to_json());
+        }
+        for (count, vectors) in &patches {
+            for (site, values) in vectors {
+                sites.entry(*site).or_default().push(Named { name: PATCH, values, rows: Some(*count) });
+            }
         }
         tensor_file::save(path.as_ref(), FORMAT, &metadata, &sites)?;
         card::save(path.as_ref(), self)
@@ -183,12 +228,20 @@ impl Intervention {
     /// As [`load`](Self::load).
     pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
         let path = path.as_ref();
-        let (mut metadata, sites) = tensor_file::parse(path, bytes, FORMAT, &["scale", "shift", "auroc", "auroc_se", PROBE])?;
+        let (mut metadata, sites) = tensor_file::parse(path, bytes, FORMAT, &["scale", "shift", "auroc", "auroc_se", PROBE, PATCH])?;
         let unreadable = |reason: String| Error::Metadata { path: path.to_owned(), key: PROBE.to_owned(), reason };
         let probe = metadata.other.remove(PROBE);
         let mut probe = probe.map(|json| Probe::from_json(&json).map_err(|e| unreadable(e.to_string()))).transpose()?;
         let mut intervention = Self::new(metadata);
+        let mut patches: BTreeMap<usize, BTreeMap<Projection, (Vec<f32>, usize)>> = BTreeMap::new();
         for (site, mut vectors) in sites {
+            if let Some(Vector { values, width }) = vectors.remove(PATCH) {
+                patches.entry(site.layer).or_default().insert(site.projection, (values, width));
+                if vectors.is_empty() {
+                    continue;
+                }
+            }
+            let mut vectors: BTreeMap<String, Vec<f32>> = vectors.into_iter().map(|(name, vector)| (name, vector.values)).collect();
             if let Some(weights) = vectors.remove(PROBE) {
                 let probe = probe.as_mut().ok_or_else(|| unreadable(format!("it is missing, but there are weights of {site}")))?;
                 probe.insert(site, weights)?;
@@ -199,6 +252,9 @@ impl Intervention {
             let scale = vectors.remove("scale").ok_or_else(|| missing(path, site, "scale"))?;
             let [shift, auroc, auroc_se] = ["shift", "auroc", "auroc_se"].map(|name| vectors.remove(name));
             intervention.insert(site, SiteIntervention { scale, shift, auroc, auroc_se })?;
+        }
+        for (layer, vectors) in patches {
+            intervention.insert_patches(layer, patch_neuron::from_vectors(layer, &vectors)?)?;
         }
         if let Some(probe) = &probe {
             probe.check()?;
@@ -256,6 +312,44 @@ mod tests {
         assert!(matches!(Intervention::from_bytes(&path, &bytes), Err(Error::Metadata { key, .. }) if key == "probe"));
         let model = [(Site::new(0, Projection::Gate), 3), (Site::new(1, Projection::Down), 2)].into();
         assert!(matches!(glasses.check_against(&model), Err(Error::UnknownSite { .. })));
+    }
+
+    #[test]
+    fn added_neurons_are_kept_in_the_file() {
+        let neuron = |v: f32| PatchNeuron { gate: vec![v, 1.0], up: vec![0.5, v], down: vec![-v, 2.0] };
+        let mut glasses = glasses();
+        glasses.insert_patches(1, vec![neuron(1.0), neuron(3.0)]).unwrap();
+        glasses.insert_patches(2, vec![neuron(0.25)]).unwrap();
+        assert_eq!((glasses.added_neurons(), glasses.changed_neurons()), (3, 3));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("glasses.sgm.safetensors");
+        glasses.save(&path).unwrap();
+        assert_eq!(Intervention::load(&path).unwrap(), glasses);
+        // Python sees them as matrices.
+        let bytes = std::fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.tensor("lm.layers.1.mlp.up_proj/patch").unwrap().shape(), [2, 2]);
+        // A part is missing; a neuron is; a model is narrower.
+        let without = |name: &str, by: &str| {
+            let at = bytes.windows(name.len()).position(|w| w == name.as_bytes()).unwrap();
+            let mut bytes = bytes.clone();
+            bytes[at..at + name.len()].copy_from_slice(by.as_bytes());
+            Intervention::from_bytes(&path, &bytes)
+        };
+        assert!(matches!(without("lm.layers.1.mlp.up_proj/patch", "lm.layers.9.mlp.up_proj/patch"), Err(Error::Width { what: PATCH, .. })));
+        assert!(matches!(without("lm.layers.1.mlp.up_proj/patch", "lm.layers.1.mlp.up_proj/scale"), Err(Error::Tensor { .. })));
+        let model = |hidden| (0..3).flat_map(|l| [(Site::new(l, Projection::Gate), 3), (Site::new(l, Projection::Down), hidden)]).collect();
+        glasses.check_against(&model(2)).unwrap();
+        glasses.insert_patches(0, vec![PatchNeuron { gate: vec![0.0; 3], up: vec![0.0; 3], down: vec![0.0; 3] }]).unwrap();
+        assert!(matches!(glasses.check_against(&model(2)), Err(Error::Width { what: PATCH, expected: 2, got: 3, .. })));
+        // Half as strong, doubled, none.
+        assert_eq!(glasses.with_strength(0.5).unwrap().patches()[&1][1].down, [-1.5, 1.0]);
+        assert_eq!(Intervention::compose(&[&glasses, &glasses]).unwrap().intervention.added_neurons(), 8);
+        assert_eq!(glasses.restrict_to(Some(2..=2), None).added_neurons(), 1);
+        let mut fewer = glasses.clone();
+        fewer.insert_patches(2, Vec::new()).unwrap();
+        assert_eq!((fewer.added_neurons(), glasses.diff(&fewer).unwrap().patches), (3, [2].into()));
+        assert!(fewer.insert_patches(2, vec![PatchNeuron { gate: vec![f32::NAN], up: vec![0.0], down: vec![0.0] }]).is_err());
     }
 
     #[test]

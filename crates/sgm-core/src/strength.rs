@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Intervention, Result};
+use crate::{Error, Intervention, PatchNeuron, Result};
 
 /// The strength of an intervention in each layer.
 ///
@@ -104,7 +104,8 @@ fn pair<T: FromStr>(text: &str) -> Option<(T, T)> {
 }
 
 impl Intervention {
-    /// The intervention at another strength: scale becomes `1 + s (scale - 1)`, shift `s shift`.
+    /// The intervention at another strength: scale becomes `1 + s (scale - 1)`, shift `s shift`, and added
+    /// neurons add `s` times as much.
     ///
     /// Strength 0 changes no neuron, 1 is the intervention itself. The metadata's entry `strength` says which.
     ///
@@ -136,6 +137,9 @@ impl Intervention {
             s.shift.iter_mut().flatten().for_each(|v| *v = single(strength * f64::from(*v)));
             scheduled.insert(*site, s)?;
         }
+        for (layer, neurons) in self.patches() {
+            scheduled.insert_patches(*layer, weaken(neurons, f64::from(schedule.strength(*layer))))?;
+        }
         Ok(scheduled)
     }
 
@@ -147,6 +151,12 @@ impl Intervention {
     pub fn sweep(&self, strengths: &[f32]) -> Result<Vec<(f32, Self)>> {
         strengths.iter().map(|s| Ok((*s, self.with_strength(*s)?))).collect()
     }
+}
+
+/// Neurons that add as many times as much.
+pub(crate) fn weaken(neurons: &[PatchNeuron], strength: f64) -> Vec<PatchNeuron> {
+    let down = |neuron: &PatchNeuron| neuron.down.iter().map(|v| single(strength * f64::from(*v))).collect();
+    neurons.iter().map(|neuron| PatchNeuron { down: down(neuron), ..neuron.clone() }).collect()
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32; the arithmetic is in f64")]

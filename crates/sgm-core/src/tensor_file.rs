@@ -1,4 +1,4 @@
-//! Safetensors files of f32 vectors named `<site>/<what>`, read as hostile input.
+//! Safetensors files of f32 vectors named `<site>/<what>`, and of several such in one, read as hostile input.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -11,13 +11,42 @@ use serde::Serialize;
 use crate::{Error, Metadata, Result, Site, write_atomically_with};
 
 /// The vectors of one site by their name, such as `scale`.
-pub(crate) type Vectors = BTreeMap<String, Vec<f32>>;
+pub(crate) type Vectors = BTreeMap<String, Vector>;
+
+/// A vector of a file, or several, one after the other.
+#[derive(Debug)]
+pub(crate) struct Vector {
+    pub(crate) values: Vec<f32>,
+    /// The length of one.
+    pub(crate) width: usize,
+}
+
+/// What is written of a site.
+pub(crate) struct Named<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) values: &'a [f32],
+    /// How many vectors these are, if not simply one.
+    pub(crate) rows: Option<usize>,
+}
+
+impl<'a> Named<'a> {
+    pub(crate) fn vector(name: &'static str, values: &'a [f32]) -> Self {
+        Self { name, values, rows: None }
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.rows.map_or_else(|| vec![self.values.len()], |rows| vec![rows, self.values.len() / rows.max(1)])
+    }
+}
+
+/// The name of what may be several vectors.
+const SEVERAL: &str = crate::patch_neuron::PATCH;
 
 /// One tensor in a file's header.
 #[derive(Serialize)]
 struct Entry {
     dtype: Dtype,
-    shape: [usize; 1],
+    shape: Vec<usize>,
     data_offsets: [usize; 2],
 }
 
@@ -25,19 +54,19 @@ struct Entry {
 ///
 /// Equal contents give equal bytes, whatever the order in which they came: the header, which the safetensors crate writes in the
 /// order of a hash table, is written here, sorted.
-pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites: &BTreeMap<Site, Vec<(&str, &[f32])>>) -> Result<()> {
-    let vectors = sites.iter().flat_map(|(site, vectors)| vectors.iter().map(move |(what, values)| (format!("{site}/{what}"), *values)));
-    let vectors: BTreeMap<String, &[f32]> = vectors.collect();
+pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites: &BTreeMap<Site, Vec<Named<'_>>>) -> Result<()> {
+    let vectors = sites.iter().flat_map(|(site, vectors)| vectors.iter().map(move |named| (format!("{site}/{}", named.name), named)));
+    let vectors: BTreeMap<String, &Named<'_>> = vectors.collect();
     let refused = |e: serde_json::Error| Error::NotSafetensors { path: path.to_owned(), reason: e.to_string() };
     let mut header = b"{\"__metadata__\":".to_vec();
     header.extend(serde_json::to_vec(&metadata.to_strings(format)).map_err(refused)?);
     let mut start = 0;
-    for (name, values) in &vectors {
-        let end = start + size_of_val(*values);
+    for (name, named) in &vectors {
+        let end = start + size_of_val(named.values);
         header.push(b',');
         header.extend(serde_json::to_vec(name).map_err(refused)?);
         header.push(b':');
-        let entry = Entry { dtype: Dtype::F32, shape: [values.len()], data_offsets: [start, end] };
+        let entry = Entry { dtype: Dtype::F32, shape: named.shape(), data_offsets: [start, end] };
         header.extend(serde_json::to_vec(&entry).map_err(refused)?);
         start = end;
     }
@@ -46,7 +75,7 @@ pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites
     write_atomically_with(path, |file| {
         file.write_all(&u64::try_from(header.len()).map_err(io::Error::other)?.to_le_bytes())?;
         file.write_all(&header)?;
-        vectors.values().flat_map(|values| values.iter()).try_for_each(|value| file.write_all(&value.to_le_bytes()))
+        vectors.values().flat_map(|named| named.values).try_for_each(|value| file.write_all(&value.to_le_bytes()))
     })
 }
 
@@ -71,11 +100,13 @@ pub(crate) fn parse(path: &Path, bytes: &[u8], format: &'static str, what: &[&st
         if !what.contains(&vector) {
             return Err(wrong(format!("unknown vector `{vector}`; expected one of {}", what.join(", "))));
         }
-        if tensor.dtype() != Dtype::F32 || tensor.shape().len() != 1 {
-            return Err(wrong(format!("expected f32 [neurons], found {:?} {:?}", tensor.dtype(), tensor.shape())));
+        let (dimensions, expected) = if vector == SEVERAL { (2, "f32 [added, hidden]") } else { (1, "f32 [neurons]") };
+        if tensor.dtype() != Dtype::F32 || tensor.shape().len() != dimensions {
+            return Err(wrong(format!("expected {expected}, found {:?} {:?}", tensor.dtype(), tensor.shape())));
         }
+        let width = tensor.shape().last().copied().unwrap_or_default();
         let values = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap_or_default())).collect();
-        sites.entry(site).or_default().insert(vector.to_owned(), values);
+        sites.entry(site).or_default().insert(vector.to_owned(), Vector { values, width });
     }
     Ok((metadata, sites))
 }
