@@ -52,6 +52,8 @@ mod gradient_tap;
 #[cfg(feature = "candle")]
 mod import;
 mod manifest;
+#[cfg(feature = "candle")]
+mod mlp_tokens;
 mod partial;
 mod partition;
 #[cfg(feature = "candle")]
@@ -82,6 +84,8 @@ pub use gradient_tap::GradientTap;
 #[cfg(feature = "candle")]
 pub use import::{Import, Imported};
 pub use manifest::{Manifest, NonFinite};
+#[cfg(feature = "candle")]
+pub use mlp_tokens::MlpTokens;
 pub use partial::PartialStore;
 pub use partition::Partition;
 #[cfg(feature = "candle")]

@@ -15,7 +15,7 @@ use crate::decoder_config::{Attends, DecoderConfig};
 use crate::derivative::RmsNorm;
 use crate::linear::{Embedding, Linear, Weights};
 use crate::rope::Rope;
-use crate::tap::PassTaps;
+use crate::tap::{MlpInput, PassTaps};
 use crate::{Cache, Result};
 
 /// The decoder's weights.
@@ -226,7 +226,8 @@ impl Mlp {
         let gate = taps.apply(site(Projection::Gate), self.gate.forward(x)?)?;
         let up = taps.apply(site(Projection::Up), self.up.forward(x)?)?;
         let y = (self.activation.forward(&gate)? * up)?;
-        taps.apply(site(Projection::Down), self.down.forward(&y)?)
+        let output = taps.apply(site(Projection::Down), self.down.forward(&y)?)?;
+        taps.after_mlp(&MlpInput::new(self.layer, x, self.activation), output)
     }
 }
 

@@ -94,7 +94,7 @@ pub use memory::Memory;
 pub use model::{Mllm, ModelInfo, ModelInputs, SiteInfo};
 pub use processor::{Padding, Processor};
 pub use prompt::{Content, Message, Prompt, Role};
-pub use tap::{Tap, TapGuard, TapRegistry, with_values};
+pub use tap::{MlpInput, Tap, TapGuard, TapRegistry, with_values};
 pub use tokens::{TokenKind, TokenMask, TokenSpans};
 pub use view::View;
 

@@ -1,8 +1,10 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{CpuStorage, DType, Storage, Tensor};
-use sgm_core::Site;
+use candle_nn::Module;
+use sgm_core::{Projection, Site};
 
+use crate::activation::Activation;
 use crate::{Result, TokenSpans};
 
 /// Sees the output of every MLP projection during a forward pass, and may replace it.
@@ -27,6 +29,21 @@ pub trait Tap: Send + Sync {
     /// [`Error::Tap`](crate::Error::Tap) or any other error ends the forward pass.
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> Result<Tensor>;
 
+    /// Receives the output of a layer's MLP, as the taps of `down_proj` left it, with the input it was made from; returns what the model goes on
+    /// with. So neurons can be added to an MLP, and its inputs looked at.
+    ///
+    /// # Shapes
+    ///
+    /// `output` is `[batch, tokens, hidden]` as the input is; all else is as of [`apply`](Self::apply).
+    ///
+    /// # Errors
+    ///
+    /// Any error ends the forward pass.
+    fn after_mlp(&self, input: &MlpInput<'_>, output: Tensor, spans: &TokenSpans) -> Result<Tensor> {
+        let _ = (input, spans);
+        Ok(output)
+    }
+
     /// Told that a pass has been through all sites; whether it should be repeated from the same inputs.
     ///
     /// So a tap may look at a prompt first and act on it then. Only a pass that begins an empty cache is repeated, as often as any tap
@@ -38,6 +55,31 @@ pub trait Tap: Send + Sync {
     fn settle(&self, spans: &TokenSpans) -> Result<bool> {
         let _ = spans;
         Ok(false)
+    }
+}
+
+/// What a layer's gated MLP was given, and how it activates its neurons.
+#[derive(Debug, Clone, Copy)]
+pub struct MlpInput<'a> {
+    /// The decoder layer.
+    pub layer: usize,
+    /// Normalised hidden states `[batch, tokens, hidden]`, of the model's dtype.
+    pub hidden: &'a Tensor,
+    activation: Activation,
+}
+
+impl<'a> MlpInput<'a> {
+    pub(crate) fn new(layer: usize, hidden: &'a Tensor, activation: Activation) -> Self {
+        Self { layer, hidden, activation }
+    }
+
+    /// The MLP's activation function of values of any shape.
+    ///
+    /// # Errors
+    ///
+    /// What candle reports.
+    pub fn activate(&self, gates: &Tensor) -> Result<Tensor> {
+        Ok(self.activation.forward(gates)?)
     }
 }
 
@@ -114,16 +156,17 @@ impl PassTaps {
     pub(crate) fn apply(&self, site: Site, mut output: Tensor) -> Result<Tensor> {
         if let Some((taps, spans)) = &self.0 {
             for tap in taps {
-                let (shape, tracked) = (output.shape().clone(), output.track_op());
-                output = tap.apply(site, output, spans)?;
-                if output.shape() != &shape {
-                    let reason = format!("it returned {:?} for an output of {shape:?}", output.shape());
-                    return Err(crate::Error::Tap { site, reason });
-                }
-                if tracked && !output.track_op() {
-                    let reason = "gradients are wanted, and it does not carry them on; see `with_gradient`".to_owned();
-                    return Err(crate::Error::Tap { site, reason });
-                }
+                output = checked(site, output, |output| tap.apply(site, output, spans))?;
+            }
+        }
+        Ok(output)
+    }
+
+    pub(crate) fn after_mlp(&self, input: &MlpInput<'_>, mut output: Tensor) -> Result<Tensor> {
+        if let Some((taps, spans)) = &self.0 {
+            let site = Site::new(input.layer, Projection::Down);
+            for tap in taps {
+                output = checked(site, output, |output| tap.after_mlp(input, output, spans))?;
             }
         }
         Ok(output)
@@ -139,6 +182,21 @@ impl PassTaps {
         }
         Ok(repeat)
     }
+}
+
+/// What a tap makes of an output, if the model can go on with it.
+fn checked(site: Site, output: Tensor, act: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let (shape, tracked) = (output.shape().clone(), output.track_op());
+    let output = act(output)?;
+    if output.shape() != &shape {
+        let reason = format!("it returned {:?} for an output of {shape:?}", output.shape());
+        return Err(crate::Error::Tap { site, reason });
+    }
+    if tracked && !output.track_op() {
+        let reason = "gradients are wanted, and it does not carry them on; see `with_gradient`".to_owned();
+        return Err(crate::Error::Tap { site, reason });
+    }
+    Ok(output)
 }
 
 /// Gives access to a tensor's values in row-major order, without a copy where they lie so in memory as f32, as they do on the CPU.

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 use sgm_core::{Gate, Intervention, Probe, Site};
-use sgm_models::{Mllm, Tap, TapGuard, TokenKind, TokenSpans, with_values};
+use sgm_models::{Mllm, MlpInput, Tap, TapGuard, TokenKind, TokenSpans, with_values};
 
-use crate::glasses::wearable;
+use crate::glasses::Changes;
 use crate::kernel::Strengths;
-use crate::{Amplify, Error, Positions, Result, Scaling};
+use crate::{Amplify, Error, Result};
 
 /// Glasses that a probe switches on: benign sequences are left untouched, to the bit.
 ///
@@ -34,8 +34,8 @@ impl AdaptiveGlasses {
     pub fn wear<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, amplify: Amplify) -> Result<Self> {
         let probe = intervention.probe.clone().ok_or(Error::NoProbe)?;
         probe.check()?;
-        let (sites, positions) = wearable(model, intervention, amplify)?;
-        let tap = Arc::new(Gated::new(probe, sites, positions));
+        let changes = Changes::of(model, intervention, amplify)?;
+        let tap = Arc::new(Gated::new(probe, changes));
         Ok(Self { _attached: model.taps().attach(tap.clone()), tap })
     }
 
@@ -64,8 +64,8 @@ impl Detector {
         probe.check()?;
         let mut only_probe = Intervention::default();
         only_probe.probe = Some(probe.clone());
-        only_probe.check_against(&model.info().widths())?;
-        let tap = Arc::new(Gated::new(probe.clone(), BTreeMap::new(), Positions::All));
+        let changes = Changes::of(model, &only_probe, Amplify::Refuse)?;
+        let tap = Arc::new(Gated::new(probe.clone(), changes));
         Ok(Self { _attached: model.taps().attach(tap.clone()), tap })
     }
 
@@ -96,17 +96,16 @@ struct Sequence {
 #[derive(Debug)]
 struct Gated {
     probe: Probe,
-    sites: BTreeMap<Site, Scaling>,
-    positions: Positions,
+    changes: Changes,
     /// Where sequences are remembered.
     key: u64,
     scores: Mutex<BTreeMap<usize, Vec<f32>>>,
 }
 
 impl Gated {
-    fn new(probe: Probe, sites: BTreeMap<Site, Scaling>, positions: Positions) -> Self {
+    fn new(probe: Probe, changes: Changes) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        Self { probe, sites, positions, key: KEYS.fetch_add(1, Ordering::Relaxed), scores: Mutex::default() }
+        Self { probe, changes, key: KEYS.fetch_add(1, Ordering::Relaxed), scores: Mutex::default() }
     }
 
     fn take_scores(&self) -> BTreeMap<usize, Vec<f32>> {
@@ -130,6 +129,19 @@ impl Gated {
         }
     }
 
+    /// How strongly the glasses act on each token; none if they act on no token at all.
+    fn strengths(&self, spans: &TokenSpans) -> Option<Vec<f32>> {
+        let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
+        for index in 0..spans.batch() {
+            let sequence = self.sequence(spans, index);
+            let kinds = spans.row(index);
+            let through = |token: usize| if begins(kinds) { sequence.through.get(token).copied().unwrap_or(false) } else { sequence.on };
+            let chosen = self.changes.positions.chosen(kinds).enumerate();
+            strengths.extend(chosen.map(|(token, chosen)| if chosen && through(token) { sequence.strength } else { 0.0 }));
+        }
+        strengths.iter().any(|strength| *strength != 0.0).then_some(strengths)
+    }
+
     /// Adds one site's part of the log-odds of the tokens that something is predicted from.
     fn read(&self, weights: &[f32], output: &Tensor, spans: &TokenSpans) -> sgm_models::Result<()> {
         let (_, tokens, neurons) = output.dims3()?;
@@ -151,19 +163,21 @@ impl Tap for Gated {
         if let Some(weights) = self.probe.weights().get(&site) {
             self.read(weights, &output, spans)?;
         }
-        let Some(scaling) = self.sites.get(&site) else { return Ok(output) };
-        let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
-        for index in 0..spans.batch() {
-            let sequence = self.sequence(spans, index);
-            let kinds = spans.row(index);
-            let through = |token: usize| if begins(kinds) { sequence.through.get(token).copied().unwrap_or(false) } else { sequence.on };
-            let chosen = self.positions.chosen(kinds).enumerate();
-            strengths.extend(chosen.map(|(token, chosen)| if chosen && through(token) { sequence.strength } else { 0.0 }));
+        let Some(scaling) = self.changes.sites.get(&site) else { return Ok(output) };
+        match self.strengths(spans) {
+            None => Ok(output),
+            Some(strengths) => Ok(scaling.apply_to(output, Strengths::Each(&strengths))?),
         }
-        if strengths.iter().all(|strength| *strength == 0.0) {
+    }
+
+    fn after_mlp(&self, input: &MlpInput<'_>, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
+        if !self.changes.patches.changes(input.layer) {
             return Ok(output);
         }
-        Ok(scaling.apply_to(output, Strengths::Each(&strengths))?)
+        match self.strengths(spans) {
+            None => Ok(output),
+            strengths => self.changes.patches.apply_to(input, output, strengths),
+        }
     }
 
     fn settle(&self, spans: &TokenSpans) -> sgm_models::Result<bool> {
@@ -182,7 +196,7 @@ impl Tap for Gated {
                 let response = scores.get(scores.len().saturating_sub(responses(kinds))..).unwrap_or_default();
                 let (through, on) = course(self.probe.gate, prompt, kinds, response);
                 let before = |token: usize| sequence.through.get(token).copied().unwrap_or(false);
-                repeat |= !self.sites.is_empty() && through.iter().enumerate().any(|(token, through)| *through != before(token));
+                repeat |= !self.changes.is_empty() && through.iter().enumerate().any(|(token, through)| *through != before(token));
                 all.insert(*row, std::iter::once(prompt).chain(response.iter().copied()).collect());
                 (sequence.through, sequence.on) = (through, on);
             } else if let (Some(TokenKind::Response), Some(score)) = (kinds.first(), scores.first()) {

@@ -3,9 +3,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use sgm_core::{Intervention, Site, SiteIntervention};
-use sgm_models::{Mllm, Tap, TapGuard, TokenSpans};
+use sgm_models::{Mllm, MlpInput, Tap, TapGuard, TokenSpans};
 
 use crate::kernel::Strengths;
+use crate::patches::Patches;
 use crate::{Amplify, Error, Positions, Result, Scaling};
 
 /// An intervention that a running model wears; dropping it restores the model.
@@ -46,7 +47,7 @@ impl Default for Wear {
 
 impl Glasses {
     /// Puts an intervention on a model: at every forward pass, cached or not, the output of each site is scaled, and shifted where there is
-    /// a shift, at the token positions that its metadata name, or all if they name none.
+    /// a shift, and what added neurons say is added to their MLP's output, at the token positions that its metadata name, or all if they name none.
     ///
     /// Sites that change nothing are passed by. A probe is left aside: these glasses are always on
     /// ([`AdaptiveGlasses`](crate::AdaptiveGlasses) heed it).
@@ -65,53 +66,81 @@ impl Glasses {
     ///
     /// As [`wear`](Self::wear), and [`Error::Strength`] when a strength is not finite, or below 0 or above 1 and that was not allowed.
     pub fn wear_with<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, wear: Wear) -> Result<Self> {
-        let (sites, positions) = wearable(model, intervention, wear.amplify)?;
+        let changes = Changes::of(model, intervention, wear.amplify)?;
         let rows = wear.rows.iter().map(|(row, strength)| (Some(*row), *strength));
         for (row, strength) in std::iter::once((None, wear.strength)).chain(rows) {
             if !strength.is_finite() || (wear.amplify == Amplify::Refuse && !(0.0..=1.0).contains(&strength)) {
                 return Err(Error::Strength { row, strength });
             }
         }
-        Ok(Self { _attached: model.taps().attach(Arc::new(Suppression { sites, positions, strength: wear.strength, rows: wear.rows })) })
+        Ok(Self { _attached: model.taps().attach(Arc::new(Suppression { changes, strength: wear.strength, rows: wear.rows })) })
     }
 }
 
-/// The sites that an intervention changes, and where, if a model may and can wear it.
-pub(crate) fn wearable<M: Mllm + ?Sized>(
-    model: &M,
-    intervention: &Intervention,
-    amplify: Amplify,
-) -> Result<(BTreeMap<Site, Scaling>, Positions)> {
-    intervention.check_against(&model.info().widths())?;
-    if let (Amplify::Refuse, Some(a)) = (amplify, intervention.amplification()) {
-        return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
+/// What an intervention changes, and where.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) sites: BTreeMap<Site, Scaling>,
+    pub(crate) patches: Patches,
+    pub(crate) positions: Positions,
+}
+
+impl Changes {
+    /// Those of an intervention that a model may and can wear.
+    pub(crate) fn of<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, amplify: Amplify) -> Result<Self> {
+        intervention.check_against(&model.info().widths())?;
+        if let (Amplify::Refuse, Some(a)) = (amplify, intervention.amplification()) {
+            return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
+        }
+        let positions = intervention.metadata.positions.as_deref().map_or(Ok(Positions::All), str::parse)?;
+        let scaling = |(site, s): (&Site, &SiteIntervention)| Ok((*site, Scaling::new(s.scale.clone(), s.shift.clone())?));
+        let changes = |scaling: &Result<(Site, Scaling)>| scaling.as_ref().map_or(true, |(_, scaling)| scaling.changed() > 0);
+        let sites = intervention.sites().iter().map(scaling).filter(changes).collect::<Result<_>>()?;
+        Ok(Self { sites, patches: Patches::new(intervention)?, positions })
     }
-    let positions = intervention.metadata.positions.as_deref().map_or(Ok(Positions::All), str::parse)?;
-    let scaling = |(site, s): (&Site, &SiteIntervention)| Ok((*site, Scaling::new(s.scale.clone(), s.shift.clone())?));
-    let changes = |scaling: &Result<(Site, Scaling)>| scaling.as_ref().map_or(true, |(_, scaling)| scaling.changed() > 0);
-    let sites = intervention.sites().iter().map(scaling).filter(changes).collect::<Result<_>>()?;
-    Ok((sites, positions))
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sites.is_empty() && self.patches.is_empty()
+    }
 }
 
 /// The tap behind the glasses.
 struct Suppression {
-    sites: BTreeMap<Site, Scaling>,
-    positions: Positions,
+    changes: Changes,
     strength: f32,
     rows: BTreeMap<usize, f32>,
 }
 
-impl Tap for Suppression {
-    fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
-        let Some(scaling) = self.sites.get(&site) else { return Ok(output) };
-        if self.positions == Positions::All && self.rows.is_empty() {
-            return Ok(scaling.apply_to(output, Strengths::Same(self.strength))?);
+impl Suppression {
+    /// The strength at each token; none if it is the same at all.
+    fn strengths(&self, spans: &TokenSpans) -> Option<Vec<f32>> {
+        if self.changes.positions == Positions::All && self.rows.is_empty() {
+            return None;
         }
         let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
         for (index, row) in spans.rows().iter().enumerate() {
             let strength = self.rows.get(row).copied().unwrap_or(self.strength);
-            strengths.extend(self.positions.chosen(spans.row(index)).map(|chosen| if chosen { strength } else { 0.0 }));
+            strengths.extend(self.changes.positions.chosen(spans.row(index)).map(|chosen| if chosen { strength } else { 0.0 }));
         }
-        Ok(scaling.apply_to(output, Strengths::Each(&strengths))?)
+        Some(strengths)
+    }
+}
+
+impl Tap for Suppression {
+    fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
+        let Some(scaling) = self.changes.sites.get(&site) else { return Ok(output) };
+        match self.strengths(spans) {
+            None => Ok(scaling.apply_to(output, Strengths::Same(self.strength))?),
+            Some(strengths) => Ok(scaling.apply_to(output, Strengths::Each(&strengths))?),
+        }
+    }
+
+    fn after_mlp(&self, input: &MlpInput<'_>, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
+        if !self.changes.patches.changes(input.layer) {
+            return Ok(output);
+        }
+        #[allow(clippy::float_cmp, reason = "full strength is exactly 1")]
+        let same = || (self.strength != 1.0).then(|| vec![self.strength; spans.batch() * spans.tokens()]);
+        self.changes.patches.apply_to(input, output, self.strengths(spans).or_else(same))
     }
 }

@@ -45,7 +45,11 @@ mod incremental;
 mod kernel;
 mod logistic;
 mod operator;
+#[cfg(feature = "candle")]
+mod patches;
 mod positions;
+#[cfg(feature = "candle")]
+mod sentinels;
 mod transport;
 
 #[cfg(feature = "candle")]
@@ -64,6 +68,8 @@ pub use kernel::{Element, Form, Scaling};
 pub use logistic::{Logistic, logistic};
 pub use operator::{Operator, Response, Selection};
 pub use positions::Positions;
+#[cfg(feature = "candle")]
+pub use sentinels::Sentinels;
 pub use transport::{Affine, Transport, TransportMap, linear_act, mean_act};
 
 /// The result of an operation of this crate.

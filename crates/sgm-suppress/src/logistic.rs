@@ -123,7 +123,7 @@ impl Gradient for Loss {
 }
 
 /// The sum of products, as far as both go, in lanes that a processor adds to at once.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     const LANES: usize = 8;
     let length = a.len().min(b.len()) / LANES * LANES;
     let ((a, a_rest), (b, b_rest)) = (a.split_at(length), b.split_at(length));

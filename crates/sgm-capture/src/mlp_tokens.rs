@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+use sgm_core::Site;
+use sgm_models::{Mllm, MlpInput, Padding, Tap, TokenKind, TokenSpans, with_values};
+
+use crate::{Error, Examples, Result};
+
+/// What went into the MLP of one layer and came out of it, at some tokens of one sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MlpTokens {
+    /// Whether the sample is toxic.
+    pub toxic: bool,
+    /// What the tokens are.
+    pub kinds: Vec<TokenKind>,
+    /// Whether each token is the last one of the prompt.
+    pub prompt_end: Vec<bool>,
+    /// Normalised hidden states `[tokens, hidden]`, f32, row-major.
+    pub inputs: Vec<f32>,
+    /// What the MLP makes of them `[tokens, hidden]`, as taps left it.
+    pub outputs: Vec<f32>,
+}
+
+impl MlpTokens {
+    /// Runs labelled samples and keeps what passes the MLP of one layer at the tokens that `chosen` says, by sample in their order.
+    ///
+    /// `chosen` is asked for each token with its sample's label, its kind, whether it ends the prompt, and its place in the sequence. All is kept in
+    /// memory: 8 bytes for each chosen token and hidden dimension. Taps that are attached already act first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`] when a value overflows, and what model and samples report.
+    pub fn capture<M: Mllm + ?Sized>(
+        model: &M,
+        examples: &Examples<'_>,
+        layer: usize,
+        batch_size: usize,
+        chosen: impl Fn(bool, TokenKind, bool, usize) -> bool + Sync + Send + 'static,
+    ) -> Result<Vec<Self>> {
+        let labels = (0..examples.len()).map(|number| Ok(examples.get(number)?.toxic)).collect::<Result<Vec<bool>>>()?;
+        let tap = Arc::new(MlpTap { layer, labels, chosen, samples: Mutex::default() });
+        let attached = model.taps().attach(tap.clone());
+        let numbers: Vec<usize> = (0..examples.len()).collect();
+        let run = |batch: &[usize]| -> Result<()> {
+            let batch_examples = batch.iter().map(|number| examples.get(*number)).collect::<Result<Vec<_>>>()?;
+            let mut inputs =
+                model.processor().responses(batch_examples.iter().map(|e| (&e.prompt, e.response.as_str())), Padding::Right)?;
+            inputs.rows = batch.to_vec();
+            model.prefill(&inputs, &mut model.new_cache())?;
+            Ok(())
+        };
+        numbers.par_chunks(batch_size.max(1)).try_for_each(run)?;
+        drop(attached);
+        let samples = std::mem::take(&mut *tap.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        for (number, sample) in &samples {
+            if let Some(value) = sample.inputs.iter().chain(&sample.outputs).copied().find(|v| !v.is_finite()) {
+                let site = format!("the MLP of layer {layer}");
+                return Err(Error::NotFinite { sample: examples.get(*number)?.id, site, neuron: 0, value });
+            }
+        }
+        Ok(samples.into_values().collect())
+    }
+
+    /// The number of tokens.
+    pub fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Whether no token was chosen.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
+    /// Each token: its kind, whether it ends the prompt, its input and its output `[hidden]`.
+    pub fn tokens(&self) -> impl Iterator<Item = (TokenKind, bool, &[f32], &[f32])> {
+        let hidden = (self.inputs.len() / self.kinds.len().max(1)).max(1);
+        let values = self.inputs.chunks_exact(hidden).zip(self.outputs.chunks_exact(hidden));
+        self.kinds.iter().zip(&self.prompt_end).zip(values).map(|((kind, end), (input, output))| (*kind, *end, input, output))
+    }
+}
+
+struct MlpTap<F> {
+    layer: usize,
+    labels: Vec<bool>,
+    chosen: F,
+    samples: Mutex<BTreeMap<usize, MlpTokens>>,
+}
+
+impl<F: Fn(bool, TokenKind, bool, usize) -> bool + Send + Sync> Tap for MlpTap<F> {
+    fn apply(&self, _: Site, output: Tensor, _: &TokenSpans) -> sgm_models::Result<Tensor> {
+        Ok(output)
+    }
+
+    fn after_mlp(&self, input: &MlpInput<'_>, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
+        if input.layer != self.layer {
+            return Ok(output);
+        }
+        let (_, tokens, hidden) = output.dims3()?;
+        for (index, row) in spans.rows().iter().enumerate() {
+            let toxic = self.labels.get(*row).copied().unwrap_or_default();
+            let kinds = spans.row(index);
+            let end = kinds.iter().rposition(|kind| matches!(kind, TokenKind::PromptText | TokenKind::Image));
+            let is_chosen = |(place, kind): &(usize, &TokenKind)| {
+                **kind != TokenKind::Padding && (self.chosen)(toxic, **kind, Some(*place) == end, *place)
+            };
+            let places: Vec<usize> = kinds.iter().enumerate().filter(is_chosen).map(|(place, _)| place).collect();
+            let read = |tensor: &Tensor| {
+                let row = tensor.narrow(0, index, 1)?;
+                with_values(&row, |values| {
+                    let token = |place: &usize| values.get(place * hidden..(place + 1) * hidden).unwrap_or_default();
+                    places.iter().flat_map(|place| token(place).iter().copied()).collect::<Vec<f32>>()
+                })
+            };
+            let sample = MlpTokens {
+                toxic,
+                kinds: places.iter().filter_map(|place| kinds.get(*place)).copied().collect(),
+                prompt_end: places.iter().map(|place| Some(*place) == end).collect(),
+                inputs: read(input.hidden)?,
+                outputs: read(&output)?,
+            };
+            debug_assert!(places.iter().all(|place| *place < tokens), "places are of this batch");
+            self.samples.lock().unwrap_or_else(PoisonError::into_inner).insert(*row, sample);
+        }
+        Ok(output)
+    }
+}
