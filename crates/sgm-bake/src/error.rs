@@ -169,6 +169,13 @@ pub enum Error {
         site: String,
     },
 
+    /// The intervention adds neurons, and these weights cannot take them.
+    #[error("the intervention adds neurons to layer {layer}, and these weights cannot be widened; wear the glasses at run time")]
+    AddsNeurons {
+        /// The first such layer.
+        layer: usize,
+    },
+
     /// The model was loaded without meeting a site of the intervention.
     #[error("{site}: the model has loaded no such weights, so the intervention has not reached it; is it for another model?")]
     Unused {

@@ -42,6 +42,9 @@ pub(crate) fn check(intervention: &Intervention, amplify: Amplify) -> Result<()>
     if let (Amplify::Refuse, Some(a)) = (amplify, intervention.amplification()) {
         return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
     }
+    if let Some(layer) = intervention.patches().keys().next() {
+        return Err(Error::AddsNeurons { layer: *layer });
+    }
     match &intervention.metadata.positions {
         Some(positions) if positions != "all" => Err(Error::Positions { positions: positions.clone() }),
         _ => Ok(()),
