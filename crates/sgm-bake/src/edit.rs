@@ -9,7 +9,7 @@ use crate::widening::Insertion;
 #[derive(Debug)]
 pub(crate) enum Edit<'a> {
     Replace(Replacement),
-    Tensor(TensorEdit<'a>),
+    Tensor(Box<TensorEdit<'a>>),
 }
 
 /// Bytes of a file that give way to others: a number in a header, say.

@@ -57,7 +57,7 @@ pub(crate) fn plan<'a>(files: &[SiteTensors], intervention: &'a Intervention, al
 /// The edits of a file.
 fn edits<'a>(file: &SiteTensors, intervention: &Intervention, widening: Option<&Widening<'a>>) -> Result<Vec<Edit<'a>>> {
     let tensors = file.tensors.iter().filter_map(|tensor| edit(file, tensor, intervention, widening).transpose());
-    let mut edits = tensors.map(|tensor| tensor.map(Edit::Tensor)).collect::<Result<Vec<_>>>()?;
+    let mut edits = tensors.map(|tensor| Ok(Edit::Tensor(Box::new(tensor?)))).collect::<Result<Vec<_>>>()?;
     if let Some(widening) = widening {
         let grown = edits.iter().filter_map(Edit::tensor).filter_map(|t| Some((t.tensor.as_str(), t.insertion.as_ref()?.growth())));
         let header = file.enlarge(widening, &grown.collect())?;

@@ -44,6 +44,10 @@
 //! `sgm_bake.json`, or `<file>.sgm_bake.json` beside a GGUF file. How closely each tensor holds its scaled weights is in there too:
 //! f16 scales that become subnormal, as those of Q4_K to Q6_K do at scales of a few percent, lose digits.
 //!
+//! **Patch neurons** ([`sgm_core::PatchNeuron`]) make MLPs wider: rows come into `gate_proj` and `up_proj`, columns into `down_proj`, zeros into layers that
+//! get fewer neurons than others, and the new width into `config.json` or the metadata of a GGUF file. The rest stays, but for its place.
+//! New weights are rounded to the type of their tensor; the block types of GGUF files need the feature `candle` for it.
+//!
 //! An intervention that amplifies a neuron is refused unless asked for ([`Amplify`]); one with a site that the checkpoint does not have, or
 //! only for some token positions, always.
 //!
