@@ -29,7 +29,7 @@ pub(crate) struct Replacement {
 #[derive(Debug)]
 pub(crate) struct TensorEdit<'a> {
     pub(crate) tensor: String,
-    /// The sites whose neurons change.
+    /// The sites whose neurons change, or that get more of them.
     pub(crate) sites: Vec<Site>,
     pub(crate) format: BlockFormat,
     /// Bytes from the beginning of the original.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::block::BlockFormat;
 use crate::edit::{Growth, Replacement};
+use crate::site_tensors::Part;
 use crate::{Error, GgufProblem, Result};
 
 /// What the header of a GGUF file says.
@@ -274,12 +275,15 @@ impl Header {
                 changes.push(number(tensor.offset_at, start - self.data));
             }
             let growth = growths.get(tensor.name.as_str()).copied().unwrap_or_default();
-            // Innermost first: the columns of a matrix, or the values of a vector.
-            let more = if tensor.rank < 2 { [growth.rows, 0] } else { [growth.columns, growth.rows] };
-            for ((at, dimension), more) in
-                (tensor.dimensions_at..).step_by(8).zip(tensor.dimensions).zip(more).filter(|(_, more)| *more > 0)
-            {
-                changes.push(number(at, dimension.checked_add(more).ok_or_else(overflow)?));
+            // Innermost first.
+            let more =
+                if matches!(Part::of(&tensor.name), Some((_, Part::Bias))) { [growth.rows, 0] } else { [growth.columns, growth.rows] };
+            for ((index, dimension), more) in (0..).zip(tensor.dimensions).zip(more).filter(|(_, more)| *more > 0) {
+                if index >= tensor.rank {
+                    let dimensions = tensor.dimensions.into_iter().take(usize::try_from(tensor.rank).unwrap_or(RANK)).collect();
+                    return Err(GgufProblem::Dimensions { tensor: tensor.name.clone(), rank: tensor.rank, dimensions });
+                }
+                changes.push(number(tensor.dimensions_at + 8 * u64::from(index), dimension.checked_add(more).ok_or_else(overflow)?));
             }
             (old, new) = (
                 tensor.end,
@@ -287,7 +291,7 @@ impl Header {
             );
         }
         let end = old.checked_next_multiple_of(self.alignment).map_or(self.length, |end| end.min(self.length));
-        changes.extend(padding(old, end, new.next_multiple_of(self.alignment) - new));
+        changes.extend(padding(old, end, new.checked_next_multiple_of(self.alignment).map_or(0, |end| end - new)));
         Ok(changes)
     }
 

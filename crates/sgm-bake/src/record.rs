@@ -94,7 +94,7 @@ pub struct TensorRecord {
     pub tensor: String,
     /// Its type.
     pub dtype: String,
-    /// The sites whose neurons change.
+    /// The sites whose neurons change, or that get more of them.
     pub sites: Vec<String>,
     /// Its rows; for a bias, its values.
     pub rows: u64,

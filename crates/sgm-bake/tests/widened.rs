@@ -228,6 +228,33 @@ fn a_gguf_file_is_what_it_would_have_been_had_it_been_wider() {
 }
 
 #[test]
+fn gate_and_up_in_one_matrix_both_get_rows() {
+    let fused = |width: u8, up: Vec<f32>, down: Vec<f32>| {
+        Gguf::new("phi3")
+            .with("phi3.feed_forward_length", 4, vec![width, 0, 0, 0])
+            .tensor("blk.0.ffn_up.weight", &[2, 2 * u64::from(width)], F32, floats(up))
+            .tensor("blk.0.ffn_down.weight", &[width.into(), 2], F32, floats(down))
+            .bytes()
+    };
+    let bytes = fused(2, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], vec![1.0, 2.0, 3.0, 4.0]);
+    let mut wider = Intervention::default();
+    wider.insert_patches(0, vec![neuron([10.0, 11.0, 12.0, 13.0, 14.0, 15.0])]).unwrap();
+    let (out, _) = baked(&gguf(&bytes).unwrap(), &bytes, &wider).unwrap();
+    // A multiple of two, as it was.
+    let up = [1.0, 2.0, 3.0, 4.0, 10.0, 11.0, 0.0, 0.0, 5.0, 6.0, 7.0, 8.0, 12.0, 13.0, 0.0, 0.0];
+    assert!(out == fused(4, up.to_vec(), vec![1.0, 2.0, 14.0, 0.0, 3.0, 4.0, 15.0, 0.0]));
+    // A matrix that the header calls a vector cannot be one of two rows.
+    let vectors = Gguf::new("llama")
+        .with("llama.feed_forward_length", 4, vec![1, 0, 0, 0])
+        .counting("blk.0.ffn_up.weight", &[2])
+        .counting("blk.0.ffn_gate.weight", &[2])
+        .counting("blk.0.ffn_down.weight", &[1, 2])
+        .bytes();
+    let error = baked(&gguf(&vectors).unwrap(), &vectors, &wider).unwrap_err();
+    assert!(matches!(error, Error::Gguf { problem: GgufProblem::Dimensions { rank: 1, .. }, .. }), "{error}");
+}
+
+#[test]
 fn widths_in_the_metadata_have_to_fit() {
     let mut wider = Intervention::default();
     wider.insert_patches(0, vec![neuron([1.0; 6])]).unwrap();
