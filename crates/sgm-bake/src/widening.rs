@@ -4,7 +4,6 @@
 //! same number, because a model's configuration has one width for them all.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use sgm_core::{Intervention, PatchNeuron, Projection, Site};
 
@@ -52,45 +51,29 @@ type Shapes = BTreeMap<usize, BTreeMap<Projection, (u64, u64)>>;
 impl<'a> Widening<'a> {
     /// What it takes to add an intervention's neurons to a checkpoint; none if it adds none.
     ///
-    /// The number that is added keeps widths multiples of what they were multiples of, up to `alignment`, and of what the types of
+    /// The intervention's own shapes have been checked against the checkpoint's. The number that is added keeps widths multiples of what they were multiples of, up to `alignment`, and of what the types of
     /// `down_proj` need.
     pub(crate) fn new(files: &[SiteTensors], intervention: &'a Intervention, alignment: u64) -> Result<Option<Self>> {
         let patches = intervention.patches();
         let Some(most) = patches.values().map(Vec::len).max() else { return Ok(None) };
-        let refuse = |path: &PathBuf, reason: String| Error::Widen { path: path.clone(), reason };
         let Some(path) = files.first().map(|file| &file.path) else { return Ok(None) };
-        let shapes = shapes(files)?;
-        for (layer, neurons) in patches {
-            let hidden = shapes.get(layer).and_then(|layer| layer.get(&Projection::Gate)).map_or(0, |(_, inputs)| *inputs);
-            if let Some(neuron) = neurons.iter().find(|neuron| neuron.gate.len() as u64 != hidden) {
-                let got = neuron.gate.len();
-                return Err(refuse(path, format!("layer {layer} reads {hidden} values and an added neuron {got}")));
-            }
-        }
+        let refuse = |reason| Error::Widen { path: path.clone(), reason };
         let mut widths = BTreeMap::new();
-        for (layer, shape) in shapes {
-            let [gate, up, down] = Projection::ALL.map(|projection| shape.get(&projection).copied());
-            match (gate, up, down) {
-                (Some((width, hidden)), Some(up), Some((outputs, inputs)))
-                    if up == (width, hidden) && (outputs, inputs) == (hidden, width) =>
-                {
-                    widths.insert(layer, width);
-                }
-                _ => {
-                    let shape =
-                        |projection| shape.get(&projection).map_or("none".to_owned(), |(rows, inputs)| format!("[{rows}, {inputs}]"));
-                    let [gate, up, down] = Projection::ALL.map(shape);
-                    return Err(refuse(
-                        path,
-                        format!("gate, up and down of layer {layer} have shapes {gate}, {up} and {down}, which are no gated MLP"),
-                    ));
-                }
+        for (layer, shapes) in shapes(files)? {
+            let shape = |projection| shapes.get(&projection).copied();
+            let (width, hidden) = shape(Projection::Gate).unwrap_or_default();
+            if [Projection::Up, Projection::Down].map(shape) != [Some((width, hidden)), Some((hidden, width))] {
+                let shape = |projection| shape(projection).map_or("none".to_owned(), |(rows, inputs)| format!("[{rows}, {inputs}]"));
+                let [gate, up, down] = Projection::ALL.map(shape);
+                let reason = format!("gate, up and down of layer {layer} have shapes {gate}, {up} and {down}, which are no gated MLP");
+                return Err(refuse(reason));
             }
+            widths.insert(layer, width);
         }
         let blocks = tensors(files).filter(|(_, t)| holds(t, Projection::Down) && t.part == Part::Weight).map(|(_, t)| t.format.values);
         let multiple = blocks.fold(widths.values().fold(alignment, |a, b| gcd(a, *b)), |a, b| a / gcd(a, b) * b).max(1);
         let Some(added) = (most as u64).checked_next_multiple_of(multiple) else {
-            return Err(refuse(path, format!("{most} neurons are too many")));
+            return Err(refuse(format!("{most} neurons are too many")));
         };
         for (file, tensor) in tensors(files) {
             let zeros = tensor.part == Part::Bias || !tensor.sites.iter().any(|site| patches.contains_key(&site.layer));
