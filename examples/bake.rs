@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::Parser;
 use safetensors::tensor::TensorView;
-use sgm::bake::{Amplify, bake};
+use sgm::bake::{Amplify, Options, bake_with};
 use sgm::core::Intervention;
 
 #[derive(Parser)]
@@ -25,6 +25,9 @@ struct Arguments {
     /// The directory or GGUF file to write; it must not exist.
     #[arg(long)]
     out: PathBuf,
+    /// Keep the widths of MLPs that get patch neurons as divisible as they were, up to this number.
+    #[arg(long, default_value_t = Options::default().alignment)]
+    alignment: u64,
     /// Allow scales above 1 or below 0, which can make the model more toxic.
     #[arg(long)]
     allow_amplification: bool,
@@ -48,7 +51,8 @@ fn main() -> Result<()> {
     } else {
         &arguments.model
     };
-    let record = bake(model, &intervention, amplify, &arguments.out)?;
+    let options = Options { amplify, alignment: arguments.alignment };
+    let record = bake_with(model, &intervention, options, &arguments.out)?;
     println!("{}", record.table());
     println!(
         "written to {}: {} of {} neurons changed in {} tensors",
@@ -57,6 +61,9 @@ fn main() -> Result<()> {
         record.intervention.neurons,
         record.tensors.len()
     );
+    if let Some(widened) = &record.widened {
+        println!("{} patch neurons added; every layer has {} neurons more", record.intervention.added_neurons, widened.added);
+    }
     if intervention.probe.is_some() {
         println!("its probe cannot be baked: the model now wears the glasses always, on benign prompts too");
     }

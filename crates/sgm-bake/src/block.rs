@@ -190,6 +190,8 @@ pub(crate) struct Tally {
     pub(crate) subnormal: u64,
     pub(crate) zeroed: u64,
     pub(crate) overflowed: bool,
+    /// Sums of squares over added weights: of the errors of what is stored, and of the weights.
+    added: (f64, f64),
 }
 
 impl Tally {
@@ -210,6 +212,19 @@ impl Tally {
         } else if stored.abs() < smallest {
             self.subnormal += 1;
         }
+    }
+
+    /// Counts an added weight.
+    pub(crate) fn count_added(&mut self, exact: f32, stored: f32) {
+        self.overflowed |= !stored.is_finite();
+        let (exact, stored) = (f64::from(exact), f64::from(stored));
+        self.added = (self.added.0 + (stored - exact) * (stored - exact), self.added.1 + exact * exact);
+    }
+
+    /// How far added weights are from what is stored, root mean square by root mean square.
+    pub(crate) fn added_error(&self) -> f64 {
+        let (errors, weights) = self.added;
+        if weights == 0.0 { 0.0 } else { (errors / weights).sqrt() }
     }
 
     /// The root of the mean square of the relative errors.

@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sgm_core::Intervention;
-use sgm_suppress::Amplify;
 
-use crate::fold::{self, Patch};
+use crate::edit::Edit;
+use crate::model_config::{self, CONFIG};
 use crate::record::{RECORD, Record};
 use crate::rewrite::rewrite;
 use crate::site_tensors::SiteTensors;
-use crate::{Error, Result};
+use crate::{Error, Options, Result, fold};
 
 const INDEX: &str = "model.safetensors.index.json";
 
 /// See [`crate::bake`].
-pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, amplify: Amplify, out: &Path) -> Result<Record> {
-    fold::check(intervention, amplify)?;
+pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, options: Options, out: &Path) -> Result<Record> {
+    fold::check(intervention, options.amplify)?;
     refuse_existing(out)?;
     let record = model.join(RECORD);
     if fs::symlink_metadata(&record).is_ok() {
@@ -34,9 +34,18 @@ pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, amplify:
     }
     let tensors = weights.iter().map(|file| read_header(&model.join(file))).collect::<Result<Vec<_>>>()?;
     let indexed = indexed(model, &weights, &tensors)?;
-    let mut patches: BTreeMap<&Path, Vec<Patch>> =
-        weights.iter().map(|file| file.as_path()).zip(fold::patches(&tensors, intervention)?).collect();
-    let mut record = Record::new(intervention, amplify);
+    let plan = fold::plan(&tensors, intervention, options.alignment)?;
+    let mut record = Record::new(intervention, options.amplify, plan.widening.as_ref());
+    let mut edits: BTreeMap<&Path, Vec<Edit<'_>>> = weights.iter().map(|file| file.as_path()).zip(plan.edits).collect();
+    if let Some(widening) = &plan.widening {
+        let grown = edits.iter().filter(|(file, _)| indexed.contains(**file)).flat_map(|(_, edits)| edits);
+        let more = grown.filter_map(|edit| edit.tensor()?.more()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        if !indexed.is_empty() {
+            edits.insert(Path::new(INDEX), model_config::enlarge_index(&read(&model.join(INDEX))?, more));
+        }
+        let config = model.join(CONFIG);
+        edits.insert(Path::new(CONFIG), vec![model_config::widen(&config, &read(&config)?, widening)?]);
+    }
     let other = |file: &&PathBuf| match weights.iter().position(|weight| weight == file).and_then(|at| tensors.get(at)) {
         Some(tensors) => tensors.tensors.is_empty() && !indexed.is_empty() && !indexed.contains(*file),
         None => has_extension(file, &["safetensors", "bin", "pt", "pth", "gguf", "h5", "msgpack", "onnx"]),
@@ -51,9 +60,9 @@ pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, amplify:
     let place = temporary_directory(&parent, out)?;
     for file in &files {
         let (from, to) = (model.join(file), place.path().join(file));
-        let patches = patches.remove(file.as_path()).unwrap_or_default();
-        let rewritten = copy_file(&from, &to, &patches)?;
-        record.add(&file.display().to_string(), &patches, rewritten);
+        let edits = edits.remove(file.as_path()).unwrap_or_default();
+        let rewritten = copy_file(&from, &to, &edits)?;
+        record.add(&file.display().to_string(), &edits, rewritten);
     }
     let path = place.path().join(RECORD);
     let io = |path: &Path, action| {
@@ -184,8 +193,12 @@ fn indexed(model: &Path, weights: &[&PathBuf], tensors: &[SiteTensors]) -> Resul
     Ok(index.weight_map.into_values().map(PathBuf::from).collect())
 }
 
-/// Copies a file to a new one, patched, and flushes it to disk.
-fn copy_file(from: &Path, to: &Path, patches: &[Patch]) -> Result<crate::rewrite::Rewritten> {
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })
+}
+
+/// Copies a file to a new one, edited, and flushes it to disk.
+fn copy_file(from: &Path, to: &Path, edits: &[Edit<'_>]) -> Result<crate::rewrite::Rewritten> {
     let io = |path: &Path, action| {
         let path = path.to_owned();
         move |source| Error::Io { path, action, source }
@@ -196,7 +209,7 @@ fn copy_file(from: &Path, to: &Path, patches: &[Patch]) -> Result<crate::rewrite
     let source = File::open(from).map_err(io(from, "read"))?;
     let length = source.metadata().map_err(io(from, "read"))?.len();
     let mut sink = BufWriter::new(File::create_new(to).map_err(io(to, "create"))?);
-    let rewritten = rewrite((from, source, length), (to, &mut sink), patches)?;
+    let rewritten = rewrite((from, source, length), (to, &mut sink), edits)?;
     sink.get_ref().sync_all().map_err(io(to, "flush to disk"))?;
     Ok(rewritten)
 }

@@ -144,8 +144,8 @@ pub enum Error {
         positions: String,
     },
 
-    /// A scaled weight does not fit its type.
-    #[error("{path}: tensor {tensor}: a weight of a scaled row exceeds the range of its type; use smaller scales or a wider type")]
+    /// A scaled or added weight does not fit its type.
+    #[error("{path}: tensor {tensor}: a scaled or added weight exceeds the range of its type; use smaller scales or a wider type")]
     Overflow {
         /// The file.
         path: PathBuf,
@@ -167,6 +167,48 @@ pub enum Error {
     NoBias {
         /// The site's name.
         site: String,
+    },
+
+    /// The intervention adds neurons, and these weights cannot take them.
+    #[error("the intervention adds neurons to layer {layer}, and these weights cannot be widened; wear the glasses at run time")]
+    AddsNeurons {
+        /// The first such layer.
+        layer: usize,
+    },
+
+    /// The MLPs of a checkpoint cannot become wider.
+    #[error("{path}: the intervention adds neurons, and this checkpoint cannot take them: {reason}; wear the glasses at run time")]
+    Widen {
+        /// A file of the checkpoint.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+
+    /// Weights have to be added to a tensor of a type that they cannot be stored in.
+    #[error(
+        "{path}: tensor {tensor} is of type {got}, in which added neurons cannot be stored; bake a version in one of {supported}, or wear the glasses at run time"
+    )]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        got: String,
+        /// The types that weights can be added to.
+        supported: &'static str,
+    },
+
+    /// A model's configuration does not fit its weights.
+    #[error("{path}: `{key}`: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What does not fit.
+        reason: String,
     },
 
     /// The model was loaded without meeting a site of the intervention.

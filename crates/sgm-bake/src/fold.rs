@@ -1,40 +1,22 @@
-//! From an intervention to the rows of files that it changes.
+//! From an intervention to the edits that put it into files.
 
 use std::collections::BTreeMap;
 
 use sgm_core::{Intervention, Site, SiteIntervention};
 use sgm_suppress::Amplify;
 
-use crate::block::{BlockFormat, Change};
+use crate::block::Change;
+use crate::edit::{Edit, TensorEdit};
 use crate::site_tensors::{Part, SiteTensor, SiteTensors};
+use crate::widening::Widening;
 use crate::{Error, Result};
 
-/// Rows of a file that are to be scaled.
+/// What is to be done to the files of a checkpoint.
 #[derive(Debug)]
-pub(crate) struct Patch {
-    pub(crate) tensor: String,
-    /// The sites whose neurons change.
-    pub(crate) sites: Vec<Site>,
-    pub(crate) format: BlockFormat,
-    /// Bytes from the beginning of the file.
-    pub(crate) start: u64,
-    pub(crate) rows: u64,
-    pub(crate) blocks_per_row: u64,
-    /// What happens to the rows, again and again until all have had their turn.
-    pub(crate) changes: Vec<Change>,
-}
-
-impl Patch {
-    /// The bytes of all rows.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.rows * self.blocks_per_row * self.format.bytes
-    }
-
-    /// The number of rows that change.
-    pub(crate) fn changed_rows(&self) -> u64 {
-        let changed = self.changes.iter().filter(|change| **change != Change::NONE).count() as u64;
-        changed * (self.rows / (self.changes.len() as u64).max(1))
-    }
+pub(crate) struct Plan<'a> {
+    /// The edits of each file, in the order of the file.
+    pub(crate) edits: Vec<Vec<Edit<'a>>>,
+    pub(crate) widening: Option<Widening<'a>>,
 }
 
 /// Refuses interventions that may not, or cannot, go into any weights.
@@ -48,8 +30,8 @@ pub(crate) fn check(intervention: &Intervention, amplify: Amplify) -> Result<()>
     }
 }
 
-/// The patches of each file of a checkpoint, in the order of the file.
-pub(crate) fn patches(files: &[SiteTensors], intervention: &Intervention) -> Result<Vec<Vec<Patch>>> {
+/// The edits that put an intervention into the files of a checkpoint; widths stay multiples of up to `alignment`.
+pub(crate) fn plan<'a>(files: &[SiteTensors], intervention: &'a Intervention, alignment: u64) -> Result<Plan<'a>> {
     let changed = |site: &Site| intervention.sites().get(site).is_some_and(changes_anything);
     for (file, tensor) in tensors(files) {
         let scalable = if tensor.part == Part::Bias { tensor.format.is_float() } else { tensor.format.can_scale() };
@@ -67,13 +49,22 @@ pub(crate) fn patches(files: &[SiteTensors], intervention: &Intervention) -> Res
             return Err(Error::NoBias { site: site.to_string() });
         }
     }
-    let of_file = |file: &SiteTensors| {
-        let patches = file.tensors.iter().filter_map(|tensor| patch(file, tensor, intervention).transpose());
-        let mut patches = patches.collect::<Result<Vec<_>>>()?;
-        patches.sort_by_key(|patch| patch.start);
-        Ok(patches)
-    };
-    files.iter().map(of_file).collect()
+    let widening = Widening::new(files, intervention, alignment)?;
+    let edits = files.iter().map(|file| edits(file, intervention, widening.as_ref())).collect::<Result<Vec<_>>>()?;
+    Ok(Plan { edits, widening })
+}
+
+/// The edits of a file.
+fn edits<'a>(file: &SiteTensors, intervention: &Intervention, widening: Option<&Widening<'a>>) -> Result<Vec<Edit<'a>>> {
+    let tensors = file.tensors.iter().filter_map(|tensor| edit(file, tensor, intervention, widening).transpose());
+    let mut edits = tensors.map(|tensor| Ok(Edit::Tensor(Box::new(tensor?)))).collect::<Result<Vec<_>>>()?;
+    if let Some(widening) = widening {
+        let grown = edits.iter().filter_map(Edit::tensor).filter_map(|t| Some((t.tensor.as_str(), t.insertion.as_ref()?.growth())));
+        let header = file.enlarge(widening, &grown.collect())?;
+        edits.extend(header.into_iter().map(Edit::Replace));
+    }
+    edits.sort_by_key(Edit::place);
+    Ok(edits)
 }
 
 fn tensors(files: &[SiteTensors]) -> impl Iterator<Item = (&SiteTensors, &SiteTensor)> {
@@ -87,7 +78,8 @@ fn unambiguous(files: &[SiteTensors], intervention: &Intervention) -> Result<()>
     let mut modules: BTreeMap<Site, &str> = BTreeMap::new();
     for (_, tensor) in tensors(files) {
         let module = |name: &str| name.rsplit_once('.').map(|(module, _)| module.to_owned());
-        for site in tensor.sites.iter().filter(|site| intervention.sites().contains_key(site)) {
+        // Neurons that are added widen every layer.
+        for site in tensor.sites.iter().filter(|site| intervention.sites().contains_key(site) || !intervention.patches().is_empty()) {
             let first = *modules.entry(*site).or_insert(&tensor.name);
             if module(first) != module(&tensor.name) {
                 return Err(Error::Ambiguous { site: site.to_string(), first: first.to_owned(), second: tensor.name.clone() });
@@ -97,8 +89,13 @@ fn unambiguous(files: &[SiteTensors], intervention: &Intervention) -> Result<()>
     Ok(())
 }
 
-/// What an intervention does to the rows of a tensor, if anything.
-fn patch(file: &SiteTensors, tensor: &SiteTensor, intervention: &Intervention) -> Result<Option<Patch>> {
+/// What an intervention does to a tensor, if anything.
+fn edit<'a>(
+    file: &SiteTensors,
+    tensor: &SiteTensor,
+    intervention: &Intervention,
+    widening: Option<&Widening<'a>>,
+) -> Result<Option<TensorEdit<'a>>> {
     let width = usize::try_from(tensor.width).unwrap_or(usize::MAX);
     let mut sites = Vec::new();
     for site in &tensor.sites {
@@ -112,12 +109,9 @@ fn patch(file: &SiteTensors, tensor: &SiteTensor, intervention: &Intervention) -
             sites.push(*site);
         }
     }
-    // Nothing is allocated by a width that the file claims and no site has.
-    if sites.is_empty() {
-        return Ok(None);
-    }
     let mut changes = Vec::new();
-    for site in &tensor.sites {
+    // Nothing is allocated by a width that the file claims and no site has.
+    for site in tensor.sites.iter().filter(|_| !sites.is_empty()) {
         match intervention.sites().get(site) {
             None => changes.extend(std::iter::repeat_n(Change::NONE, width)),
             Some(wanted) => changes.extend(wanted.scale.iter().enumerate().map(|(neuron, scale)| {
@@ -128,11 +122,18 @@ fn patch(file: &SiteTensors, tensor: &SiteTensor, intervention: &Intervention) -
         }
     }
     if changes.iter().all(|change| *change == Change::NONE) {
+        changes.clear();
+    }
+    let insertion = widening.and_then(|widening| widening.insertion(tensor));
+    if changes.is_empty() && insertion.is_none() {
         return Ok(None);
+    }
+    if insertion.is_some() {
+        sites.clone_from(&tensor.sites);
     }
     let (format, start, rows) = (tensor.format, tensor.start, tensor.rows);
     let blocks_per_row = tensor.inputs / format.values;
-    Ok(Some(Patch { tensor: tensor.name.clone(), sites, format, start, rows, blocks_per_row, changes }))
+    Ok(Some(TensorEdit { tensor: tensor.name.clone(), sites, format, start, rows, blocks_per_row, changes, insertion }))
 }
 
 fn changes_anything(site: &SiteIntervention) -> bool {

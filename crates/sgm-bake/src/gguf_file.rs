@@ -6,7 +6,6 @@ use std::io::{BufReader, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use sgm_core::Intervention;
-use sgm_suppress::Amplify;
 use tempfile::NamedTempFile;
 
 use crate::directory::{make_parent, refuse_existing, sync_directory};
@@ -14,15 +13,15 @@ use crate::fold;
 use crate::record::{RECORD, Record};
 use crate::rewrite::rewrite;
 use crate::site_tensors::SiteTensors;
-use crate::{Error, Result};
+use crate::{Error, Options, Result};
 
 /// See [`crate::bake`].
-pub(crate) fn bake_gguf(model: &Path, intervention: &Intervention, amplify: Amplify, out: &Path) -> Result<Record> {
+pub(crate) fn bake_gguf(model: &Path, intervention: &Intervention, options: Options, out: &Path) -> Result<Record> {
     let io = |path: &Path, action| {
         let path = path.to_owned();
         move |source| Error::Io { path, action, source }
     };
-    fold::check(intervention, amplify)?;
+    fold::check(intervention, options.amplify)?;
     refuse_existing(out)?;
     let record_path = record_beside(out);
     refuse_existing(&record_path)?;
@@ -33,14 +32,15 @@ pub(crate) fn bake_gguf(model: &Path, intervention: &Intervention, amplify: Ampl
     let mut source = BufReader::new(File::open(model).map_err(io(model, "read"))?);
     let length = source.get_ref().metadata().map_err(io(model, "read"))?.len();
     let tensors = SiteTensors::read_gguf(model, &mut source, length)?;
-    let patches = fold::patches(&[tensors], intervention)?.pop().unwrap_or_default();
+    let mut plan = fold::plan(&[tensors], intervention, options.alignment)?;
+    let edits = plan.edits.pop().unwrap_or_default();
 
     let parent = make_parent(out)?;
     let (mut file, mut record_file) = (temporary_file(&parent, out)?, temporary_file(&parent, &record_path)?);
     source.rewind().map_err(io(model, "read"))?;
-    let rewritten = rewrite((model, source, length), (out, file.as_file_mut()), &patches)?;
-    let mut record = Record::new(intervention, amplify);
-    record.add(&name(out), &patches, rewritten);
+    let rewritten = rewrite((model, source, length), (out, file.as_file_mut()), &edits)?;
+    let mut record = Record::new(intervention, options.amplify, plan.widening.as_ref());
+    record.add(&name(out), &edits, rewritten);
     record_file.write_all(&record.to_json(&record_path)?).map_err(io(&record_path, "write"))?;
     for (file, path) in [(&file, out), (&record_file, &record_path)] {
         file.as_file().sync_all().map_err(io(path, "flush to disk"))?;

@@ -1,10 +1,13 @@
 //! The layout of a GGUF file (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>): what is needed to find rows, read as
-//! hostile input. Nothing of it is ever written again, so that a patched file keeps its header byte by byte.
+//! hostile input. It is never written anew: where tensors grow, numbers in it are replaced by others of the same size.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 use std::path::Path;
 
 use crate::block::BlockFormat;
+use crate::edit::{Growth, Replacement};
+use crate::site_tensors::Part;
 use crate::{Error, GgufProblem, Result};
 
 /// What the header of a GGUF file says.
@@ -13,6 +16,30 @@ pub(crate) struct Header {
     /// `general.architecture`.
     pub(crate) architecture: Option<String>,
     pub(crate) tensors: Vec<Tensor>,
+    /// Every `*.feed_forward_length`.
+    widths: Vec<Width>,
+    /// Where the data of tensors begin, and what their places are multiples of.
+    data: u64,
+    alignment: u64,
+    length: u64,
+}
+
+/// A width of MLPs in the metadata.
+#[derive(Debug)]
+struct Width {
+    key: String,
+    is_list: bool,
+    /// Empty where they are no whole numbers.
+    numbers: Vec<Field>,
+}
+
+/// A whole number in the header.
+#[derive(Debug)]
+struct Field {
+    /// Bytes from the beginning of the file.
+    at: u64,
+    kind: u32,
+    value: u64,
 }
 
 /// A tensor of the file.
@@ -25,6 +52,10 @@ pub(crate) struct Tensor {
     /// Bytes from the beginning of the file.
     pub(crate) start: u64,
     end: u64,
+    /// Where the header has its dimensions, and their number; and where its place.
+    dimensions_at: u64,
+    rank: u32,
+    offset_at: u64,
 }
 
 const RANK: usize = 4;
@@ -36,6 +67,8 @@ const DEEPEST_LIST: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// Bytes of the shortest entries: a key of no bytes with a value of one; a tensor of no name and no dimensions.
 const SHORTEST_VALUE: u64 = 8 + 4 + 1;
+/// Longer lists of widths are not for the layers of a model.
+const MOST_LAYERS: u64 = 65_536;
 const SHORTEST_TENSOR: u64 = 8 + 4 + 4 + 8;
 
 /// Reads the header of a file of `length` bytes.
@@ -94,8 +127,10 @@ fn header<R: BufRead>(reader: &mut Reader<R>) -> Read<Header> {
     for _ in 0..tensors {
         entries.push(tensor(reader, alignment)?);
     }
-    place(&mut entries, reader.at, alignment, reader.length)?;
-    Ok(Header { architecture: known.architecture, tensors: entries })
+    // The data begin at the first aligned byte after the directory.
+    let data = reader.at.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+    place(&mut entries, data, reader.length)?;
+    Ok(Header { architecture: known.architecture, tensors: entries, widths: known.widths, data, alignment, length: reader.length })
 }
 
 /// The metadata that matter here.
@@ -104,6 +139,7 @@ struct Known {
     architecture: Option<String>,
     alignment: Option<u64>,
     parts: Option<u64>,
+    widths: Vec<Width>,
 }
 
 impl Known {
@@ -127,6 +163,11 @@ impl Known {
                 let value = reader.whole_number(&key, kind)?;
                 self.parts.replace(value).map_or(Ok(()), |_| Err(twice()))
             }
+            _ if key.ends_with(".feed_forward_length") => {
+                let width = reader.width(key, kind)?;
+                self.widths.push(width);
+                Ok(())
+            }
             _ => reader.skip_values(&key, kind, 1, DEEPEST_LIST),
         }
     }
@@ -136,7 +177,7 @@ impl Known {
 fn tensor<R: BufRead>(reader: &mut Reader<R>, alignment: u64) -> Read<Tensor> {
     let name = reader.text("tensor", LONGEST_NAME)?;
     let rank = reader.u32()?;
-    let mut dimensions = [1; RANK];
+    let (dimensions_at, mut dimensions) = (reader.at, [1; RANK]);
     let Some(given) = usize::try_from(rank).ok().and_then(|rank| dimensions.get_mut(..rank)) else {
         return Err(GgufProblem::Dimensions { tensor: name, rank, dimensions: Vec::new() }.into());
     };
@@ -144,7 +185,7 @@ fn tensor<R: BufRead>(reader: &mut Reader<R>, alignment: u64) -> Read<Tensor> {
         *dimension = reader.u64()?;
     }
     let number = reader.u32()?;
-    let offset = reader.u64()?;
+    let (offset_at, offset) = (reader.at, reader.u64()?);
     let Some(format) = BlockFormat::from_ggml(number) else {
         return Err(GgufProblem::TensorType { tensor: name, number }.into());
     };
@@ -159,15 +200,13 @@ fn tensor<R: BufRead>(reader: &mut Reader<R>, alignment: u64) -> Read<Tensor> {
     let values = dimensions.iter().try_fold(1u64, |product, n| product.checked_mul(*n));
     let size = values.and_then(|n| (n / format.values).checked_mul(format.bytes));
     match size.and_then(|size| offset.checked_add(size)) {
-        Some(end) => Ok(Tensor { name, dimensions, format, start: offset, end }),
+        Some(end) => Ok(Tensor { name, dimensions, format, start: offset, end, dimensions_at, rank, offset_at }),
         None => Err(GgufProblem::Overflow { tensor: name }.into()),
     }
 }
 
 /// Turns offsets into places in the file, and checks that each tensor has a place of its own.
-fn place(tensors: &mut [Tensor], header: u64, alignment: u64, length: u64) -> Read<()> {
-    // The data begin at the first aligned byte after the directory.
-    let data = header.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+fn place(tensors: &mut [Tensor], data: u64, length: u64) -> Read<()> {
     for tensor in &mut *tensors {
         match (tensor.start.checked_add(data), tensor.end.checked_add(data)) {
             (Some(start), Some(end)) if end <= length => (tensor.start, tensor.end) = (start, end),
@@ -204,6 +243,92 @@ fn size_of_kind(kind: u32) -> Option<u64> {
         10..=12 => Some(8),
         _ => None,
     }
+}
+
+/// The largest value of a type of whole numbers, by its number.
+fn largest_of_kind(kind: u32) -> Option<u64> {
+    match kind {
+        0 => Some(u8::MAX.into()),
+        2 => Some(u16::MAX.into()),
+        4 => Some(u32::MAX.into()),
+        5 => Some(i32::MAX.unsigned_abs().into()),
+        10 => Some(u64::MAX),
+        _ => None,
+    }
+}
+
+impl Header {
+    /// The changes by which some tensors grow, in the order of the file: their dimensions and the places of all, and what lies between
+    /// them.
+    pub(crate) fn enlarge(&self, growths: &BTreeMap<&str, Growth>) -> std::result::Result<Vec<Replacement>, GgufProblem> {
+        let number = |start, value: u64| Replacement { start, length: 8, bytes: value.to_le_bytes().to_vec(), zeros: 0 };
+        let mut changes = Vec::new();
+        let mut order: Vec<&Tensor> = self.tensors.iter().collect();
+        order.sort_by_key(|tensor| tensor.start);
+        // The end of the tensor before, in the file as it is and as it will be.
+        let (mut old, mut new) = (self.data, self.data);
+        for tensor in order {
+            let overflow = || GgufProblem::Overflow { tensor: tensor.name.clone() };
+            let start = new.checked_next_multiple_of(self.alignment).ok_or_else(overflow)?;
+            changes.extend(padding(old, tensor.start, start - new));
+            if start != tensor.start {
+                changes.push(number(tensor.offset_at, start - self.data));
+            }
+            let growth = growths.get(tensor.name.as_str()).copied().unwrap_or_default();
+            // Innermost first.
+            let more =
+                if matches!(Part::of(&tensor.name), Some((_, Part::Bias))) { [growth.rows, 0] } else { [growth.columns, growth.rows] };
+            for ((index, dimension), more) in (0..).zip(tensor.dimensions).zip(more).filter(|(_, more)| *more > 0) {
+                if index >= tensor.rank {
+                    let dimensions = tensor.dimensions.into_iter().take(usize::try_from(tensor.rank).unwrap_or(RANK)).collect();
+                    return Err(GgufProblem::Dimensions { tensor: tensor.name.clone(), rank: tensor.rank, dimensions });
+                }
+                changes.push(number(tensor.dimensions_at + 8 * u64::from(index), dimension.checked_add(more).ok_or_else(overflow)?));
+            }
+            (old, new) = (
+                tensor.end,
+                (tensor.end - tensor.start).checked_add(growth.bytes).and_then(|n| start.checked_add(n)).ok_or_else(overflow)?,
+            );
+        }
+        let end = old.checked_next_multiple_of(self.alignment).map_or(self.length, |end| end.min(self.length));
+        changes.extend(padding(old, end, new.checked_next_multiple_of(self.alignment).map_or(0, |end| end - new)));
+        Ok(changes)
+    }
+
+    /// The changes of the metadata by which layers of these widths get wider.
+    pub(crate) fn widen(&self, widths: &BTreeMap<usize, u64>, added: u64) -> std::result::Result<Vec<Replacement>, GgufProblem> {
+        let missing = |key: &str| GgufProblem::MissingKey { key: key.to_owned() };
+        let architecture = self.architecture.as_ref().ok_or_else(|| missing("general.architecture"))?;
+        let key = format!("{architecture}.feed_forward_length");
+        let mut found = self.widths.iter().filter(|width| width.key == key);
+        let width = found.next().ok_or_else(|| missing(&key))?;
+        if found.next().is_some() {
+            return Err(GgufProblem::DuplicateKey { key });
+        }
+        let mut changes: BTreeMap<u64, Replacement> = BTreeMap::new();
+        for (layer, expected) in widths {
+            let Some(field) = width.numbers.get(if width.is_list { *layer } else { 0 }) else {
+                let expected = if width.is_list { "a list of a whole number for each layer" } else { "a whole number" };
+                return Err(GgufProblem::KeyType { key, expected });
+            };
+            if field.value != *expected {
+                return Err(GgufProblem::Width { key, value: field.value, expected: *expected });
+            }
+            let wider = expected.checked_add(added).filter(|wider| largest_of_kind(field.kind).is_some_and(|largest| *wider <= largest));
+            let (Some(wider), Some(size)) = (wider, size_of_kind(field.kind)) else {
+                return Err(GgufProblem::KeyType { key, expected: "of a type that holds the new width" });
+            };
+            let bytes = wider.to_le_bytes().into_iter().take(usize::try_from(size).unwrap_or(8)).collect();
+            changes.insert(field.at, Replacement { start: field.at, length: size, bytes, zeros: 0 });
+        }
+        Ok(changes.into_values().collect())
+    }
+}
+
+/// Another number of bytes between two tensors, if it is another.
+fn padding(from: u64, to: u64, zeros: u64) -> Option<Replacement> {
+    let length = to.saturating_sub(from);
+    (length != zeros).then(|| Replacement { start: from, length, bytes: Vec::new(), zeros })
 }
 
 /// Reads a header front to back. No count that the file claims is believed before its bytes are there.
@@ -263,6 +388,20 @@ impl<R: BufRead> Reader<R> {
                 .map_err(|_| GgufProblem::KeyType { key: key.to_owned(), expected: "a number from 0 up" }.into()),
             _ => Err(GgufProblem::KeyType { key: key.to_owned(), expected: "a whole number" }.into()),
         }
+    }
+
+    /// The width of MLPs, or that of each layer.
+    fn width(&mut self, key: String, kind: u32) -> Read<Width> {
+        let mut width = Width { key, is_list: kind == LIST, numbers: Vec::new() };
+        let (kind, count) = if width.is_list { (self.u32()?, self.u64()?) } else { (kind, 1) };
+        if count <= MOST_LAYERS && largest_of_kind(kind).is_some() {
+            for _ in 0..count {
+                width.numbers.push(Field { at: self.at, kind, value: self.whole_number(&width.key, kind)? });
+            }
+        } else {
+            self.skip_values(&width.key, kind, count, DEEPEST_LIST)?;
+        }
+        Ok(width)
     }
 
     /// Passes over values of one type.

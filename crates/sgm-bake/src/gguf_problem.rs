@@ -61,6 +61,22 @@ pub enum GgufProblem {
         /// The type in words.
         expected: &'static str,
     },
+    /// A metadata entry that is needed is not there.
+    #[error("`{key}` is missing; convert the model again")]
+    MissingKey {
+        /// The metadata key.
+        key: String,
+    },
+    /// The metadata have another width of MLPs than the tensors.
+    #[error("`{key}` is {value}, and the tensors have {expected}; convert the model again")]
+    Width {
+        /// The metadata key.
+        key: String,
+        /// Its value.
+        value: u64,
+        /// The width of the tensors.
+        expected: u64,
+    },
     /// A metadata entry that is needed is there twice.
     #[error("`{key}` is there twice; convert the model again")]
     DuplicateKey {

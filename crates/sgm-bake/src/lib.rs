@@ -44,6 +44,10 @@
 //! `sgm_bake.json`, or `<file>.sgm_bake.json` beside a GGUF file. How closely each tensor holds its scaled weights is in there too:
 //! f16 scales that become subnormal, as those of Q4_K to Q6_K do at scales of a few percent, lose digits.
 //!
+//! **Patch neurons** ([`sgm_core::PatchNeuron`]) make MLPs wider: rows come into `gate_proj` and `up_proj`, columns into `down_proj`, zeros into layers that
+//! get fewer neurons than others, and the new width into `config.json` or the metadata of a GGUF file. The rest stays, but for its place.
+//! New weights are rounded to the type of their tensor; the block types of GGUF files need the feature `candle` for it.
+//!
 //! An intervention that amplifies a neuron is refused unless asked for ([`Amplify`]); one with a site that the checkpoint does not have, or
 //! only for some token positions, always.
 //!
@@ -74,16 +78,22 @@
 
 mod block;
 mod directory;
+mod edit;
+mod encode;
 mod error;
 mod fold;
 mod gguf_file;
 mod gguf_header;
 mod gguf_problem;
+mod json_text;
+mod model_config;
 mod record;
 mod rewrite;
+mod safetensors_header;
 #[cfg(feature = "candle")]
 mod scaled_backend;
 mod site_tensors;
+mod widening;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -92,7 +102,7 @@ use sgm_core::Intervention;
 
 pub use error::Error;
 pub use gguf_problem::GgufProblem;
-pub use record::{FileRecord, InterventionRecord, Record, TensorRecord, content_sha256};
+pub use record::{FileRecord, InterventionRecord, Record, TensorRecord, WideningRecord, content_sha256};
 #[cfg(feature = "candle")]
 pub use scaled_backend::{Folded, ScaledBackend};
 pub use sgm_suppress::Amplify;
@@ -112,14 +122,40 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// untouched. The first ones are those of the intervention: [`Error::Amplifies`], [`Error::Positions`], and
 /// [`Error::Core`] when the checkpoint has no such site or another width.
 pub fn bake(model: &Path, intervention: &Intervention, amplify: Amplify, out: &Path) -> Result<Record> {
+    bake_with(model, intervention, Options { amplify, ..Options::default() }, out)
+}
+
+/// How to bake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Whether scales above 1 or below 0 are allowed.
+    pub amplify: Amplify,
+    /// Up to what number MLPs that get neurons stay as divisible as they were, 64 by default: a width of 11,008 = 64 * 172 becomes a
+    /// multiple of 64 again, one of 100 a multiple of 4. Tensor parallelism and block types want it so. At 1 no zeros are added that need not
+    /// be.
+    pub alignment: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { amplify: Amplify::Refuse, alignment: 64 }
+    }
+}
+
+/// As [`bake`], with options.
+///
+/// # Errors
+///
+/// As [`bake`].
+pub fn bake_with(model: &Path, intervention: &Intervention, options: Options, out: &Path) -> Result<Record> {
     if intervention.probe.is_some() {
         tracing::warn!(model = %model.display(), "a probe cannot be baked: the baked model will wear the intervention always");
     }
     let kind = std::fs::metadata(model).map_err(|source| Error::Io { path: model.to_owned(), action: "find", source })?;
     if kind.is_dir() {
-        directory::bake_directory(model, intervention, amplify, out)
+        directory::bake_directory(model, intervention, options, out)
     } else if kind.is_file() {
-        gguf_file::bake_gguf(model, intervention, amplify, out)
+        gguf_file::bake_gguf(model, intervention, options, out)
     } else {
         Err(Error::NotAFile { path: model.to_owned() })
     }
@@ -128,16 +164,17 @@ pub fn bake(model: &Path, intervention: &Intervention, amplify: Amplify, out: &P
 impl SiteTensors {
     /// Bakes an intervention into this one file, from one stream to another.
     ///
-    /// `source` is the file from its beginning. What comes out is as long, and differs only in rows that are scaled.
+    /// `source` is the file from its beginning. What comes out is as long, and differs only in rows that are scaled, unless the intervention adds
+    /// neurons; the model's configuration beside a safetensors file has to say of these what [`bake`] writes there.
     ///
     /// # Errors
     ///
     /// As [`bake`]; the sink has been written to in part then.
     pub fn bake(&self, intervention: &Intervention, amplify: Amplify, source: impl Read, sink: impl Write) -> Result<Vec<TensorRecord>> {
         fold::check(intervention, amplify)?;
-        let patches = fold::patches(std::slice::from_ref(self), intervention)?.pop().unwrap_or_default();
-        let rewritten = rewrite::rewrite((&self.path, source, self.length), (&self.path, sink), &patches)?;
-        let file = self.path.display().to_string();
-        Ok(patches.iter().zip(&rewritten.tallies).map(|(patch, tally)| TensorRecord::new(&file, patch, tally)).collect())
+        let plan = fold::plan(std::slice::from_ref(self), intervention, Options::default().alignment)?;
+        let edits = plan.edits.first().map_or(&[][..], Vec::as_slice);
+        let rewritten = rewrite::rewrite((&self.path, source, self.length), (&self.path, sink), edits)?;
+        Ok(TensorRecord::all(&self.path.display().to_string(), edits, &rewritten))
     }
 }

@@ -1,14 +1,16 @@
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
-use sgm_core::{Intervention, Metadata};
+use sgm_core::{Intervention, Metadata, PatchNeuron, Projection, Site};
 use sgm_suppress::Amplify;
 use sha2::{Digest, Sha256};
 
 use crate::block::Tally;
-use crate::fold::Patch;
+use crate::edit::{Edit, Growth, TensorEdit};
 use crate::rewrite::Rewritten;
+use crate::widening::{Insertion, Widening};
 use crate::{Error, Result};
 
 /// What was baked into what: the content of `sgm_bake.json`.
@@ -28,6 +30,9 @@ pub struct Record {
     pub files: Vec<FileRecord>,
     /// Every tensor with rows that changed.
     pub tensors: Vec<TensorRecord>,
+    /// How its MLPs have become wider, if they have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub widened: Option<WideningRecord>,
     /// Files of the result that seem to hold weights too and were copied as they are: a program that prefers them runs the
     /// model without the intervention.
     pub unbaked_weights: Vec<String>,
@@ -45,8 +50,23 @@ pub struct InterventionRecord {
     pub neurons: usize,
     /// Those that are changed.
     pub changed_neurons: usize,
+    /// Patch neurons that it adds.
+    pub added_neurons: usize,
     /// Its metadata.
     pub metadata: serde_json::Value,
+}
+
+/// The neurons that the MLPs of a [`Record`]'s model have got.
+///
+/// A layer's i-th patch neuron, of n, is neuron `width + i * (added / n)` of a layer that had `width` of them; the others that are added are
+/// zeros, which do nothing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct WideningRecord {
+    /// How many every layer has got.
+    pub added: u64,
+    /// The patch neurons among them, by layer.
+    pub patch_neurons: BTreeMap<usize, usize>,
 }
 
 /// A file of a [`Record`].
@@ -61,7 +81,7 @@ pub struct FileRecord {
     pub sha256_baked: String,
 }
 
-/// A tensor of a [`Record`], and how closely it holds the scaled weights.
+/// A tensor of a [`Record`], and how closely it holds the scaled and the added weights.
 ///
 /// Numbers are what scales a row in its stored type: every weight of a plain float tensor, the scales of each block of a
 /// quantised one. Errors are those of the numbers as stored against the exact products, relative to these.
@@ -74,12 +94,18 @@ pub struct TensorRecord {
     pub tensor: String,
     /// Its type.
     pub dtype: String,
-    /// The sites whose neurons change.
+    /// The sites whose neurons change, or that get more of them.
     pub sites: Vec<String>,
     /// Its rows; for a bias, its values.
     pub rows: u64,
     /// Those that changed.
     pub changed_rows: u64,
+    /// Rows that were added; for a bias, values.
+    pub added_rows: u64,
+    /// Columns that were added.
+    pub added_columns: u64,
+    /// The error of added weights as stored, root mean square relative to root mean square.
+    pub added_relative_error: f64,
     /// The numbers that were multiplied.
     pub numbers: u64,
     /// The largest relative error of a number.
@@ -97,7 +123,9 @@ pub(crate) const RECORD: &str = "sgm_bake.json";
 
 /// The SHA-256, in hex, of what an intervention does, whatever its metadata.
 ///
-/// It is over, for each site in order, its name, a newline, and scales and shifts (0 where there are none) as little-endian f32.
+/// It is over, for each site in order, its name, a newline, and scales and shifts (0 where there are none) as little-endian f32; and then,
+/// for each layer that gets neurons and each of its sites, the site's name, `/patch`, a newline, and the neurons' weights there, one
+/// neuron after the other.
 pub fn content_sha256(intervention: &Intervention) -> String {
     let mut hash = Sha256::new();
     for (site, s) in intervention.sites() {
@@ -109,11 +137,18 @@ pub fn content_sha256(intervention: &Intervention) -> String {
             None => zeros().for_each(|shift| hash.update(shift.to_le_bytes())),
         }
     }
+    for (layer, neurons) in intervention.patches() {
+        for projection in Projection::ALL {
+            hash.update(format!("{}/patch\n", Site::new(*layer, projection)));
+            let weights = neurons.iter().flat_map(PatchNeuron::weights).filter(|(p, _)| *p == projection).flat_map(|(_, weights)| weights);
+            weights.for_each(|weight| hash.update(weight.to_le_bytes()));
+        }
+    }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Record {
-    pub(crate) fn new(intervention: &Intervention, amplify: Amplify) -> Self {
+    pub(crate) fn new(intervention: &Intervention, amplify: Amplify, widening: Option<&Widening<'_>>) -> Self {
         Self {
             schema: 1,
             software: concat!("sgm-bake ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -122,18 +157,20 @@ impl Record {
                 amplification_allowed: amplify == Amplify::Allow,
                 neurons: intervention.neurons(),
                 changed_neurons: intervention.changed_neurons(),
+                added_neurons: intervention.added_neurons(),
                 metadata: metadata(&intervention.metadata),
             },
             files: Vec::new(),
             tensors: Vec::new(),
+            widened: widening.map(|widening| WideningRecord { added: widening.added, patch_neurons: widening.neurons() }),
             unbaked_weights: Vec::new(),
         }
     }
 
-    /// Adds a file that was copied, with the patches that were applied to it.
-    pub(crate) fn add(&mut self, file: &str, patches: &[Patch], rewritten: Rewritten) {
+    /// Adds a file that was copied, with the edits that were made.
+    pub(crate) fn add(&mut self, file: &str, edits: &[Edit<'_>], rewritten: Rewritten) {
+        self.tensors.extend(TensorRecord::all(file, edits, &rewritten));
         let (sha256_original, sha256_baked) = (rewritten.original, rewritten.baked);
-        self.tensors.extend(patches.iter().zip(&rewritten.tallies).map(|(patch, tally)| TensorRecord::new(file, patch, tally)));
         self.files.push(FileRecord { file: file.to_owned(), sha256_original, sha256_baked });
     }
 
@@ -146,27 +183,42 @@ impl Record {
     /// The tensors as a Markdown table.
     pub fn table(&self) -> String {
         let mut table =
-            "| tensor | type | rows | changed | max error | rms error | subnormal | zeroed |\n|---|---|---|---|---|---|---|---|\n"
+            "| tensor | type | rows | changed | max error | rms error | subnormal | zeroed | added | its error |\n|---|---|---|---|---|---|---|---|---|---|\n"
                 .to_owned();
         for t in &self.tensors {
             let errors = format!("{:.1e} | {:.1e}", t.max_relative_error, t.rms_relative_error);
             let (name, dtype) = (&t.tensor, &t.dtype);
             // Writing to a string does not fail.
-            let _ = writeln!(table, "| {name} | {dtype} | {} | {} | {errors} | {} | {} |", t.rows, t.changed_rows, t.subnormal, t.zeroed);
+            let _ = write!(table, "| {name} | {dtype} | {} | {} | {errors} | {} | {} ", t.rows, t.changed_rows, t.subnormal, t.zeroed);
+            let _ = match (t.added_rows, t.added_columns) {
+                (0, 0) => writeln!(table, "| | |"),
+                (0, columns) => writeln!(table, "| {columns} columns | {:.1e} |", t.added_relative_error),
+                (rows, _) => writeln!(table, "| {rows} rows | {:.1e} |", t.added_relative_error),
+            };
         }
         table
     }
 }
 
 impl TensorRecord {
-    pub(crate) fn new(file: &str, patch: &Patch, tally: &Tally) -> Self {
+    /// The tensors among the edits of a file.
+    pub(crate) fn all(file: &str, edits: &[Edit<'_>], rewritten: &Rewritten) -> Vec<Self> {
+        let tensors = edits.iter().filter_map(Edit::tensor);
+        tensors.zip(&rewritten.tallies).map(|(tensor, tally)| Self::new(file, tensor, tally)).collect()
+    }
+
+    fn new(file: &str, edit: &TensorEdit<'_>, tally: &Tally) -> Self {
+        let growth = edit.insertion.as_ref().map_or(Growth::default(), Insertion::growth);
         Self {
             file: file.to_owned(),
-            tensor: patch.tensor.clone(),
-            dtype: patch.format.name.to_owned(),
-            sites: patch.sites.iter().map(ToString::to_string).collect(),
-            rows: patch.rows,
-            changed_rows: patch.changed_rows(),
+            tensor: edit.tensor.clone(),
+            dtype: edit.format.name.to_owned(),
+            sites: edit.sites.iter().map(ToString::to_string).collect(),
+            rows: edit.rows,
+            changed_rows: edit.changed_rows(),
+            added_rows: growth.rows,
+            added_columns: growth.columns,
+            added_relative_error: tally.added_error(),
             numbers: tally.numbers,
             max_relative_error: tally.max,
             rms_relative_error: tally.rms(),

@@ -1,12 +1,12 @@
-//! Copies a file front to back and scales rows on the way.
+//! Copies a file front to back and edits it on the way.
 
 use std::io::{Read, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::block::{Change, Tally};
-use crate::fold::Patch;
+use crate::block::Tally;
+use crate::edit::Edit;
 use crate::{Error, Result};
 
 /// Bytes held at a time.
@@ -19,29 +19,47 @@ pub(crate) struct Rewritten {
     pub(crate) original: String,
     /// SHA-256 of the result.
     pub(crate) baked: String,
-    /// For each patch, how far its numbers are from the exact products.
+    /// For each edited tensor, how far its numbers are from the exact ones.
     pub(crate) tallies: Vec<Tally>,
 }
 
-/// Copies the `length` bytes of a source to a sink, with patches that are in the order of the file and do not overlap.
+/// Copies the `length` bytes of a source to a sink, with edits that are in the order of the file and do not overlap.
 ///
 /// `from` and `to` say in errors which files these are.
 pub(crate) fn rewrite(
     (from, source, length): (&Path, impl Read, u64),
     (to, sink): (&Path, impl Write),
-    patches: &[Patch],
+    edits: &[Edit<'_>],
 ) -> Result<Rewritten> {
     let (original, baked) = (Sha256::new(), Sha256::new());
     let mut copy = Copy { from, source, to, sink, original, baked, buffer: Vec::new(), at: 0 };
     let mut tallies = Vec::new();
-    for patch in patches {
-        copy.pass(patch.start.saturating_sub(copy.at), 1, |_, _| ())?;
-        let mut tally = Tally::default();
-        copy.pass(patch.bytes(), patch.format.bytes, |first, bytes| scale(patch, first, bytes, &mut tally))?;
-        if tally.overflowed {
-            return Err(Error::Overflow { path: from.to_owned(), tensor: patch.tensor.clone() });
+    for edit in edits {
+        copy.pass(edit.place().0.saturating_sub(copy.at), 1, |_, _| ())?;
+        match edit {
+            Edit::Replace(replacement) => {
+                copy.pass_over(replacement.length)?;
+                copy.add(&replacement.bytes)?;
+                copy.add_zeros(replacement.zeros)?;
+            }
+            Edit::Tensor(tensor) => {
+                let (mut tally, blocks) = (Tally::default(), tensor.blocks());
+                let step = tensor.insertion.as_ref().map_or(blocks, |insertion| insertion.every).max(1);
+                let mut first = 0;
+                while first < blocks {
+                    let bytes = step.min(blocks - first) * tensor.format.bytes;
+                    copy.pass(bytes, tensor.format.bytes, |block, bytes| tensor.scale(first + block, bytes, &mut tally))?;
+                    if let Some(insertion) = &tensor.insertion {
+                        copy.add(&insertion.piece(first / step, &mut tally))?;
+                    }
+                    first += step;
+                }
+                if tally.overflowed {
+                    return Err(Error::Overflow { path: from.to_owned(), tensor: tensor.tensor.clone() });
+                }
+                tallies.push(tally);
+            }
         }
-        tallies.push(tally);
     }
     copy.pass(length.saturating_sub(copy.at), 1, |_, _| ())?;
     copy.sink.flush().map_err(|source| Error::Io { path: to.to_owned(), action: "write", source })?;
@@ -50,22 +68,6 @@ pub(crate) fn rewrite(
 
 fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Scales consecutive blocks of a tensor, the first of which is its `first`.
-fn scale(patch: &Patch, first: u64, mut blocks: &mut [u8], tally: &mut Tally) {
-    let mut block = first;
-    while !blocks.is_empty() {
-        let left = patch.blocks_per_row - block % patch.blocks_per_row;
-        let bytes = usize::try_from(left * patch.format.bytes).unwrap_or(usize::MAX).min(blocks.len());
-        let (row, rest) = blocks.split_at_mut(bytes);
-        let turn = (block / patch.blocks_per_row) % patch.changes.len() as u64;
-        let change = usize::try_from(turn).ok().and_then(|turn| patch.changes.get(turn)).copied().unwrap_or(Change::NONE);
-        if change != Change::NONE {
-            patch.format.scale(row, change, tally);
-        }
-        (block, blocks) = (block + left, rest);
-    }
 }
 
 struct Copy<'a, R, W> {
@@ -82,22 +84,52 @@ struct Copy<'a, R, W> {
 impl<R: Read, W: Write> Copy<'_, R, W> {
     /// Copies bytes in pieces of whole units, each changed by a function that is told the number of its first unit.
     fn pass(&mut self, count: u64, unit: u64, mut change: impl FnMut(u64, &mut [u8])) -> Result<()> {
-        let piece = BUFFER / unit * unit;
         let mut done = 0;
         while done < count {
-            let size = piece.min(count - done);
-            self.buffer.resize(usize::try_from(size).unwrap_or(0), 0);
-            self.source.read_exact(&mut self.buffer).map_err(|source| match source.kind() {
-                std::io::ErrorKind::UnexpectedEof => Error::Changed { path: self.from.to_owned() },
-                _ => Error::Io { path: self.from.to_owned(), action: "read", source },
-            })?;
-            self.original.update(&self.buffer);
-            change(done / unit, &mut self.buffer);
-            self.baked.update(&self.buffer);
-            self.sink.write_all(&self.buffer).map_err(|source| Error::Io { path: self.to.to_owned(), action: "write", source })?;
-            done += size;
+            let mut buffer = self.read((BUFFER / unit * unit).min(count - done))?;
+            change(done / unit, &mut buffer);
+            self.add(&buffer)?;
+            done += buffer.len() as u64;
+            self.buffer = buffer;
         }
-        self.at += count;
+        Ok(())
+    }
+
+    /// Reads bytes that have no place in the copy.
+    fn pass_over(&mut self, count: u64) -> Result<()> {
+        let mut done = 0;
+        while done < count {
+            self.buffer = self.read(BUFFER.min(count - done))?;
+            done += self.buffer.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The next bytes of the source, in the buffer.
+    fn read(&mut self, size: u64) -> Result<Vec<u8>> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(usize::try_from(size).unwrap_or(0), 0);
+        self.source.read_exact(&mut buffer).map_err(|source| match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::Changed { path: self.from.to_owned() },
+            _ => Error::Io { path: self.from.to_owned(), action: "read", source },
+        })?;
+        self.original.update(&buffer);
+        self.at += size;
+        Ok(buffer)
+    }
+
+    /// Writes bytes that the source does not have.
+    fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        self.baked.update(bytes);
+        self.sink.write_all(bytes).map_err(|source| Error::Io { path: self.to.to_owned(), action: "write", source })
+    }
+
+    fn add_zeros(&mut self, mut count: u64) -> Result<()> {
+        while count > 0 {
+            let size = BUFFER.min(count);
+            self.add(&vec![0; usize::try_from(size).unwrap_or(0)])?;
+            count -= size;
+        }
         Ok(())
     }
 }

@@ -52,9 +52,13 @@ impl ScaledBackend {
     ///
     /// # Errors
     ///
-    /// As [`bake`](crate::bake()) for the intervention alone: [`Error::Amplifies`], [`Error::Positions`].
+    /// As [`bake`](crate::bake()) for the intervention alone: [`Error::Amplifies`], [`Error::Positions`]; and [`Error::AddsNeurons`], as the shapes
+    /// that a model asks for are those of its own weights.
     pub fn fold(inner: VarBuilder<'static>, intervention: &Intervention, amplify: Amplify) -> Result<(VarBuilder<'static>, Folded)> {
         fold::check(intervention, amplify)?;
+        if let Some(layer) = intervention.patches().keys().next() {
+            return Err(Error::AddsNeurons { layer: *layer });
+        }
         let sites = intervention.sites().clone();
         let weights = sites.keys().map(|site| (*site, Part::Weight));
         let biases = sites.iter().filter(|(_, s)| fold::shifts(s)).map(|(site, _)| (*site, Part::Bias));

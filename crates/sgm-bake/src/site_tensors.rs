@@ -8,7 +8,10 @@ use safetensors::tensor::Metadata;
 use sgm_core::{Projection, Site};
 
 use crate::block::{BlockFormat, GGUF_SUPPORTED, SAFETENSORS_SUPPORTED};
-use crate::{Error, Result, gguf_header};
+use crate::edit::{Growth, Replacement};
+use crate::gguf_header::{self, Header};
+use crate::widening::Widening;
+use crate::{Error, Result, safetensors_header};
 
 /// The tensors of one weight file whose rows are neurons of sites, and where in the file they are.
 ///
@@ -19,10 +22,21 @@ pub struct SiteTensors {
     pub(crate) path: PathBuf,
     pub(crate) length: u64,
     pub(crate) tensors: Vec<SiteTensor>,
-    /// Every tensor of a safetensors file, to be compared with an index.
+    /// Every tensor of a safetensors file, in order, to be compared with an index.
     pub(crate) names: Vec<String>,
+    /// The first tensor of a mixture of experts.
+    pub(crate) expert: Option<String>,
+    pub(crate) layout: Layout,
     /// The types of this kind of file that can be scaled.
     pub(crate) supported: &'static str,
+}
+
+/// What it takes to move tensors.
+#[derive(Debug)]
+pub(crate) enum Layout {
+    /// The header of the file.
+    Safetensors(Vec<u8>),
+    Gguf(Header),
 }
 
 /// A tensor of sites.
@@ -81,7 +95,8 @@ impl SiteTensors {
         }
         let mut header = vec![0; usize::try_from(size).unwrap_or(0)];
         source.read_exact(&mut header).map_err(io)?;
-        let header: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+        let layout = header;
+        let header: Metadata = serde_json::from_slice(&layout).map_err(|e| damaged(e.to_string()))?;
         let data = 8 + size;
         if data.checked_add(header.data_len() as u64) != Some(length) {
             return Err(damaged(format!("it has {length} bytes where its header needs {}", data.saturating_add(header.data_len() as u64))));
@@ -111,7 +126,9 @@ impl SiteTensors {
             let (width, format) = (rows / sites.len() as u64, BlockFormat::from_safetensors(info.dtype));
             tensors.push(SiteTensor { name: name.clone(), sites, width, part, format, start, rows, inputs });
         }
-        Ok(Self { path: path.to_owned(), length, tensors, names, supported: SAFETENSORS_SUPPORTED })
+        let expert = names.iter().find(|name| name.contains(".experts.") || name.contains("shared_expert")).cloned();
+        let layout = Layout::Safetensors(layout);
+        Ok(Self { path: path.to_owned(), length, tensors, names, expert, layout, supported: SAFETENSORS_SUPPORTED })
     }
 
     /// Reads the header of a GGUF file of `length` bytes; `path` says in errors which it is.
@@ -129,7 +146,7 @@ impl SiteTensors {
         let gate_in_up = header.architecture.as_deref().is_some_and(|a| GATE_IN_UP.contains(&a))
             && !header.tensors.iter().any(|t| t.name.starts_with("blk.") && t.name.ends_with(".ffn_gate.weight"));
         let mut tensors = Vec::new();
-        for tensor in header.tensors {
+        for tensor in &header.tensors {
             let Some((site, part)) = Part::of(&tensor.name).and_then(|(module, part)| Some((gguf_site(module)?, part))) else { continue };
             let (rows, inputs, experts) = match (part, tensor.dimensions) {
                 (Part::Weight, [inputs, width, experts, 1]) => (width.checked_mul(experts), inputs, experts),
@@ -144,12 +161,30 @@ impl SiteTensors {
             let (Some(rows), Some(width)) = (rows, width.filter(fits)) else {
                 let shape = tensor.dimensions.into_iter().rev().collect();
                 let expected = "[1, experts, neurons, inputs] or, for a bias, [1, 1, experts, neurons]";
-                return Err(Error::Shape { path: path.to_owned(), tensor: tensor.name, shape, expected });
+                return Err(Error::Shape { path: path.to_owned(), tensor: tensor.name.clone(), shape, expected });
             };
             let (format, start) = (tensor.format, tensor.start);
-            tensors.push(SiteTensor { name: tensor.name, sites, width, part, format, start, rows, inputs });
+            tensors.push(SiteTensor { name: tensor.name.clone(), sites, width, part, format, start, rows, inputs });
         }
-        Ok(Self { path: path.to_owned(), length, tensors, names: Vec::new(), supported: GGUF_SUPPORTED })
+        let expert = header.tensors.iter().find(|t| t.name.contains("_exps.") || t.name.contains("_shexp.")).map(|t| t.name.clone());
+        let layout = Layout::Gguf(header);
+        Ok(Self { path: path.to_owned(), length, tensors, names: Vec::new(), expert, layout, supported: GGUF_SUPPORTED })
+    }
+
+    /// The changes of the header, and of what lies between tensors, by which some tensors grow.
+    pub(crate) fn enlarge(&self, widening: &Widening<'_>, growths: &BTreeMap<&str, Growth>) -> Result<Vec<Replacement>> {
+        match &self.layout {
+            Layout::Safetensors(header) => {
+                let replaced = safetensors_header::enlarge(header, &self.names, growths);
+                let reason = || Error::Widen { path: self.path.clone(), reason: "its tensors would exceed any file".to_owned() };
+                Ok(vec![replaced.ok_or_else(reason)?])
+            }
+            Layout::Gguf(header) => {
+                let metadata = header.widen(&widening.widths, widening.added);
+                let changes = metadata.and_then(|metadata| Ok([metadata, header.enlarge(growths)?].concat()));
+                changes.map_err(|problem| Error::Gguf { path: self.path.clone(), problem })
+            }
+        }
     }
 
     /// The sites that have a weight in this file, with their widths.

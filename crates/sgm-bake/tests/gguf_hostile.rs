@@ -127,6 +127,18 @@ fn a_site_of_a_strange_shape_is_an_error() {
     assert!(matches!(made::baked(&gguf(&bytes).unwrap(), &bytes, &scales), Err(Error::Shape { .. })));
 }
 
+/// One layer whose MLP is whole, so that it can get neurons.
+fn wide() -> Gguf {
+    let width = || 32u32.to_le_bytes().to_vec();
+    Gguf::new("llama")
+        .with("llama.feed_forward_length", 4, width())
+        .with("other.feed_forward_length", 9, [4u32.to_le_bytes().to_vec(), 1u64.to_le_bytes().to_vec(), width()].concat())
+        .counting("blk.0.ffn_up.weight", &[2, 32])
+        .counting("blk.0.ffn_gate.weight", &[2, 32])
+        .counting("output.weight", &[3])
+        .tensor("blk.0.ffn_down.weight", &[32, 2], 1, vec![3; 128])
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -135,13 +147,13 @@ proptest! {
         let mut bytes = tiny().bytes();
         let length = bytes.len();
         changes.iter().for_each(|(at, byte)| bytes[at.index(length)] = *byte);
-        read_and_bake(gguf(&bytes), &bytes);
+        read_and_bake(gguf, &bytes);
     }
 
     #[test]
     fn any_bytes_never_panic(tail in prop::collection::vec(any::<u8>(), 0..200)) {
         let bytes = [b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0".to_vec(), tail].concat();
-        read_and_bake(gguf(&bytes), &bytes);
+        read_and_bake(gguf, &bytes);
     }
 
     #[test]
@@ -149,6 +161,14 @@ proptest! {
         let mut bytes = tiny().bytes();
         let at = at.index(bytes.len() - 8);
         bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-        read_and_bake(gguf(&bytes), &bytes);
+        read_and_bake(gguf, &bytes);
+    }
+
+    #[test]
+    fn changed_bytes_of_wider_files_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
+        let mut bytes = wide().bytes();
+        let length = bytes.len();
+        changes.iter().for_each(|(at, byte)| bytes[at.index(length)] = *byte);
+        read_and_bake(gguf, &bytes);
     }
 }

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use sgm_bake::{Amplify, Result, SiteTensors, TensorRecord};
-use sgm_core::{Intervention, Metadata, Site, SiteIntervention};
+use sgm_core::{Intervention, Metadata, PatchNeuron, Projection, Site, SiteIntervention};
 
 /// A GGUF file in the making.
 #[derive(Clone)]
@@ -121,8 +121,8 @@ pub(crate) fn baked(read: &SiteTensors, bytes: &[u8], intervention: &Interventio
 }
 
 /// Whatever a file says, it is refused, or half of every site is silenced without touching anything that is not its own.
-pub(crate) fn read_and_bake(read: Result<SiteTensors>, bytes: &[u8]) {
-    let Ok(read) = read else { return };
+pub(crate) fn read_and_bake(again: impl Fn(&[u8]) -> Result<SiteTensors>, bytes: &[u8]) {
+    let Ok(read) = again(bytes) else { return };
     let sites = read.sites();
     // A width that the file claims is backed by rows that are there.
     assert!(sites.values().all(|width| *width <= bytes.len()));
@@ -134,5 +134,17 @@ pub(crate) fn read_and_bake(read: Result<SiteTensors>, bytes: &[u8]) {
     let ones = sites.iter().map(|(site, width)| (*site, vec![1.0; *width]));
     if let Ok((out, records)) = baked(&read, bytes, &glasses(ones)) {
         assert!(records.is_empty() && out == bytes);
+    }
+    // With a neuron more in some layer it is refused, or can be read again and is wider.
+    let Some((site, hidden)) = sites.iter().find(|(site, _)| site.projection == Projection::Down) else { return };
+    let weights = vec![0.5; *hidden];
+    let mut wider = Intervention::default();
+    wider.insert_patches(site.layer, vec![PatchNeuron { gate: weights.clone(), up: weights.clone(), down: weights }]).unwrap();
+    match baked(&read, bytes, &wider) {
+        Ok((out, _)) => {
+            let up = Site::new(site.layer, Projection::Up);
+            assert!(again(&out).unwrap().sites()[&up] > sites[&up]);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
