@@ -12,7 +12,7 @@ use sgm::core::{Dose, Gate, Probe};
 use sgm::models::{AutoMllm, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, generate_tokens};
 use sgm::suppress::{AdaptiveGlasses, Amplify, Detector, Error, Glasses, ProbeOptions, Wear, fit_probe};
 use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
-use worn::{bits, difference, glasses};
+use worn::{bits, difference, glasses, with_patches};
 
 fn prompts() -> Vec<Prompt> {
     ["what colour is the ring?", "you fool. what do you see?", "is there a ring in the picture?", "describe the picture, idiot."]
@@ -54,7 +54,7 @@ fn benign_sequences_keep_their_bits_and_risky_ones_are_those_of_static_glasses()
         detector.take_scores()
     };
     let on = between(scores.values().map(|s| s[0]));
-    let mut adaptive = glasses(&model);
+    let mut adaptive = with_patches(&model, glasses(&model));
     let still = {
         let _static = Glasses::wear(&model, &adaptive, Amplify::Refuse).unwrap();
         logits(&model, &inputs)
@@ -88,7 +88,7 @@ fn the_dose_follows_the_log_odds_of_the_prompt() {
     let all: Vec<f32> = (0..prompts().len()).map(log_odds).collect();
     let (low, high) = (all.iter().copied().fold(f32::MAX, f32::min), all.iter().copied().fold(f32::MIN, f32::max));
     let dose = Dose { least: 0.25, from: low + (high - low) / 4.0, full: high - (high - low) / 4.0 };
-    let mut adaptive = glasses(&model);
+    let mut adaptive = with_patches(&model, glasses(&model));
     let mut gated = probe(&model, Gate { on: 0.0, off: 0.0, watch: false });
     gated.dose = Some(dose);
     adaptive.probe = Some(gated);
@@ -120,7 +120,7 @@ fn cached_equals_recomputed_whatever_switches_when() {
     let middle = between(scores.values().flatten().copied());
     for watch in [false, true] {
         let gate = Gate { on: middle, off: middle * 0.98, watch };
-        let mut adaptive = glasses(&model);
+        let mut adaptive = with_patches(&model, glasses(&model));
         adaptive.probe = Some(probe(&model, gate));
         let worn = AdaptiveGlasses::wear(&model, &adaptive, Amplify::Refuse).unwrap();
         let answers = generate_tokens(&model, &inputs, &options).unwrap();
@@ -189,7 +189,7 @@ fn a_probe_fitted_to_the_prompts_end_tells_unseen_prompts_apart() {
 fn what_a_probe_does_not_read_adds_nothing_to_its_bias() {
     let model = sgm::organism::load().unwrap();
     let inputs = model.processor().prompts(&prompts(), Padding::Left).unwrap();
-    let mut adaptive = glasses(&model);
+    let mut adaptive = with_patches(&model, glasses(&model));
     adaptive.probe = Some(Probe::new(1.0, Gate { on: 0.7, off: 0.2, watch: false }));
     let still = {
         let _static = Glasses::wear(&model, &adaptive, Amplify::Refuse).unwrap();
@@ -205,7 +205,7 @@ fn what_a_probe_does_not_read_adds_nothing_to_its_bias() {
 fn what_cannot_be_worn_is_refused() {
     let model = sgm::organism::load().unwrap();
     assert!(matches!(AdaptiveGlasses::wear(&model, &glasses(&model), Amplify::Refuse), Err(Error::NoProbe)));
-    let mut wrong = glasses(&model);
+    let mut wrong = with_patches(&model, glasses(&model));
     wrong.probe = Some(probe(&model, Gate { on: 0.2, off: 0.4, watch: false }));
     assert!(matches!(AdaptiveGlasses::wear(&model, &wrong, Amplify::Refuse), Err(Error::Core(_))));
     let mut elsewhere = Probe::default();

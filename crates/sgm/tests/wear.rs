@@ -27,7 +27,7 @@ fn prompts() -> [Prompt; 3] {
     ]
 }
 
-/// The usual glasses at some positions, with shifts.
+/// The usual glasses at some positions, with shifts and a neuron more in each layer.
 fn glasses(model: &AutoMllm, positions: Option<&str>) -> Intervention {
     let mut intervention = worn::glasses(model);
     intervention.metadata.positions = positions.map(str::to_owned);
@@ -37,7 +37,7 @@ fn glasses(model: &AutoMllm, positions: Option<&str>) -> Intervention {
         let shifted = SiteIntervention { scale, shift: Some((0..info.width).map(shift).collect()), ..Default::default() };
         intervention.insert(info.site, shifted).unwrap();
     }
-    intervention
+    worn::with_patches(model, intervention)
 }
 
 fn hidden(model: &AutoMllm, inputs: &ModelInputs) -> Tensor {

@@ -14,7 +14,8 @@ use candle_core::{DType, Device, Tensor};
 use sgm::bake::{Amplify, Options, ScaledBackend, bake_with};
 use sgm::core::{Intervention, Metadata, PatchNeuron, Projection, Site, SiteIntervention};
 use sgm::models::{AutoMllm, Checkpoint, Mllm, Padding, Prompt};
-use worn::{difference, write_organism};
+use sgm::suppress::Glasses;
+use worn::{bits, difference, write_organism};
 
 /// A neuron of each layer that is doubled, or two.
 fn doubled(layer: usize) -> Vec<usize> {
@@ -116,14 +117,20 @@ fn check(original: &Path, name: &str, biased: bool) {
     let (vb, folded) = ScaledBackend::fold(checkpoint.tensors().unwrap(), &twice, Amplify::Allow).unwrap();
     let wanted = logits(&AutoMllm::from_tensors(&checkpoint, &vb).unwrap());
     folded.check_complete().unwrap();
+    // Worn, they do the same, and leave the model as it was.
+    let worn = Glasses::wear(&plain, &copies(&mlps, 1.0), Amplify::Refuse).unwrap();
+    let live = difference(&logits(&plain), &wider);
+    drop(worn);
+    assert_eq!(bits(&logits(&plain)), bits(&before), "{name}");
     let (error, effect) = (difference(&wider, &wanted), difference(&wanted, &before));
     println!(
-        "{name}: {error:.1e} from the model with neurons scaled by 2, {effect:.1e} from the plain one; silent neurons {silent:.1e}, stored {stored:.1e}"
+        "{name}: {error:.1e} from the model with neurons scaled by 2, {live:.1e} from neurons worn, {effect:.1e} from the plain one; silent neurons {silent:.1e}, stored {stored:.1e}"
     );
     assert!(silent <= 1e-6, "{name}: {silent}");
     // Blocks of GGUF files hold the copies' three weights not quite, and the change that they make is wrong by as much.
     #[allow(clippy::cast_possible_truncation, reason = "a bound")]
     let bound = BOUND + 3.0 * stored as f32 * effect;
+    assert!(live <= bound, "{name}: {live}");
     // A copy has no bias.
     assert!(biased || error <= bound, "{name}: {error}");
     assert!(effect > 3.0 * BOUND, "{name}: doubling does little, {effect}");

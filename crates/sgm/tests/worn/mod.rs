@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::Tensor;
-use sgm::core::{Intervention, Metadata, SiteIntervention};
+use sgm::core::{Intervention, Metadata, PatchNeuron, Projection, SiteIntervention};
 use sgm::models::Mllm;
 
 /// Suppresses every third neuron a little, every seventh wholly.
@@ -19,6 +19,15 @@ pub(crate) fn glasses_of<M: Mllm>(model: &M, scale: impl Fn(usize) -> f32) -> In
     for info in &model.info().sites {
         let scale = (0..info.width).map(|neuron| scale(neuron + info.site.layer)).collect();
         intervention.insert(info.site, SiteIntervention::from_scale(scale)).unwrap();
+    }
+    intervention
+}
+
+/// Glasses that also add a neuron to each layer.
+pub(crate) fn with_patches<M: Mllm>(model: &M, mut intervention: Intervention) -> Intervention {
+    for info in model.info().sites.iter().filter(|info| info.site.projection == Projection::Down) {
+        let wave = |step: usize| (0..info.width).map(|i| if (i + info.site.layer).is_multiple_of(step) { 0.2 } else { -0.05 }).collect();
+        intervention.insert_patches(info.site.layer, vec![PatchNeuron { gate: wave(3), up: wave(4), down: wave(5) }]).unwrap();
     }
     intervention
 }
