@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 use sgm_core::{Gate, Intervention, Probe, Site};
-use sgm_models::{Mllm, Tap, TapGuard, TokenKind, TokenSpans, with_values};
+use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Tap, TapGuard, TokenKind, TokenSpans, View, with_values};
 
 use crate::glasses::wearable;
 use crate::kernel::Strengths;
@@ -73,6 +73,18 @@ impl Detector {
     pub fn take_scores(&self) -> BTreeMap<usize, Vec<f32>> {
         self.tap.take_scores()
     }
+}
+
+/// The score of each prompt's last token, read without glasses: what the gate of adaptive glasses with this probe compares. In the prompts' order.
+///
+/// # Errors
+///
+/// As [`Detector::attach`], and what the model reports.
+pub fn score_prompts<M: Mllm + ?Sized>(model: &M, probe: &Probe, prompts: &[Prompt], batch_size: usize) -> Result<Vec<f32>> {
+    let view = View::new(model);
+    let detector = Detector::attach(&view, probe)?;
+    view.generate(prompts, &GenerateOptions { max_new_tokens: 1, batch_size, ..GenerateOptions::default() })?;
+    Ok(detector.take_scores().into_values().filter_map(|scores| scores.first().copied()).collect())
 }
 
 /// What is remembered of a sequence.

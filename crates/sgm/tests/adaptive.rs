@@ -10,7 +10,7 @@ use candle_core::{Device, IndexOp, Tensor};
 use sgm::capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
 use sgm::core::{Dose, Gate, Probe};
 use sgm::models::{AutoMllm, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, generate_tokens};
-use sgm::suppress::{AdaptiveGlasses, Amplify, Detector, Error, Glasses, ProbeOptions, Wear, fit_probe};
+use sgm::suppress::{AdaptiveGlasses, Amplify, Detector, Error, Glasses, ProbeOptions, Wear, fit_probe, score_prompts};
 use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
 use worn::{bits, difference, glasses};
 
@@ -73,6 +73,22 @@ fn benign_sequences_keep_their_bits_and_risky_ones_are_those_of_static_glasses()
     assert!(difference(&still, &plain) > 0.01, "the glasses do something");
     drop(worn);
     assert_eq!(bits(&logits(&model, &inputs)), bits(&plain), "dropped");
+}
+
+#[test]
+fn scores_come_in_the_order_of_the_prompts() {
+    let model = sgm::organism::load().unwrap();
+    let inputs = model.processor().prompts(&prompts(), Padding::Left).unwrap();
+    let probe = probe(&model, Gate::default());
+    let detector = Detector::attach(&model, &probe).unwrap();
+    logits(&model, &inputs);
+    let expected = detector.take_scores();
+    drop(detector);
+    // Batches put the prompts in another order, and pad them less.
+    let scores = score_prompts(&model, &probe, &prompts(), 2).unwrap();
+    assert_eq!(scores.len(), prompts().len());
+    assert!(scores.iter().enumerate().all(|(row, score)| (score - expected[&row][0]).abs() < 1e-6), "{scores:?} {expected:?}");
+    assert!(model.taps().is_empty());
 }
 
 #[test]
