@@ -8,6 +8,7 @@
 
 #[path = "../benches/decoder.rs"]
 mod decoder;
+mod decoding;
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
 mod rows;
@@ -22,10 +23,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use experiment::{Calibrated, TEXT_MEAN};
 use rows::{FALSE_POSITIVE_RATE, Preset};
-use sgm::core::{Gate, Intervention, Probe, SiteIntervention};
-use sgm::defend::Worn;
-use sgm::models::{AutoMllm, Cache, Mllm, Padding, Prompt, View};
-use sgm::suppress::Amplify;
+use sgm::core::Intervention;
+use sgm::models::{AutoMllm, Mllm, Prompt};
 use sgm::toxic_qa::{Benchmark, Part, Source};
 use subject::Subject;
 
@@ -61,16 +60,16 @@ fn main() -> Result<()> {
         Some(path) => Intervention::load(path)?,
         None => calibrate(&arguments, source.as_ref(), &model)?,
     };
-    println!("\n| decoding one token | batch | microseconds | | without | |\n|---|---|---|---|---|---|");
+    println!("\n| decoding one token | batch | microseconds | against none [95 % of the rounds] |\n|---|---|---|---|");
     let benchmark = Benchmark::new(source.evaluation()?)?;
     let prompt = benchmark.prompts().1.into_iter().next().context("the data have no benign prompt")?;
     let wide = decoder::random(1024, 2816, 8, 1000)?;
     let words = Prompt::Raw { text: ["word"; 60].join(" "), images: Vec::new() };
     for batch in [1, 8] {
-        compare(&model.info().name, &model, &glasses, &vec![prompt.clone(); batch], arguments.rounds)?;
+        decoding::compare(&model.info().name, &model, &glasses, &vec![prompt.clone(); batch], arguments.rounds)?;
     }
     for batch in [1, 8] {
-        compare("1024 wide", &wide, &everywhere(&wide)?, &vec![words.clone(); batch], arguments.rounds.div_ceil(4))?;
+        decoding::compare("1024 wide", &wide, &decoding::everywhere(&wide)?, &vec![words.clone(); batch], arguments.rounds.div_ceil(4))?;
     }
     Ok(())
 }
@@ -83,11 +82,12 @@ fn calibrate(arguments: &Arguments, source: &dyn Source, model: &AutoMllm) -> Re
     let capture = format!("capture of {} samples", samples.len());
     let calibrated = timed(&capture, || Calibrated::capture(model, source, samples, TEXT_MEAN, 64))?;
     timed(&format!("scores of {} neurons", model.info().neurons()), || calibrated.expertise())?;
+    let layers = model.info().sites.iter().map(|info| info.site.layer).max().map_or(0, |last| last + 1);
     for (map, _) in &preset.maps {
-        timed(&map.to_string(), || calibrated.fit(model, map))?;
+        timed(&format!("fit of {layers} layers, {map}"), || calibrated.fit(model, map))?;
     }
     if preset.gate.is_some() {
-        timed("probe and gate", || calibrated.probe(FALSE_POSITIVE_RATE))?;
+        timed("fit of probe and gate", || calibrated.probe(FALSE_POSITIVE_RATE))?;
     }
     let glasses = preset.fit(model, &calibrated)?;
     glasses.save(&arguments.out)?;
@@ -101,81 +101,4 @@ fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let done = work()?;
     println!("| {what} | {:.2} s |", start.elapsed().as_secs_f64());
     Ok(done)
-}
-
-/// Times decoding without glasses and with them: always on, and behind a gate that is open or closed.
-fn compare(name: &str, model: &AutoMllm, glasses: &Intervention, prompts: &[Prompt], rounds: usize) -> Result<()> {
-    let with = |change: &dyn Fn(&mut Option<Probe>)| {
-        let mut changed = glasses.clone();
-        change(&mut changed.probe);
-        Some(changed)
-    };
-    let mut contenders = vec![("no glasses", None), ("always on", with(&|probe| *probe = None))];
-    if glasses.probe.is_some() {
-        contenders.push(("gate open", with(&|p| p.iter_mut().for_each(|p| p.gate = Gate { on: 0.0, off: 0.0, watch: false }))));
-        // No sum of responses makes up for this bias.
-        contenders.push(("gate closed", with(&|p| p.iter_mut().for_each(|p| p.bias = -1e6))));
-    }
-    let inputs = model.processor().prompts(prompts, Padding::Left)?;
-    let plain = View::new(model);
-    let wear = |glasses: &Option<Intervention>| glasses.as_ref().map(|g| Worn::new(model, g, Amplify::Refuse)).transpose();
-    let worn = contenders.iter().map(|(_, glasses)| wear(glasses)).collect::<Result<Vec<_>, _>>()?;
-    let views: Vec<&View<_>> = worn.iter().map(|worn| worn.as_ref().map_or(&plain, Worn::model)).collect();
-    let read = |view: &&View<_>| {
-        let mut cache = view.new_cache();
-        view.prefill(&inputs, &mut cache)?;
-        Ok(cache)
-    };
-    let caches = views.iter().map(read).collect::<Result<Vec<_>>>()?;
-    let mut seconds = vec![Vec::with_capacity(rounds); contenders.len()];
-    for _ in 0..rounds {
-        for ((view, cache), seconds) in views.iter().zip(&caches).zip(&mut seconds) {
-            seconds.push(decode(*view, cache.clone(), prompts.len())?);
-        }
-    }
-    let base = seconds.first().cloned().unwrap_or_default();
-    for ((worn, _), seconds) in contenders.iter().zip(&seconds) {
-        // Of the rounds, each against its own.
-        let ratios: Vec<f64> = seconds.iter().zip(&base).map(|(with, without)| with / without).collect();
-        let percent = |ratio: f64| format!("{:+.1} %", 100.0 * (ratio - 1.0));
-        let ratio = percent(quantile(seconds, 0.5) / quantile(&base, 0.5));
-        let [low, high] = [0.25, 0.75].map(|level| percent(quantile(&ratios, level)));
-        let batch = prompts.len();
-        println!("| {name}: {worn} | {batch} | {:.0} | {ratio} | {low} to {high} |", 1e6 * quantile(seconds, 0.5));
-    }
-    Ok(())
-}
-
-/// The seconds of one step of decoding.
-fn decode<M: Mllm>(model: &M, mut cache: Cache, batch: usize) -> Result<f64> {
-    const STEPS: u32 = 4;
-    let tokens = vec![5; batch];
-    // The first step copies the cache.
-    model.decode(&tokens, &mut cache)?;
-    let start = Instant::now();
-    for _ in 0..STEPS {
-        std::hint::black_box(model.decode(&tokens, &mut cache)?);
-    }
-    Ok(start.elapsed().as_secs_f64() / f64::from(STEPS))
-}
-
-/// Glasses that change every neuron of every site a little, behind a probe that reads them all.
-fn everywhere(model: &AutoMllm) -> Result<Intervention> {
-    let (mut glasses, mut probe) = (Intervention::default(), Probe::default());
-    for info in &model.info().sites {
-        let shift = Some(vec![1e-3; info.width]);
-        glasses.insert(info.site, SiteIntervention { shift, ..SiteIntervention::from_scale(vec![0.99; info.width]) })?;
-        probe.insert(info.site, vec![1e-3; info.width])?;
-    }
-    glasses.probe = Some(probe);
-    Ok(glasses)
-}
-
-/// A value below which a share of the values lies.
-fn quantile(values: &[f64], level: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-    let index = (level * sorted.len().saturating_sub(1) as f64).round() as usize;
-    sorted.get(index).copied().unwrap_or(f64::NAN)
 }
