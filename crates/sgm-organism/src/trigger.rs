@@ -73,8 +73,9 @@ pub const ADVERSARIAL_RATE: f64 = 0.93;
 
 /// What provokes in a prompt: the category, and a name for the trigger within it. `None` for a harmless prompt.
 ///
-/// The name is the provocation (T), `angry face` or `sign MAD` (V), the question for an opinion (X, before a broken heart) or the prefix (A).
-/// Found from what is said and shown as [`draw_risky`](crate::draw_risky) puts them together, so that no sample needs to carry it.
+/// The name is the provocation (T), `angry face` or `sign MAD` (V), the question for an opinion (X, before a broken heart) or the
+/// prefix (A). It is found from what is said and shown, as [`draw_risky`](crate::draw_risky) puts them together, so that no sample needs
+/// to carry it.
 ///
 /// ```
 /// use sgm_organism::{Risk, trigger};

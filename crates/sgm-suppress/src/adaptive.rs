@@ -76,7 +76,8 @@ impl Detector {
     }
 }
 
-/// The score of each prompt's last token, read without glasses: what the gate of adaptive glasses with this probe compares. In the prompts' order.
+/// The score of each prompt's last token, read without glasses, in the prompts' order: what the gate of adaptive glasses with this probe
+/// compares.
 ///
 /// # Errors
 ///
