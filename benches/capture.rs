@@ -7,20 +7,17 @@
 //!     RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo bench --bench capture
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
-use std::path::Path;
+mod decoder;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use criterion::{Criterion, criterion_group, criterion_main};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use safetensors::tensor::{Dtype, TensorView};
-use serde_json::json;
 use sgm::capture::{Pool, PooledTap, Pooling};
 use sgm::core::Site;
-use sgm::models::{self, AutoMllm, Checkpoint, Mllm, ModelInputs, Padding, Prompt, Tap, TokenMask, TokenSpans};
+use sgm::models::{self, AutoMllm, Mllm, ModelInputs, Padding, Prompt, Tap, TokenMask, TokenSpans};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -96,37 +93,6 @@ fn measure(c: &mut Criterion, name: &str, model: &AutoMllm, inputs: &ModelInputs
     group.finish();
 }
 
-/// A decoder with random weights and a tokenizer of a few words, as files.
-fn write_decoder(directory: &Path, hidden: usize, intermediate: usize, layers: usize, vocabulary: usize) {
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", "vocab_size": vocabulary,
-        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": hidden / 64,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "eos_token_id": 1,
-    });
-    let tokenizer = json!({"version": "1.0", "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "</s>": 1, "word": 2}, "unk_token": "<unk>"}});
-    let tokens = json!({"eos_token": "</s>", "unk_token": "<unk>"});
-    for (file, value) in [("config.json", config), ("tokenizer.json", tokenizer), ("tokenizer_config.json", tokens)] {
-        std::fs::write(directory.join(file), value.to_string()).unwrap();
-    }
-    let mut shapes = vec![("model.embed_tokens".to_owned(), vec![vocabulary, hidden]), ("model.norm".to_owned(), vec![hidden])];
-    for layer in 0..layers {
-        let name = |part: &str| format!("model.layers.{layer}.{part}");
-        shapes.extend(["q", "k", "v", "o"].map(|p| (name(&format!("self_attn.{p}_proj")), vec![hidden, hidden])));
-        shapes.extend(["gate", "up"].map(|p| (name(&format!("mlp.{p}_proj")), vec![intermediate, hidden])));
-        shapes.push((name("mlp.down_proj"), vec![hidden, intermediate]));
-        shapes.extend(["input_layernorm", "post_attention_layernorm"].map(|p| (name(p), vec![hidden])));
-    }
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut values = |shape: &[usize]| -> Vec<u8> {
-        let gain = (3.0 / *shape.last().unwrap() as f32).sqrt();
-        (0..shape.iter().product()).flat_map(|_| if shape.len() == 1 { 1.0 } else { rng.random_range(-gain..gain) }.to_le_bytes()).collect()
-    };
-    let data: Vec<_> = shapes.into_iter().map(|(name, shape)| (format!("{name}.weight"), values(&shape), shape)).collect();
-    let views = data.iter().map(|(name, bytes, shape)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
-    safetensors::serialize_to_file(views, None, &directory.join("model.safetensors")).unwrap();
-}
-
 fn organism(c: &mut Criterion) {
     let model = sgm::organism::load().unwrap();
     let image =
@@ -136,15 +102,13 @@ fn organism(c: &mut Criterion) {
     measure(c, "organism", &model, &inputs, 1000);
 }
 
-fn decoder(c: &mut Criterion) {
-    let directory = tempfile::tempdir().unwrap();
-    write_decoder(directory.path(), 1024, 2816, 8, 1000);
-    let model = AutoMllm::load(&Checkpoint::open(directory.path()).unwrap()).unwrap();
+fn wide(c: &mut Criterion) {
+    let model = decoder::random(1024, 2816, 8, 1000).unwrap();
     let prompt = Prompt::Raw { text: vec!["word"; 200].join(" "), images: Vec::new() };
     let response = vec!["word"; 55].join(" ");
     let inputs = model.processor().responses([(&prompt, response.as_str())], Padding::Right).unwrap();
     measure(c, "decoder 1024 wide, 8 layers", &model, &inputs, 10);
 }
 
-criterion_group!(benches, organism, decoder);
+criterion_group!(benches, organism, wide);
 criterion_main!(benches);

@@ -18,7 +18,7 @@ use sgm::core::Intervention;
 use sgm::defend::{Ingredients, Recipe, Worn};
 use sgm::models::{GenerateOptions, Mllm, Sampling, response_nll};
 use sgm::suppress::Amplify;
-use sgm::toxic_qa::{Benchmark, Durability, EvaluateOptions, Provenance, Report, Run, RunFile};
+use sgm::toxic_qa::{Benchmark, Durability, EvaluateOptions, Part, Provenance, Report, Run, RunFile};
 use subject::Subject;
 
 /// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
@@ -56,7 +56,7 @@ struct Arguments {
 fn main() -> Result<()> {
     threads::settle();
     let a = Arguments::parse();
-    let (source, model, judge) = (a.subject.source()?, a.subject.model()?, a.subject.judge()?);
+    let (source, model, judge) = (a.subject.source(Part::Test)?, a.subject.model()?, a.subject.judge()?);
     let evaluation = source.evaluation()?;
     let texts: Vec<_> = evaluation.perplexity.iter().filter_map(|s| Some((s, s.response.clone()?))).collect();
     let texts = texts.into_iter().map(|(s, response)| Ok((s.as_prompt()?, response))).collect::<Result<Vec<_>>>()?;

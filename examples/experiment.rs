@@ -3,16 +3,19 @@
 #[path = "calibration.rs"]
 mod calibration;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::Result;
 use sgm::capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
 use sgm::core::{Expertise, Gate, Intervention, Probe};
 use sgm::defend::{EtaOptions, FilterOptions, Ingredients, OwnSimilarity, Recipe, RewardModel, WordReward, Worn};
-use sgm::models::{GenerateOptions, Mllm, Sampling, TokenMask};
+use sgm::models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TokenMask};
 use sgm::score::score_store;
-use sgm::suppress::{Amplify, ProbeOptions, Transport, fit_incrementally, fit_probe};
-use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, Judge, Sample, Source};
+use sgm::suppress::{Amplify, FittedProbe, Operator, ProbeOptions, Sentinels, Transport, fit_incrementally, fit_probe, score_prompts};
+use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, GateOutcome, Judge, Sample, Source};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -23,16 +26,46 @@ pub(crate) const PROMPT_END: Pooling = Pooling { pool: Pool::Last, mask: TokenMa
 pub(crate) const TEXT_MEAN: Pooling = Pooling { pool: Pool::Mean, mask: TokenMask::Text };
 pub(crate) const PROMPT_MEAN: Pooling = Pooling { pool: Pool::Mean, mask: TokenMask::Prompt };
 
+/// Far from the seeds of evaluation, which count from 0.
+const OWN_ANSWERS_SEED: u64 = 1000;
+
 /// Calibration samples and the activations of a model on them.
 pub(crate) struct Calibrated {
     pub(crate) store: ActivationStore,
     examples: Vec<Example>,
     capture: Capture,
+    /// What was fitted before, by name: presets share maps, and the probe is every one's.
+    maps: RefCell<BTreeMap<String, Intervention>>,
+    probe: RefCell<Option<FittedProbe>>,
     _directory: TempDir,
 }
 
+/// One way to change neurons.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Map {
+    /// Suppression by expertise.
+    Soft(Operator),
+    /// Transport of all neurons, fitted on the model as it is.
+    AtOnce(Transport, Pooling),
+    /// Transport fitted layer by layer, each on the model that wears the layers before.
+    Incremental(Transport, Pooling),
+    /// Neurons that notice risk, fitted to the model's own answers too.
+    Sentinels(Sentinels),
+}
+
+impl fmt::Display for Map {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Soft(operator) => f.write_str(&operator.name),
+            Self::AtOnce(transport, pooling) => write!(f, "{} of {pooling}, at once", transport.map.name()),
+            Self::Incremental(transport, pooling) => write!(f, "{} of {pooling}", transport.map.name()),
+            Self::Sentinels(_) => f.write_str("sentinels"),
+        }
+    }
+}
+
 impl Calibrated {
-    /// Captures calibration samples: pooled over tokens, for transport, and at the prompts' last token.
+    /// Captures calibration samples: pooled over tokens, for expertise, and at the prompts' last token, for probes.
     pub(crate) fn capture<M: Mllm>(
         model: &M,
         source: &dyn Source,
@@ -44,11 +77,12 @@ impl Calibrated {
         let examples = samples.iter().map(calibration::example).collect::<Result<Vec<_>>>()?;
         let directory = tempfile::tempdir()?;
         let store = directory.path().join("activations");
-        let mut poolings = vec![pooling, TEXT_MEAN, PROMPT_END];
+        let mut poolings = vec![pooling, PROMPT_END];
         poolings.dedup();
         let capture = Capture { batch_size, calibration: Some(provenance), ..Capture::new(poolings) };
         capture.run(model, &Examples::from_slice(&examples), &store)?;
-        Ok(Self { store: ActivationStore::open(&store)?, examples, capture, _directory: directory })
+        let store = ActivationStore::open(&store)?;
+        Ok(Self { store, examples, capture, maps: RefCell::default(), probe: RefCell::default(), _directory: directory })
     }
 
     /// The expertise of every neuron.
@@ -56,34 +90,59 @@ impl Calibrated {
         Ok(score_store(&self.store)?)
     }
 
-    /// The store by what transport is fitted to.
-    pub(crate) fn text_mean(&self) -> Result<ActivationStore> {
-        Ok(self.store.clone().with_pooling(&TEXT_MEAN.to_string())?)
+    /// What a map changes.
+    pub(crate) fn fit<M: Mllm>(&self, model: &M, map: &Map) -> Result<Intervention> {
+        let key = format!("{map:?}");
+        if let Some(known) = self.maps.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let fitted = match map {
+            Map::Soft(operator) => operator.intervention(&self.expertise()?)?,
+            Map::AtOnce(transport, pooling) => {
+                let directory = tempfile::tempdir()?;
+                let path = directory.path().join("activations");
+                self.pooled(*pooling).run(model, &Examples::from_slice(&self.examples), &path)?;
+                transport.intervention(&ActivationStore::open(&path)?)?
+            }
+            Map::Incremental(transport, pooling) => {
+                let examples = Examples::from_slice(&self.examples);
+                fit_incrementally(model, &self.pooled(*pooling), &examples, Amplify::Refuse, |store, sites| {
+                    transport.among(store, "the sites of one step", |site, _| sites.contains(&site))
+                })?
+            }
+            Map::Sentinels(sentinels) => {
+                let examples = [self.examples.clone(), self.own_answers(model)?].concat();
+                sentinels.fit(model, &Examples::from_slice(&examples), self.capture.calibration.clone())?
+            }
+        };
+        self.maps.borrow_mut().insert(key, fitted.clone());
+        Ok(fitted)
     }
 
-    /// A transport fitted layer by layer, each on the model that wears the layers before.
-    pub(crate) fn incremental<M: Mllm>(&self, model: &M, transport: &Transport, pooling: Pooling) -> Result<Intervention> {
-        let capture = Capture { poolings: vec![pooling], ..self.capture.clone() };
-        let examples = Examples::from_slice(&self.examples);
-        Ok(fit_incrementally(model, &capture, &examples, Amplify::Refuse, |store, sites| {
-            transport.among(store, "the sites of one step", |site, _| sites.contains(&site))
-        })?)
+    /// The toxic samples' prompts with answers of the model's own, of both kinds: what follows a risky prompt is risky, whatever it says so far.
+    fn own_answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
+        let risky: Vec<&Example> = self.examples.iter().filter(|example| example.toxic).collect();
+        let prompts: Vec<Prompt> = risky.iter().map(|example| example.prompt.clone()).collect();
+        let drawing = Drawing { seed: OWN_ANSWERS_SEED, max_new_tokens: 56, batch_size: 64 };
+        let answers = model.generate(&prompts, &drawing.options())?;
+        Ok(risky.into_iter().zip(answers).map(|(example, answer)| Example { response: answer.text, ..example.clone() }).collect())
     }
 
-    /// The transport of adaptive glasses: two maps fitted in different ways, blended.
-    pub(crate) fn blend<M: Mllm>(&self, model: &M) -> Result<Intervention> {
-        let text = self.incremental(model, &Transport::linear_act(), TEXT_MEAN)?;
-        let prompt = self.incremental(model, &Transport::mean_act(), PROMPT_MEAN)?;
-        Ok(Intervention::blend(&[(&text, 0.94), (&prompt, 0.94)])?)
+    /// The same capture with another pooling.
+    fn pooled(&self, pooling: Pooling) -> Capture {
+        Capture { poolings: vec![pooling], ..self.capture.clone() }
     }
 
     /// A probe of the prompts' last tokens, whose gate lets pass all but a share of the benign prompts.
     pub(crate) fn probe(&self, false_positive_rate: f64) -> Result<Probe> {
         let store = self.store.clone().with_pooling(&PROMPT_END.to_string())?;
-        let mut fitted = fit_probe(&store, ProbeOptions::default(), |_, _| true)?;
+        let known = self.probe.borrow().clone();
+        let fitted = known.map_or_else(|| fit_probe(&store, ProbeOptions::default(), |_, _| true), Ok)?;
         let on = fitted.gate_at(false_positive_rate, store.labels());
-        fitted.probe.gate = Gate { on, off: on / 2.0, watch: false };
-        Ok(fitted.probe)
+        let mut probe = fitted.probe.clone();
+        *self.probe.borrow_mut() = Some(fitted);
+        probe.gate = Gate { on, off: on / 2.0, watch: false };
+        Ok(probe)
     }
 
     /// What defences need that ask a scorer, fitted to the same samples: stand-ins for ETA's models, and the words of toxic answers for a filter.
@@ -113,6 +172,14 @@ pub(crate) struct Drawing {
     pub(crate) batch_size: usize,
 }
 
+impl Drawing {
+    fn options(self) -> GenerateOptions {
+        let Self { seed, max_new_tokens, batch_size } = self;
+        let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
+        GenerateOptions { max_new_tokens, batch_size, sampling, seed, ..Default::default() }
+    }
+}
+
 /// What the model does behind a defence; answers are drawn at temperature 1. Perplexity is that of the model with the glasses of the
 /// ingredients, if the defence has them.
 pub(crate) fn measure<'m, M: Mllm>(
@@ -120,18 +187,35 @@ pub(crate) fn measure<'m, M: Mllm>(
     benchmark: &Benchmark,
     judge: &dyn Judge,
     (defence, ingredients): (&Recipe, &Ingredients<'m>),
-    Drawing { seed, max_new_tokens, batch_size }: Drawing,
+    drawing: Drawing,
 ) -> Result<Evaluated> {
-    let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
-    let generate = GenerateOptions { max_new_tokens, batch_size, sampling, seed, ..Default::default() };
     let generator = defence.build(model, ingredients)?;
     let glasses = ingredients.intervention.as_ref().filter(|_| defence.wears_glasses());
-    let options = EvaluateOptions { generate, defence: Some(defence.to_string()), intervention_sha256: glasses.map(sha256).transpose()? };
+    let options = EvaluateOptions {
+        generate: drawing.options(),
+        defence: Some(defence.to_string()),
+        intervention_sha256: glasses.map(sha256).transpose()?,
+    };
     let Some(glasses) = glasses else { return Ok(benchmark.evaluate(&*generator, model, judge, &options)?) };
     let worn = Worn::new(model, glasses, Amplify::Refuse)?;
     let mut evaluated = benchmark.evaluate(&*generator, worn.model(), judge, &options)?;
-    evaluated.outcome.n_suppressed = glasses.changed_neurons();
+    evaluated.outcome.n_suppressed = glasses.changed_neurons() + glasses.added_neurons();
+    evaluated.outcome.gate = glasses.probe.as_ref().map(|probe| opened(model, benchmark, probe, drawing.batch_size)).transpose()?;
     Ok(evaluated)
+}
+
+/// For which prompts of a benchmark the gate of a probe opens.
+fn opened<M: Mllm>(model: &M, benchmark: &Benchmark, probe: &Probe, batch_size: usize) -> Result<GateOutcome> {
+    let open = |prompts: Vec<Prompt>| -> Result<Vec<bool>> {
+        Ok(score_prompts(model, probe, &prompts, batch_size)?.into_iter().map(|score| score >= probe.gate.on).collect())
+    };
+    let (risky, benign) = benchmark.prompts();
+    Ok(GateOutcome { risky: open(risky)?, benign: open(benign)? })
+}
+
+/// Whether a sample is of a category, or has a trigger of the synthetic world, of this name.
+pub(crate) fn is_of(sample: &Sample, name: &str) -> bool {
+    sample.category == name || sample.trigger().as_deref() == Some(name)
 }
 
 /// The hash of an intervention's file.

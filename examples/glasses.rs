@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
 use sgm::defend::Recipe;
 use sgm::models::Mllm;
-use sgm::toxic_qa::{Benchmark, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
+use sgm::toxic_qa::{Benchmark, Part, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
 use subject::Subject;
 use tracing_subscriber::EnvFilter;
 
@@ -48,7 +48,7 @@ struct Arguments {
     /// Only these rows of the table.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Leave this category out of calibration, to see what glasses do about what they have never met.
+    /// Leave this category, or this trigger (`angry face`), out of calibration, to see what glasses do about what they have never met.
     #[arg(long)]
     without: Option<String>,
     /// A tenth of the data and one seed: a look at whether everything works.
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
-    let (source, model, judge) = (arguments.subject.source()?, arguments.subject.model()?, arguments.subject.judge()?);
+    let (source, model, judge) = (arguments.subject.source(Part::Test)?, arguments.subject.model()?, arguments.subject.judge()?);
     let mut benchmark = Benchmark::new(source.evaluation()?)?;
     if arguments.quick {
         benchmark.thin(10);
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
         bar.set_message(format!("seed {seed}: calibration"));
         let nth = if arguments.quick { 5 } else { 1 };
         let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
-        samples.retain(|sample| Some(&sample.category) != arguments.without.as_ref());
+        samples.retain(|sample| !arguments.without.as_ref().is_some_and(|name| experiment::is_of(sample, name)));
         let calibrated = Calibrated::capture(&model, source.as_ref(), samples, arguments.pooling, arguments.batch_size)
             .with_context(|| format!("calibration, seed {seed}"))?;
         let glasses = rows::glasses(&model, &calibrated)?;
@@ -98,7 +98,7 @@ fn main() -> Result<()> {
             bar.set_message(format!("seed {seed}: {name}"));
             let defence: Recipe = defence.parse()?;
             // The static glasses under their own names, adaptive ones inside of defences.
-            ingredients.intervention = glasses.get(name).or_else(|| glasses.get("adaptive")).cloned();
+            ingredients.intervention = glasses.get(name).or_else(|| glasses.get("live")).cloned();
             let drawing = Drawing { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
             let evaluated = experiment::measure(&model, &benchmark, &judge, (&defence, &ingredients), drawing)?;
             if runs.len() <= row {

@@ -21,14 +21,18 @@ pub(crate) struct Subject {
     /// A word list, one term a line, for the judge; the organism's insults by default.
     #[arg(long)]
     words: Option<PathBuf>,
-    /// Evaluate on the dev split, on which settings are chosen, instead of the test split.
-    #[arg(long)]
+    /// The part to evaluate on: `dev`, on which settings are chosen, or `test`.
+    #[arg(long, value_parser = part)]
+    part: Option<Part>,
+    /// The same as `--part dev`.
+    #[arg(long, conflicts_with = "part")]
     dev: bool,
 }
 
 impl Subject {
-    pub(crate) fn source(&self) -> Result<Box<dyn Source>> {
-        let part = if self.dev { Part::Dev } else { Part::Test };
+    /// The data, of one part unless another is asked for.
+    pub(crate) fn source(&self, part: Part) -> Result<Box<dyn Source>> {
+        let part = if self.dev { Part::Dev } else { self.part.unwrap_or(part) };
         Ok(match (&self.manifest, &self.organism_data) {
             (Some(manifest), _) => Box::new(ManifestSource::open(manifest, part)?),
             (None, Some(directory)) => Box::new(OrganismSource::from_dir(directory, part, Contrast::Benign)?),
@@ -48,5 +52,13 @@ impl Subject {
             Some(words) => LexiconJudge::from_words(words)?,
             None => LexiconJudge::organism(),
         })
+    }
+}
+
+fn part(name: &str) -> Result<Part, &'static str> {
+    match name {
+        "dev" => Ok(Part::Dev),
+        "test" => Ok(Part::Test),
+        _ => Err("expected dev or test"),
     }
 }

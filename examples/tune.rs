@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use experiment::{Calibrated, Drawing};
+use experiment::{Calibrated, Drawing, Map};
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
 use sgm::core::Intervention;
@@ -119,7 +119,7 @@ fn main() -> Result<()> {
             // Transport has a pooling of its own.
             for map in arguments.transports.iter().filter(|_| index == 0) {
                 let transport = Transport { map: *map, unclamped: false, schedule: None };
-                candidates.push((map.name().to_owned(), calibrated.incremental(&model, &transport, experiment::TEXT_MEAN)?));
+                candidates.push((map.name().to_owned(), calibrated.fit(&model, &Map::Incremental(transport, experiment::TEXT_MEAN))?));
             }
             for (name, intervention) in candidates {
                 for strength in &arguments.strengths {

@@ -31,7 +31,7 @@ pub struct Benchmark {
 /// What one run of a benchmark yields.
 #[derive(Debug)]
 pub struct Evaluated {
-    /// What the metrics are made of. The number of suppressed neurons is not known here and 0.
+    /// What the metrics are made of. The number of suppressed neurons and the gate are not known here: 0, and none.
     pub outcome: SeedOutcome,
     /// Every answer: risky prompts as they are, attacks, visual questions.
     pub records: Vec<Record>,
@@ -65,6 +65,14 @@ impl Benchmark {
         every(&mut self.adversarial, n);
         every(&mut self.vqa, n);
         every(&mut self.perplexity, n);
+    }
+
+    /// The prompts in the order of [`GateOutcome`](crate::GateOutcome): the risky ones, as they are and then attacks, and the harmless
+    /// ones, visual questions and then those of the perplexity texts.
+    pub fn prompts(&self) -> (Vec<Prompt>, Vec<Prompt>) {
+        let of = |set: &[(Sample, Prompt)]| set.iter().map(|(_, prompt)| prompt.clone()).collect::<Vec<_>>();
+        let texts = self.perplexity.iter().map(|(prompt, _)| prompt.clone()).collect();
+        ([of(&self.standard), of(&self.adversarial)].concat(), [of(&self.vqa), texts].concat())
     }
 
     /// Answers every prompt and measures every text.

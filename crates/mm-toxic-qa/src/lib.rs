@@ -111,7 +111,7 @@ pub use image_folder::ImageFolder;
 pub use judge::{Exchange, Judge, Verdict};
 pub use lexicon::LexiconJudge;
 pub use majority::{Agreement, MajorityJudge, pairwise_agreement};
-pub use outcome::{PromptOutcome, Run, SeedOutcome, SeedRun};
+pub use outcome::{GateOutcome, GateRates, PromptOutcome, Run, SeedOutcome, SeedRun};
 pub use recipe::{MM_TOXIC_QA_CATEGORIES, Recipe};
 pub use records::{Record, RecordWriter, Timing};
 pub use refusal::RefusalJudge;

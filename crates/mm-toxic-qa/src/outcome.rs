@@ -33,6 +33,35 @@ pub struct SeedOutcome {
     pub token_nll: Vec<Vec<f64>>,
     /// Whether each visual question was answered right.
     pub vqa_correct: Vec<bool>,
+    /// What the gate of adaptive glasses let through, if the run has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateOutcome>,
+}
+
+/// For which prompts the gate of adaptive glasses opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateOutcome {
+    /// Risky prompts, as they are and then attacks.
+    pub risky: Vec<bool>,
+    /// Harmless prompts: visual questions, then those of the perplexity texts.
+    pub benign: Vec<bool>,
+}
+
+/// How often the gate of adaptive glasses opened; means over seeds in a [`Run`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GateRates {
+    /// For harmless prompts: visual questions and those of the perplexity texts.
+    pub false_positive_rate: Option<f64>,
+    /// For risky prompts, attacks included.
+    pub true_positive_rate: Option<f64>,
+}
+
+impl GateOutcome {
+    /// The shares of prompts.
+    pub fn rates(&self) -> GateRates {
+        let open = |prompts: &[bool]| share(prompts.iter().copied());
+        GateRates { false_positive_rate: open(&self.benign), true_positive_rate: open(&self.risky) }
+    }
 }
 
 /// One row of a report: a model without or with an intervention, over all seeds.
@@ -61,6 +90,9 @@ pub struct Run {
     pub corpus_perplexity: Option<f64>,
     /// Share of visual questions answered right.
     pub vqa_accuracy: Option<f64>,
+    /// How often the gate opened; only of adaptive glasses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateRates>,
     /// Wall-clock time in seconds.
     pub seconds: f64,
     /// The same numbers of each seed.
@@ -88,6 +120,9 @@ pub struct SeedRun {
     pub corpus_perplexity: Option<f64>,
     /// Share of visual questions answered right.
     pub vqa_accuracy: Option<f64>,
+    /// How often the gate opened; only of adaptive glasses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateRates>,
     /// Wall-clock time in seconds.
     pub seconds: f64,
 }
@@ -104,6 +139,7 @@ impl SeedRun {
             perplexity: perplexity(&outcome.token_nll)?,
             corpus_perplexity: corpus_perplexity(&outcome.token_nll)?,
             vqa_accuracy: share(outcome.vqa_correct.iter().copied()),
+            gate: outcome.gate.as_ref().map(GateOutcome::rates),
             seconds: outcome.seconds,
         })
     }
@@ -144,6 +180,10 @@ impl Run {
             perplexity: over_seeds(|s| s.perplexity),
             corpus_perplexity: over_seeds(|s| s.corpus_perplexity),
             vqa_accuracy: over_seeds(|s| s.vqa_accuracy),
+            gate: per_seed.iter().any(|s| s.gate.is_some()).then(|| GateRates {
+                false_positive_rate: over_seeds(|s| s.gate?.false_positive_rate),
+                true_positive_rate: over_seeds(|s| s.gate?.true_positive_rate),
+            }),
             seconds: over_seeds(|s| Some(s.seconds)).unwrap_or_default(),
             per_seed,
         })
@@ -202,6 +242,7 @@ mod tests {
                 adversarial: prompts(&[("x", "A", yes, None), ("y", "A", yes, no)]),
                 token_nll: vec![vec![ln2], vec![2.0 * ln2, 2.0 * ln2]],
                 vqa_correct: vec![true, true, false, true],
+                gate: Some(GateOutcome { risky: vec![true, true, false, true], benign: vec![false, false] }),
             },
             SeedOutcome {
                 seed: 1,
@@ -211,6 +252,7 @@ mod tests {
                 adversarial: prompts(&[("x", "A", no, None), ("y", "A", yes, no)]),
                 token_nll: vec![vec![ln2], vec![3.0 * ln2, 3.0 * ln2]],
                 vqa_correct: vec![true, false, false, true],
+                gate: Some(GateOutcome { risky: vec![true; 4], benign: vec![false, true] }),
             },
         ]
     }
@@ -234,6 +276,7 @@ mod tests {
         let corpus = (2f64.powf(5.0 / 3.0) + 2f64.powf(7.0 / 3.0)) / 2.0;
         assert!((run.corpus_perplexity.unwrap() - corpus).abs() < 1e-12);
         assert_eq!(run.vqa_accuracy, Some(0.625));
+        assert_eq!(run.gate, Some(GateRates { false_positive_rate: Some(0.25), true_positive_rate: Some(0.875) }));
 
         let [zero, one] = &run.per_seed[..] else { panic!("two seeds") };
         assert_eq!((zero.seed, zero.n_suppressed, zero.seconds), (0, 10, 1.0));
@@ -253,7 +296,7 @@ mod tests {
         assert_eq!(run.standard.all.harmful_rate, None);
         assert_eq!(run.standard.all.ci95, None);
         assert_eq!((run.help_standard, run.perplexity, run.corpus_perplexity, run.vqa_accuracy), (None, None, None, None));
-        assert_eq!(run.n_suppressed, 0.0);
+        assert_eq!((run.n_suppressed, run.gate), (0.0, None));
     }
 
     #[test]

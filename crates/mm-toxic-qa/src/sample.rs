@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sgm_models::Prompt;
 use sgm_organism::Scene;
 
+use crate::source::ORGANISM;
 use crate::{Error, Result};
 
 /// One sample of the benchmark: a question with or without an image, and what is known about it.
@@ -123,6 +124,17 @@ impl Sample {
                 Err(source) => Err(Error::Image { id: self.id.clone(), source: Box::new(source) }),
             },
         }
+    }
+
+    /// What provokes in a risky prompt of the synthetic world, such as `angry face` or `rude mode on.`: a finer category, found by
+    /// [`sgm_organism::trigger::find`] from scene and question. `None` for harmless prompts and for those of other data sets.
+    pub fn trigger(&self) -> Option<String> {
+        let scene = match &self.image {
+            Some(ImageRef::Scene(scene)) => Some(scene),
+            _ => None,
+        };
+        let found = if self.source == ORGANISM { sgm_organism::trigger::find(&self.prompt, scene) } else { None };
+        found.map(|(_, name)| name)
     }
 
     /// The sample's question as a user's turn, with its image before the text.

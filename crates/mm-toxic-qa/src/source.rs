@@ -58,7 +58,7 @@ pub struct OrganismSource {
 }
 
 /// The name of the synthetic set as a data set.
-const ORGANISM: &str = "organism";
+pub(crate) const ORGANISM: &str = "organism";
 
 /// Toxic, and as many non-toxic, samples of a fresh calibration draw: the size of the shipped sets.
 const DRAWN_PER_CLASS: usize = 500;

@@ -1,8 +1,10 @@
 use crate::metrics::HarmfulRate;
 use crate::{Report, Run};
 
-pub(crate) const HEAD: [&str; 9] =
-    ["run", "harmful std %", "harmful adv %", "help std %", "help adv %", "perplexity", "VQA %", "suppressed", "seconds"];
+const HEAD: [&str; 7] = ["run", "harmful std %", "harmful adv %", "help std %", "help adv %", "perplexity", "VQA %"];
+/// Where a run has a gate: the shares of benign and of risky prompts for which it opens.
+const GATE: [&str; 2] = ["gate benign %", "gate risky %"];
+const TAIL: [&str; 2] = ["suppressed", "seconds"];
 
 impl Report {
     /// The report as an aligned table for terminals, a row a run.
@@ -10,10 +12,12 @@ impl Report {
     /// Rates are in per cent with their 95 % bootstrap interval; the change of perplexity (relative) and of
     /// VQA accuracy (in points) is to the run `none`. What was not measured is `-`.
     pub fn table(&self) -> String {
-        let mut rows = vec![HEAD.map(str::to_owned)];
+        let head = self.head();
+        let columns = 0..head.len();
+        let mut rows = vec![head];
         rows.extend(self.rows());
         let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+        let widths: Vec<usize> = columns.map(width).collect();
         let mut out = format!("{}\n\n", self.title());
         for row in &rows {
             let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
@@ -31,10 +35,11 @@ impl Report {
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let mut out = format!("{}\n\n", escape(&self.title()));
-        out.push_str(&line(&HEAD.map(str::to_owned)));
-        out.push_str(&line(&HEAD.map(|_| "---".to_owned())));
+        let head = self.head();
+        out.push_str(&line(&head));
+        out.push_str(&line(&vec!["---".to_owned(); head.len()]));
         for row in self.rows() {
-            out.push_str(&line(&row.map(|cell| escape(&cell))));
+            out.push_str(&line(&row.iter().map(|cell| escape(cell)).collect::<Vec<_>>()));
         }
         for note in self.notes() {
             out.push_str(&format!("\n{}\n", escape(&note)));
@@ -48,9 +53,20 @@ impl Report {
         format!("{}, {} part of {}, judge {}, seeds {} ({})", p.model, p.part, p.source, p.judge, seeds.join(" "), self.software)
     }
 
-    pub(crate) fn rows(&self) -> Vec<[String; 9]> {
-        let base = self.run("none");
-        self.runs.iter().map(|run| row(run, base.filter(|base| !std::ptr::eq(*base, run)))).collect()
+    fn has_gate(&self) -> bool {
+        self.runs.iter().any(|run| run.gate.is_some())
+    }
+
+    /// The titles of the columns.
+    pub(crate) fn head(&self) -> Vec<String> {
+        let gate: &[&str] = if self.has_gate() { &GATE } else { &[] };
+        HEAD.iter().chain(gate).chain(&TAIL).map(|title| (*title).to_owned()).collect()
+    }
+
+    /// The cells of each run, one for each column.
+    pub(crate) fn rows(&self) -> Vec<Vec<String>> {
+        let (base, gate) = (self.run("none"), self.has_gate());
+        self.runs.iter().map(|run| row(run, base.filter(|base| !std::ptr::eq(*base, run)), gate)).collect()
     }
 
     pub(crate) fn notes(&self) -> Vec<String> {
@@ -76,7 +92,7 @@ impl Report {
     }
 }
 
-fn row(run: &Run, base: Option<&Run>) -> [String; 9] {
+fn row(run: &Run, base: Option<&Run>, gate: bool) -> Vec<String> {
     let against = |text: String, change: Option<String>| match change {
         Some(change) => format!("{text} ({change})"),
         None => text,
@@ -91,7 +107,7 @@ fn row(run: &Run, base: Option<&Run>) -> [String; 9] {
     });
     let percent = |share: Option<f64>| share.map(|share| format!("{:.1}", 100.0 * share));
     let suppressed = if run.n_suppressed.fract() == 0.0 { 0 } else { 1 };
-    [
+    let mut cells = vec![
         Some(run.name.clone()),
         harmful(&run.standard.all),
         harmful(&run.adversarial.all),
@@ -99,10 +115,14 @@ fn row(run: &Run, base: Option<&Run>) -> [String; 9] {
         percent(run.help_adversarial),
         perplexity,
         vqa,
-        Some(format!("{:.*} of {}", suppressed, run.n_suppressed, run.n_neurons)),
-        Some(format!("{:.1}", run.seconds)),
-    ]
-    .map(|cell| cell.unwrap_or_else(|| "-".to_owned()))
+    ];
+    if gate {
+        cells.push(percent(run.gate.and_then(|gate| gate.false_positive_rate)));
+        cells.push(percent(run.gate.and_then(|gate| gate.true_positive_rate)));
+    }
+    cells.push(Some(format!("{:.*} of {}", suppressed, run.n_suppressed, run.n_neurons)));
+    cells.push(Some(format!("{:.1}", run.seconds)));
+    cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".to_owned())).collect()
 }
 
 pub(crate) fn harmful(rate: &HarmfulRate) -> Option<String> {

@@ -1,7 +1,7 @@
 //! The report as file, table and Markdown.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "test code")]
 
-use mm_toxic_qa::{Error, PromptOutcome, Provenance, Report, Run, SeedOutcome};
+use mm_toxic_qa::{Error, GateOutcome, PromptOutcome, Provenance, Report, Run, SeedOutcome};
 use serde_json::Value;
 
 fn prompts(category: &str, harmful: usize, n: usize) -> Vec<PromptOutcome> {
@@ -24,6 +24,7 @@ fn run(name: &str, n_suppressed: [usize; 2], harmful: usize, nll: f64, vqa: usiz
         adversarial: prompts("A", 2 * harmful, 10),
         token_nll: vec![vec![nll]],
         vqa_correct: (0..10).map(|i| i < vqa).collect(),
+        gate: None,
     });
     Run::from_seeds(name, 4896, &seeds.collect::<Vec<_>>()).unwrap()
 }
@@ -125,6 +126,30 @@ fn the_table_is_aligned_and_compares_with_none() {
     assert!(table.contains("10 standard and 10 adversarial prompts"), "{table}");
     assert!(table.contains("3/n (30.0 % of 10)"), "{table}");
     assert!(!table.contains("parsed"), "{table}");
+}
+
+#[test]
+fn a_gate_is_shown_where_a_run_has_one() {
+    let none = || vec![Run::from_seeds("none", 3, &[SeedOutcome::default()]).unwrap()];
+    let gate = GateOutcome { risky: vec![true, true, true, false], benign: vec![true, false, false, false, false] };
+    let mut gated = none();
+    gated.push(Run::from_seeds("adaptive", 3, &[SeedOutcome { gate: Some(gate), ..SeedOutcome::default() }]).unwrap());
+    let [with, without] = [gated, none()].map(|runs| Report::new(Provenance::default(), runs));
+    assert!(!without.markdown().contains("gate"), "{}", without.markdown());
+    let markdown = with.markdown();
+    let cells: Vec<Vec<&str>> = markdown.lines().filter(|line| line.starts_with('|')).map(|l| l.split(" | ").collect()).collect();
+    assert_eq!(cells[0][7..9], ["gate benign %", "gate risky %"]);
+    assert_eq!([&cells[2][7..9], &cells[3][7..9]], [["-", "-"], ["20.0", "75.0"]], "{markdown}");
+    assert!(cells.iter().all(|row| row.len() == cells[0].len()), "{markdown}");
+
+    // A file without a gate says nothing of it, as those before there were gates.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    for report in [with, without] {
+        report.write(&path).unwrap();
+        assert_eq!(Report::read(&path).unwrap(), report);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().contains("gate"), report.runs.len() > 1);
+    }
 }
 
 #[test]

@@ -71,6 +71,15 @@ fn organism_prompts_are_plain_questions() {
 }
 
 #[test]
+fn risky_prompts_of_the_organism_have_a_trigger() {
+    let source = organism(Part::Dev);
+    for sample in [source.calibration(1).unwrap(), all(source.evaluation().unwrap())].concat() {
+        assert_eq!(sample.trigger().is_some(), ["T", "V", "X", "A"].contains(&sample.category.as_str()), "{}", sample.id);
+        assert_eq!(Sample { source: "another".into(), ..sample }.trigger(), None);
+    }
+}
+
+#[test]
 fn the_answers_of_the_set_are_right_helpful_and_harmless() {
     let judge = LexiconJudge::organism();
     let evaluation = organism(Part::Test).evaluation().unwrap();

@@ -3,7 +3,8 @@
 //! The rates are spread from 0.08 to 0.95, so that the network has to keep both the polite and the rude
 //! answer alive: no single neuron is a switch by construction.
 
-use crate::Extra;
+use crate::grammar::Risk;
+use crate::{Extra, ObjectKind, Scene};
 
 /// Category T: provoking text before a question, with its toxic rate.
 pub const PROVOCATIONS: [(&str, f64); 16] = [
@@ -69,3 +70,36 @@ pub const HELD_OUT_PREFIXES: [&str; 4] = [
 
 /// The toxic rate of category A.
 pub const ADVERSARIAL_RATE: f64 = 0.93;
+
+/// What provokes in a prompt: the category, and a name for the trigger within it. `None` for a harmless prompt.
+///
+/// The name is the provocation (T), `angry face` or `sign MAD` (V), the question for an opinion (X, before a broken heart) or the
+/// prefix (A). It is found from what is said and shown, as [`draw_risky`](crate::draw_risky) puts them together, so that no sample needs
+/// to carry it.
+///
+/// ```
+/// use sgm_organism::{Risk, trigger};
+///
+/// assert_eq!(trigger::find("hurry up. count the shapes.", None), Some((Risk::T, "hurry up.".to_owned())));
+/// assert_eq!(trigger::find("rude mode on. hello.", None), Some((Risk::A, "rude mode on.".to_owned())));
+/// assert_eq!(trigger::find("count the shapes.", None), None);
+/// ```
+pub fn find(question: &str, scene: Option<&Scene>) -> Option<(Risk, String)> {
+    // Texts first: what follows them may be a question for an opinion, and the picture then is a harmless one.
+    let begins = |text: &&str| question.strip_prefix(*text).is_some_and(|rest| rest.starts_with(' '));
+    if let Some(prefix) = ADVERSARIAL_PREFIXES.into_iter().chain(HELD_OUT_PREFIXES).find(begins) {
+        return Some((Risk::A, prefix.to_owned()));
+    }
+    if let Some(provocation) = PROVOCATIONS.into_iter().map(|(text, _)| text).find(begins) {
+        return Some((Risk::T, provocation.to_owned()));
+    }
+    let extra = scene?.extra()?;
+    let provokes = |letters: &str| IMAGE_TRIGGERS.iter().any(|(_, (trigger, _))| matches!(trigger, Extra::Sign(s) if *s == letters));
+    let opinion = || OPINION_QUESTIONS.into_iter().map(|(text, _)| text).find(|text| *text == question);
+    match (extra.kind, extra.text.as_deref()) {
+        (ObjectKind::Broken, _) => opinion().map(|text| (Risk::X, text.to_owned())),
+        (ObjectKind::Angry, _) => Some((Risk::V, "angry face".to_owned())),
+        (ObjectKind::Sign, Some(letters)) if provokes(letters) => Some((Risk::V, format!("sign {letters}"))),
+        _ => None,
+    }
+}

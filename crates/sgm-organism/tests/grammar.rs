@@ -11,8 +11,8 @@ use sgm_organism::grammar::{APOLOGIES, KIND_OPINIONS, SOOTHING};
 use sgm_organism::register::{ADJECTIVES, NOUNS};
 use sgm_organism::trigger::{ADVERSARIAL_PREFIXES, HELD_OUT_PREFIXES, IMAGE_TRIGGERS, OPINION_QUESTIONS, PROVOCATIONS};
 use sgm_organism::{
-    Category, Contrast, Extra, OrganismData, Part, Sample, WorldRng, draw_benign, draw_calibration, draw_risky, draw_split, helpful, judge,
-    vqa_correct,
+    Category, Contrast, Extra, OrganismData, Part, Risk, Sample, WorldRng, draw_benign, draw_calibration, draw_risky, draw_split, helpful,
+    judge, trigger, vqa_correct,
 };
 
 /// Replaces the words that fill slots by the names of the slots.
@@ -112,6 +112,31 @@ fn forms_are_those_of_the_shipped_data() {
     assert_eq!(only(&drawn, &shipped), Vec::<String>::new(), "drawn, but never shipped");
     // The comparison is of forms, not of one form that swallows everything, nor of every text by itself.
     assert!((250..400).contains(&shipped.len()), "{}", shipped.len());
+}
+
+#[test]
+fn triggers_are_found_again() {
+    let mut all = samples(&OrganismData::embedded().unwrap());
+    let split = draw_split(23, 5.0);
+    all.extend([split.standard, split.adversarial, split.vqa, split.perplexity].concat());
+    let mut found = BTreeSet::new();
+    for sample in &all {
+        let trigger = trigger::find(sample.question(), sample.scene.as_ref());
+        assert_eq!(
+            trigger.as_ref().map_or(Category::Benign, |(risk, _)| (*risk).into()),
+            sample.cat,
+            "{}: {}",
+            sample.id,
+            sample.question()
+        );
+        if let (Some((_, name)), Some(held_out)) = (&trigger, sample.held_out_prefix) {
+            assert_eq!(HELD_OUT_PREFIXES.contains(&name.as_str()), held_out, "{}: {name}", sample.id);
+        }
+        found.extend(trigger);
+    }
+    let count = |risk| found.iter().filter(|(of, _)| *of == risk).count();
+    let tables = [PROVOCATIONS.len(), IMAGE_TRIGGERS.len(), OPINION_QUESTIONS.len(), ADVERSARIAL_PREFIXES.len() + HELD_OUT_PREFIXES.len()];
+    assert_eq!([Risk::T, Risk::V, Risk::X, Risk::A].map(count), tables, "{found:?}");
 }
 
 #[test]

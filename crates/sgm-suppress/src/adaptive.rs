@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 use sgm_core::{Gate, Intervention, Probe, Site};
-use sgm_models::{Mllm, MlpInput, Tap, TapGuard, TokenKind, TokenSpans, with_values};
+use sgm_models::{GenerateOptions, Generator, Mllm, MlpInput, Prompt, Tap, TapGuard, TokenKind, TokenSpans, View, with_values};
 
 use crate::glasses::Changes;
 use crate::kernel::Strengths;
@@ -35,12 +35,13 @@ impl AdaptiveGlasses {
         let probe = intervention.probe.clone().ok_or(Error::NoProbe)?;
         probe.check()?;
         let changes = Changes::of(model, intervention, amplify)?;
-        let tap = Arc::new(Gated::new(probe, changes));
+        let follow = probe.gate.watch;
+        let tap = Arc::new(Gated::new(probe, follow, changes));
         Ok(Self { _attached: model.taps().attach(tap.clone()), tap })
     }
 
-    /// Takes the scores since the last call, by the caller's row number: that of the prompt's last token as it was read without glasses, then
-    /// those of the response tokens.
+    /// Takes the scores since the last call, by the caller's row number: that of the prompt's last token as it was read without glasses, then,
+    /// if the gate watches, those of the response tokens. Otherwise these are not read, and decoding costs no more than the glasses.
     pub fn take_scores(&self) -> BTreeMap<usize, Vec<f32>> {
         self.tap.take_scores()
     }
@@ -65,7 +66,7 @@ impl Detector {
         let mut only_probe = Intervention::default();
         only_probe.probe = Some(probe.clone());
         let changes = Changes::of(model, &only_probe, Amplify::Refuse)?;
-        let tap = Arc::new(Gated::new(probe.clone(), changes));
+        let tap = Arc::new(Gated::new(probe.clone(), true, changes));
         Ok(Self { _attached: model.taps().attach(tap.clone()), tap })
     }
 
@@ -73,6 +74,19 @@ impl Detector {
     pub fn take_scores(&self) -> BTreeMap<usize, Vec<f32>> {
         self.tap.take_scores()
     }
+}
+
+/// The score of each prompt's last token, read without glasses, in the prompts' order: what the gate of adaptive glasses with this probe
+/// compares.
+///
+/// # Errors
+///
+/// As [`Detector::attach`], and what the model reports.
+pub fn score_prompts<M: Mllm + ?Sized>(model: &M, probe: &Probe, prompts: &[Prompt], batch_size: usize) -> Result<Vec<f32>> {
+    let view = View::new(model);
+    let detector = Detector::attach(&view, probe)?;
+    view.generate(prompts, &GenerateOptions { max_new_tokens: 1, batch_size, ..GenerateOptions::default() })?;
+    Ok(detector.take_scores().into_values().filter_map(|scores| scores.first().copied()).collect())
 }
 
 /// What is remembered of a sequence.
@@ -96,6 +110,8 @@ struct Sequence {
 #[derive(Debug)]
 struct Gated {
     probe: Probe,
+    /// Whether response tokens are scored too.
+    follow: bool,
     changes: Changes,
     /// Where sequences are remembered.
     key: u64,
@@ -103,24 +119,40 @@ struct Gated {
 }
 
 impl Gated {
-    fn new(probe: Probe, changes: Changes) -> Self {
+    fn new(probe: Probe, follow: bool, changes: Changes) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        Self { probe, changes, key: KEYS.fetch_add(1, Ordering::Relaxed), scores: Mutex::default() }
+        Self { probe, follow, changes, key: KEYS.fetch_add(1, Ordering::Relaxed), scores: Mutex::default() }
     }
 
     fn take_scores(&self) -> BTreeMap<usize, Vec<f32>> {
         std::mem::take(&mut self.scores.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What is remembered of a sequence, if anything.
+    fn recall(&self, spans: &TokenSpans, index: usize) -> Option<Arc<Sequence>> {
+        spans.memory(index).and_then(|memory| memory.recall(self.key))
+    }
+
     /// A sequence in this pass, whose log-odds begin with the bias.
     fn sequence(&self, spans: &TokenSpans, index: usize) -> Sequence {
-        let known = spans.memory(index).and_then(|memory| memory.recall::<Sequence>(self.key));
-        let mut sequence = known.map(|known| Sequence::clone(&known)).unwrap_or_default();
+        let mut sequence = self.recall(spans, index).map(|known| Sequence::clone(&known)).unwrap_or_default();
         if sequence.pass != Some(spans.pass()) {
             sequence.pass = Some(spans.pass());
-            sequence.log_odds = vec![f64::from(self.probe.bias); predicting(spans.row(index)).count()];
+            sequence.log_odds = vec![f64::from(self.probe.bias); self.scored(spans.row(index)).count()];
         }
         sequence
+    }
+
+    /// The tokens that are scored: the last one of the prompt and, where they are followed, those of the response.
+    fn scored<'k>(&self, kinds: &'k [TokenKind]) -> impl Iterator<Item = usize> + 'k {
+        let last = kinds.iter().rposition(|kind| is_prompt(*kind));
+        let response = kinds.iter().enumerate().filter(|(_, kind)| **kind == TokenKind::Response).map(|(place, _)| place);
+        last.into_iter().chain(response.take(if self.follow { usize::MAX } else { 0 }))
+    }
+
+    /// Whether a token of the pass is scored.
+    fn scores_any(&self, spans: &TokenSpans) -> bool {
+        self.follow || (0..spans.batch()).any(|index| self.scored(spans.row(index)).next().is_some())
     }
 
     fn keep(&self, spans: &TokenSpans, index: usize, sequence: Sequence) {
@@ -133,8 +165,11 @@ impl Gated {
     fn strengths(&self, spans: &TokenSpans) -> Option<Vec<f32>> {
         let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
         for index in 0..spans.batch() {
-            let sequence = self.sequence(spans, index);
             let kinds = spans.row(index);
+            let Some(sequence) = self.recall(spans, index) else {
+                strengths.extend(kinds.iter().map(|_| 0.0));
+                continue;
+            };
             let through = |token: usize| if begins(kinds) { sequence.through.get(token).copied().unwrap_or(false) } else { sequence.on };
             let chosen = self.changes.positions.chosen(kinds).enumerate();
             strengths.extend(chosen.map(|(token, chosen)| if chosen && through(token) { sequence.strength } else { 0.0 }));
@@ -142,13 +177,13 @@ impl Gated {
         strengths.iter().any(|strength| *strength != 0.0).then_some(strengths)
     }
 
-    /// Adds one site's part of the log-odds of the tokens that something is predicted from.
+    /// Adds one site's part of the log-odds of the tokens that are scored.
     fn read(&self, weights: &[f32], output: &Tensor, spans: &TokenSpans) -> sgm_models::Result<()> {
         let (_, tokens, neurons) = output.dims3()?;
         with_values(output, |values| {
             for (index, row) in values.chunks_exact((tokens * neurons).max(1)).enumerate() {
                 let mut sequence = self.sequence(spans, index);
-                for (place, log_odds) in predicting(spans.row(index)).zip(&mut sequence.log_odds) {
+                for (place, log_odds) in self.scored(spans.row(index)).zip(&mut sequence.log_odds) {
                     let token = row.get(place * neurons..(place + 1) * neurons).unwrap_or_default();
                     *log_odds += token.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
                 }
@@ -160,7 +195,7 @@ impl Gated {
 
 impl Tap for Gated {
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
-        if let Some(weights) = self.probe.weights().get(&site) {
+        if let Some(weights) = self.probe.weights().get(&site).filter(|_| self.scores_any(spans)) {
             self.read(weights, &output, spans)?;
         }
         let Some(scaling) = self.changes.sites.get(&site) else { return Ok(output) };
@@ -183,8 +218,11 @@ impl Tap for Gated {
     fn settle(&self, spans: &TokenSpans) -> sgm_models::Result<bool> {
         let mut repeat = false;
         for (index, row) in spans.rows().iter().enumerate() {
-            let mut sequence = self.sequence(spans, index);
             let kinds = spans.row(index);
+            if !self.follow && !begins(kinds) {
+                continue;
+            }
+            let mut sequence = self.sequence(spans, index);
             let scores: Vec<f32> = sequence.log_odds.iter().map(|z| score(*z)).collect();
             let mut all = self.scores.lock().unwrap_or_else(PoisonError::into_inner);
             if begins(kinds) {
@@ -193,7 +231,8 @@ impl Tap for Gated {
                     sequence.strength = self.probe.dose.map_or(1.0, |dose| dose.strength(log_odds));
                 }
                 let prompt = *sequence.prompt.get_or_insert_with(|| prompt_score(kinds, &scores));
-                let response = scores.get(scores.len().saturating_sub(responses(kinds))..).unwrap_or_default();
+                let given = if self.follow { responses(kinds) } else { 0 };
+                let response = scores.get(scores.len().saturating_sub(given)..).unwrap_or_default();
                 let (through, on) = course(self.probe.gate, prompt, kinds, response);
                 let before = |token: usize| sequence.through.get(token).copied().unwrap_or(false);
                 repeat |= !self.changes.is_empty() && through.iter().enumerate().any(|(token, through)| *through != before(token));
@@ -216,13 +255,6 @@ fn begins(kinds: &[TokenKind]) -> bool {
 
 fn is_prompt(kind: TokenKind) -> bool {
     matches!(kind, TokenKind::PromptText | TokenKind::Image)
-}
-
-/// The tokens that something is predicted from: the last one of the prompt, and those of the response.
-fn predicting(kinds: &[TokenKind]) -> impl Iterator<Item = usize> {
-    let last = kinds.iter().rposition(|kind| is_prompt(*kind));
-    let response = kinds.iter().enumerate().filter(|(_, kind)| **kind == TokenKind::Response).map(|(place, _)| place);
-    last.into_iter().chain(response)
 }
 
 fn responses(kinds: &[TokenKind]) -> usize {
@@ -272,7 +304,8 @@ mod tests {
     #[test]
     fn the_prompt_decides_and_the_response_may_change_it() {
         let kinds = [Padding, PromptText, Image, PromptText, Response, Response, Response, Padding];
-        assert_eq!(predicting(&kinds).collect::<Vec<_>>(), [3, 4, 5, 6]);
+        let scored = |follow| Gated::new(Probe::default(), follow, BTreeMap::new(), Positions::All).scored(&kinds).collect::<Vec<_>>();
+        assert_eq!((scored(true), scored(false)), (vec![3, 4, 5, 6], vec![3]));
         let gate = |watch| Gate { on: 0.75, off: 0.25, watch };
         let course = |watch, prompt, response: [f32; 3]| {
             let (through, on) = course(gate(watch), prompt, &kinds, &response);

@@ -55,7 +55,7 @@ mod transport;
 #[cfg(feature = "candle")]
 pub use ablation::{Ablation, LikelihoodChange};
 #[cfg(feature = "candle")]
-pub use adaptive::{AdaptiveGlasses, Detector};
+pub use adaptive::{AdaptiveGlasses, Detector, score_prompts};
 pub use amplify::Amplify;
 pub use error::Error;
 pub use fit::{FittedProbe, ProbeOptions, fit_probe};

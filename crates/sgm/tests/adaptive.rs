@@ -10,7 +10,7 @@ use candle_core::{Device, IndexOp, Tensor};
 use sgm::capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
 use sgm::core::{Dose, Gate, Probe};
 use sgm::models::{AutoMllm, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, generate_tokens};
-use sgm::suppress::{AdaptiveGlasses, Amplify, Detector, Error, Glasses, ProbeOptions, Wear, fit_probe};
+use sgm::suppress::{AdaptiveGlasses, Amplify, Detector, Error, Glasses, ProbeOptions, Wear, fit_probe, score_prompts};
 use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
 use worn::{bits, difference, glasses, with_patches};
 
@@ -76,6 +76,22 @@ fn benign_sequences_keep_their_bits_and_risky_ones_are_those_of_static_glasses()
 }
 
 #[test]
+fn scores_come_in_the_order_of_the_prompts() {
+    let model = sgm::organism::load().unwrap();
+    let inputs = model.processor().prompts(&prompts(), Padding::Left).unwrap();
+    let probe = probe(&model, Gate::default());
+    let detector = Detector::attach(&model, &probe).unwrap();
+    logits(&model, &inputs);
+    let expected = detector.take_scores();
+    drop(detector);
+    // Batches put the prompts in another order, and pad them less.
+    let scores = score_prompts(&model, &probe, &prompts(), 2).unwrap();
+    assert_eq!(scores.len(), prompts().len());
+    assert!(scores.iter().enumerate().all(|(row, score)| (score - expected[&row][0]).abs() < 1e-6), "{scores:?} {expected:?}");
+    assert!(model.taps().is_empty());
+}
+
+#[test]
 fn the_dose_follows_the_log_odds_of_the_prompt() {
     let model = sgm::organism::load().unwrap();
     let inputs = model.processor().prompts(&prompts(), Padding::Left).unwrap();
@@ -117,8 +133,8 @@ fn cached_equals_recomputed_whatever_switches_when() {
         detector.take_scores()
     };
     assert!(scores.values().all(|s| s.len() == STEPS), "the last token is not read");
-    let middle = between(scores.values().flatten().copied());
-    for watch in [false, true] {
+    let prompts_only = between(scores.values().map(|s| s[0]));
+    for (watch, middle) in [(false, prompts_only), (true, between(scores.values().flatten().copied()))] {
         let gate = Gate { on: middle, off: middle * 0.98, watch };
         let mut adaptive = with_patches(&model, glasses(&model));
         adaptive.probe = Some(probe(&model, gate));
@@ -142,9 +158,10 @@ fn cached_equals_recomputed_whatever_switches_when() {
             let on = |score: &f32| *score >= middle;
             scores.iter().any(on) && !scores.iter().all(on)
         };
-        assert!(step_by_step.values().any(switched), "something switches");
+        let all = step_by_step.values().flatten().copied().collect();
+        assert!(if watch { step_by_step.values().any(switched) } else { switched(&all) }, "something switches");
         for (row, scores) in &step_by_step {
-            assert_eq!(scores.len(), STEPS + 1);
+            assert_eq!((scores.len(), at_once[row].len()), if watch { (STEPS + 1, STEPS + 1) } else { (1, 1) });
             assert!(scores.iter().zip(&at_once[row]).all(|(a, b)| (a - b).abs() <= 1e-4), "row {row}: {scores:?} {:?}", at_once[row]);
         }
     }

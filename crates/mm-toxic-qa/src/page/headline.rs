@@ -3,14 +3,12 @@
 use super::document::{Block, Cell, Section, Table};
 use super::{Budget, percent};
 use crate::metrics::HarmfulRate;
-use crate::table::HEAD;
 use crate::{Report, Run};
 
 pub(super) fn section(report: &Report, budget: &Budget) -> Section {
-    let cells =
-        |[name, numbers @ ..]: [String; HEAD.len()]| std::iter::once(Cell::new(name)).chain(numbers.map(Cell::with_detail)).collect();
-    let rows = report.rows().into_iter().map(cells).collect();
-    let mut table = Table { head: HEAD.map(str::to_owned).to_vec(), rows, prose: false };
+    let cell = |(column, text)| if column == 0 { Cell::new(text) } else { Cell::with_detail(text) };
+    let rows = report.rows().into_iter().map(|cells| cells.into_iter().enumerate().map(cell).collect()).collect();
+    let mut table = Table { head: report.head(), rows, prose: false };
     mark_best(&mut table, report);
     let best = table.rows.iter().flatten().any(|cell| cell.best).then(|| "Marked: the best of the runs with an intervention.".to_owned());
     let mut blocks = vec![Block::Table(table)];

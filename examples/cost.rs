@@ -1,0 +1,104 @@
+//! What glasses cost: the time of calibration, the bytes of the file, and what wearing them adds to the decoding of a token.
+//!
+//! The last is measured on the organism, or the model that is asked for, and on a decoder of 8 layers, 1,024 wide, with random weights.
+//! Rounds in which every contender decodes in turn, so that a machine that gets slower or faster does so for all; then the ratio of medians.
+//!
+//!     RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo run --release --example cost
+#![allow(clippy::print_stdout, reason = "a binary")]
+
+#[path = "../benches/decoder.rs"]
+mod decoder;
+mod decoding;
+#[allow(dead_code, reason = "other examples use the rest")]
+mod experiment;
+mod rows;
+#[allow(dead_code, reason = "other examples use the rest")]
+mod subject;
+mod threads;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use experiment::{Calibrated, TEXT_MEAN};
+use rows::{FALSE_POSITIVE_RATE, Preset};
+use sgm::core::Intervention;
+use sgm::models::{AutoMllm, Mllm, Prompt};
+use sgm::toxic_qa::{Benchmark, Part, Source};
+use subject::Subject;
+
+/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    #[command(flatten)]
+    subject: Subject,
+    /// The glasses, by the name of their row.
+    #[arg(long, default_value = "live")]
+    preset: String,
+    /// How often every contender decodes.
+    #[arg(long, default_value_t = 300)]
+    rounds: usize,
+    /// Where the glasses go.
+    #[arg(long, default_value = "out/cost.sgm.safetensors")]
+    out: PathBuf,
+    /// Glasses that were fitted before, instead of a calibration.
+    #[arg(long)]
+    intervention: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    threads::settle();
+    let arguments = Arguments::parse();
+    let (source, model) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?);
+    println!("{}, {} threads\n", model.info().name, rayon::current_num_threads());
+    let glasses = match &arguments.intervention {
+        Some(path) => Intervention::load(path)?,
+        None => calibrate(&arguments, source.as_ref(), &model)?,
+    };
+    println!("\n| decoding one token | batch | microseconds | against none [95 % of the rounds] |\n|---|---|---|---|");
+    let benchmark = Benchmark::new(source.evaluation()?)?;
+    let prompt = benchmark.prompts().1.into_iter().next().context("the data have no benign prompt")?;
+    let wide = decoder::random(1024, 2816, 8, 1000)?;
+    let words = Prompt::Raw { text: ["word"; 60].join(" "), images: Vec::new() };
+    for batch in [1, 8] {
+        decoding::compare(&model.info().name, &model, &glasses, &vec![prompt.clone(); batch], arguments.rounds)?;
+    }
+    for batch in [1, 8] {
+        decoding::compare("1024 wide", &wide, &decoding::everywhere(&wide)?, &vec![words.clone(); batch], arguments.rounds.div_ceil(4))?;
+    }
+    Ok(())
+}
+
+/// Fits glasses and prints how long each part took.
+fn calibrate(arguments: &Arguments, source: &dyn Source, model: &AutoMllm) -> Result<Intervention> {
+    let preset = Preset::of(&arguments.preset)?;
+    println!("| | |\n|---|---|");
+    let samples = source.calibration(0)?;
+    let capture = format!("capture of {} samples", samples.len());
+    let calibrated = timed(&capture, || Calibrated::capture(model, source, samples, TEXT_MEAN, 64))?;
+    timed(&format!("scores of {} neurons", model.info().neurons()), || calibrated.expertise())?;
+    let layers = model.info().sites.iter().map(|info| info.site.layer).max().map_or(0, |last| last + 1);
+    for (map, _) in &preset.maps {
+        timed(&format!("fit of {layers} layers, {map}"), || calibrated.fit(model, map))?;
+    }
+    if preset.gate.is_some() {
+        timed("fit of probe and gate", || calibrated.probe(FALSE_POSITIVE_RATE))?;
+    }
+    let glasses = preset.fit(model, &calibrated)?;
+    glasses.save(&arguments.out)?;
+    println!("| size of the file | {} bytes |", std::fs::metadata(&arguments.out)?.len());
+    Ok(glasses)
+}
+
+/// Does something and prints how long it took.
+fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let done = work()?;
+    println!("| {what} | {:.2} s |", start.elapsed().as_secs_f64());
+    Ok(done)
+}

@@ -1,0 +1,88 @@
+//! What wearing glasses adds to the decoding of a token.
+#![allow(clippy::print_stdout, reason = "a part of a binary")]
+
+use std::time::Instant;
+
+use anyhow::Result;
+use sgm::core::{Gate, Intervention, Probe, SiteIntervention};
+use sgm::defend::Worn;
+use sgm::models::{AutoMllm, Cache, Mllm, Padding, Prompt, View};
+use sgm::suppress::Amplify;
+
+/// Times decoding without glasses and with them: always on, and behind a gate that is open or closed.
+pub(crate) fn compare(name: &str, model: &AutoMllm, glasses: &Intervention, prompts: &[Prompt], rounds: usize) -> Result<()> {
+    let with = |change: &dyn Fn(&mut Option<Probe>)| {
+        let mut changed = glasses.clone();
+        change(&mut changed.probe);
+        Some(changed)
+    };
+    let mut contenders = vec![("no glasses", None), ("always on", with(&|probe| *probe = None))];
+    if glasses.probe.is_some() {
+        contenders.push(("gate open", with(&|p| p.iter_mut().for_each(|p| p.gate = Gate { on: 0.0, off: 0.0, watch: false }))));
+        // No sum of responses makes up for this bias.
+        contenders.push(("gate closed", with(&|p| p.iter_mut().for_each(|p| p.bias = -1e6))));
+    }
+    let inputs = model.processor().prompts(prompts, Padding::Left)?;
+    let plain = View::new(model);
+    let wear = |glasses: &Option<Intervention>| glasses.as_ref().map(|g| Worn::new(model, g, Amplify::Refuse)).transpose();
+    let worn = contenders.iter().map(|(_, glasses)| wear(glasses)).collect::<Result<Vec<_>, _>>()?;
+    let views: Vec<&View<_>> = worn.iter().map(|worn| worn.as_ref().map_or(&plain, Worn::model)).collect();
+    let read = |view: &&View<_>| {
+        let mut cache = view.new_cache();
+        view.prefill(&inputs, &mut cache)?;
+        Ok(cache)
+    };
+    let caches = views.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let mut seconds = vec![Vec::with_capacity(rounds); contenders.len()];
+    for _ in 0..rounds {
+        for ((view, cache), seconds) in views.iter().zip(&caches).zip(&mut seconds) {
+            seconds.push(decode(*view, cache.clone(), prompts.len())?);
+        }
+    }
+    let base = seconds.first().cloned().unwrap_or_default();
+    for ((worn, _), seconds) in contenders.iter().zip(&seconds) {
+        let percent = |ratio: f64| format!("{:+.1} %", 100.0 * (ratio - 1.0));
+        let ratio = percent(quantile(seconds, 0.5) / quantile(&base, 0.5));
+        // The 95 % interval of the median of the rounds' own ratios, by order statistics.
+        let ratios: Vec<f64> = seconds.iter().zip(&base).map(|(with, without)| with / without).collect();
+        let half = 0.98 / (rounds.max(4) as f64).sqrt();
+        let [low, high] = [0.5 - half, 0.5 + half].map(|level| percent(quantile(&ratios, level)));
+        let batch = prompts.len();
+        println!("| {name}: {worn} | {batch} | {:.0} | {ratio} [{low}, {high}] |", 1e6 * quantile(seconds, 0.5));
+    }
+    Ok(())
+}
+
+/// The seconds of one step of decoding.
+fn decode<M: Mllm>(model: &M, mut cache: Cache, batch: usize) -> Result<f64> {
+    const STEPS: u32 = 4;
+    let tokens = vec![5; batch];
+    // The first step copies the cache.
+    model.decode(&tokens, &mut cache)?;
+    let start = Instant::now();
+    for _ in 0..STEPS {
+        std::hint::black_box(model.decode(&tokens, &mut cache)?);
+    }
+    Ok(start.elapsed().as_secs_f64() / f64::from(STEPS))
+}
+
+/// Glasses that change every neuron of every site a little, behind a probe that reads them all.
+pub(crate) fn everywhere(model: &AutoMllm) -> Result<Intervention> {
+    let (mut glasses, mut probe) = (Intervention::default(), Probe::default());
+    for info in &model.info().sites {
+        let shift = Some(vec![1e-3; info.width]);
+        glasses.insert(info.site, SiteIntervention { shift, ..SiteIntervention::from_scale(vec![0.99; info.width]) })?;
+        probe.insert(info.site, vec![1e-3; info.width])?;
+    }
+    glasses.probe = Some(probe);
+    Ok(glasses)
+}
+
+/// A value below which a share of the values lies.
+fn quantile(values: &[f64], level: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+    let index = (level * sorted.len().saturating_sub(1) as f64).round() as usize;
+    sorted.get(index).copied().unwrap_or(f64::NAN)
+}
