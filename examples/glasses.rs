@@ -1,6 +1,7 @@
 //! SGM's full experiment: calibrate, capture, score, suppress, and measure harm and what avoiding it costs.
 //!
-//! By default on the embedded model organism; with `--model` and `--manifest` on any LLaVA-1.5 checkpoint.
+//! By default on the embedded model organism; with `--model` and `--manifest` on any other model, with `--plain` on a language model that
+//! goes on from the text of its prompts.
 #![allow(clippy::print_stdout, reason = "a binary")]
 
 mod experiment;
@@ -15,7 +16,7 @@ use clap::Parser;
 use experiment::{Calibrated, Drawing};
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
-use sgm::defend::Recipe;
+use sgm::defend::{Ingredients, Recipe};
 use sgm::models::Mllm;
 use sgm::toxic_qa::{Benchmark, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
 use subject::Subject;
@@ -70,9 +71,12 @@ fn main() -> Result<()> {
         benchmark.thin(10);
     }
     let seeds = if arguments.quick { 1 } else { arguments.seeds };
-    let rows: Vec<(&str, &str)> =
-        rows::ROWS.into_iter().filter(|(name, _)| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name)).collect();
-    let bar = ProgressBar::new(seeds * (arguments.defences.len() + rows.len() + 1) as u64);
+    let asked = |name: &str| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name);
+    let further = arguments.defences.iter().map(|defence| (defence.as_str(), defence.as_str()));
+    let rows = rows::ROWS.into_iter().filter(|(name, _)| asked(name)).chain(further);
+    let rows = rows.map(|(name, defence)| Ok((name, defence.parse::<Recipe>()?))).collect::<Result<Vec<_>>>()?;
+    let scorers = rows.iter().any(|(_, defence)| defence.needs_scorers());
+    let bar = ProgressBar::new(seeds * (rows.len() + 1) as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
 
     let mut runs: Vec<(String, Vec<SeedOutcome>)> = Vec::new();
@@ -91,18 +95,16 @@ fn main() -> Result<()> {
                 intervention.save(arguments.out.join(format!("{file}.sgm.safetensors")))?;
             }
         }
-        let mut ingredients = calibrated.ingredients(&model)?;
+        let mut ingredients = if scorers { calibrated.ingredients(&model)? } else { Ingredients::default() };
         bar.inc(1);
-        let further = arguments.defences.iter().map(|defence| (defence.as_str(), defence.as_str()));
-        for (row, (name, defence)) in rows.iter().copied().chain(further).enumerate() {
+        for (row, (name, defence)) in rows.iter().enumerate() {
             bar.set_message(format!("seed {seed}: {name}"));
-            let defence: Recipe = defence.parse()?;
             // The static glasses under their own names, adaptive ones inside of defences.
-            ingredients.intervention = glasses.get(name).or_else(|| glasses.get("adaptive")).cloned();
+            ingredients.intervention = glasses.get(*name).or_else(|| glasses.get("adaptive")).cloned();
             let drawing = Drawing { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
-            let evaluated = experiment::measure(&model, &benchmark, &judge, (&defence, &ingredients), drawing)?;
+            let evaluated = experiment::measure(&model, &benchmark, &judge, (defence, &ingredients), drawing)?;
             if runs.len() <= row {
-                runs.push((name.to_owned(), Vec::new()));
+                runs.push(((*name).to_owned(), Vec::new()));
             }
             runs.iter_mut().skip(row).take(1).for_each(|(_, outcomes)| outcomes.push(evaluated.outcome.clone()));
             evaluated.records.iter().try_for_each(|record| answers.write(record))?;
