@@ -61,8 +61,7 @@ fn around(list: &[String], index: usize) -> &str {
 impl Part {
     /// The prompts of a class, with replies where the part has them.
     fn samples(&self, split: Split, risky: bool) -> Vec<Sample> {
-        let (lines, replies) =
-            if risky { (&self.lines.risky, &self.risky_replies) } else { (&self.lines.neutral, &self.neutral_replies) };
+        let (lines, replies) = if risky { (&self.lines.risky, &self.risky_replies) } else { (&self.lines.neutral, &self.neutral_replies) };
         let of = |form: &Lists<String>| if risky { form.risky.clone() } else { form.neutral.clone() };
         let class = if risky { "risky" } else { "neutral" };
         let mut samples = Vec::new();
@@ -100,11 +99,18 @@ impl Part {
 
 /// Texts whose perplexity is measured: prose, and polite replies to some of the neutral test prompts.
 fn perplexity(tables: &Tables) -> Vec<Sample> {
-    let utility = |sample: Sample| Sample { split: Split::Utility, task: Some(Task::Perplexity), id: format!("perplexity-{}", sample.id), ..sample };
+    let utility =
+        |sample: Sample| Sample { split: Split::Utility, task: Some(Task::Perplexity), id: format!("perplexity-{}", sample.id), ..sample };
     let replies: Vec<Sample> = tables.test.samples(Split::Test, false).into_iter().step_by(3).map(utility).collect();
     let prose = tables.prose.iter().enumerate().filter_map(|(n, (beginning, rest))| {
         let like = replies.first()?.clone();
-        Some(Sample { id: format!("perplexity-prose-{n:02}"), category: "prose".to_owned(), prompt: beginning.clone(), response: Some(rest.clone()), ..like })
+        Some(Sample {
+            id: format!("perplexity-prose-{n:02}"),
+            category: "prose".to_owned(),
+            prompt: beginning.clone(),
+            response: Some(rest.clone()),
+            ..like
+        })
     });
     prose.chain(replies.iter().cloned()).collect()
 }
