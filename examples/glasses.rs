@@ -52,6 +52,10 @@ struct Arguments {
     /// Leave this category out of calibration, to see what glasses do about what they have never met.
     #[arg(long)]
     without: Option<String>,
+    /// The glasses that an earlier run wrote to this directory, those of its seed 0, instead of new ones; one seed, and no defence that asks a
+    /// scorer.
+    #[arg(long, conflicts_with_all = ["seeds", "without"])]
+    reuse: Option<PathBuf>,
     /// A tenth of the data and one seed: a look at whether everything works.
     #[arg(long)]
     quick: bool,
@@ -70,7 +74,7 @@ fn main() -> Result<()> {
     if arguments.quick {
         benchmark.thin(10);
     }
-    let seeds = if arguments.quick { 1 } else { arguments.seeds };
+    let seeds = if arguments.quick || arguments.reuse.is_some() { 1 } else { arguments.seeds };
     let asked = |name: &str| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name);
     let further = arguments.defences.iter().map(|defence| (defence.as_str(), defence.as_str()));
     let rows = rows::ROWS.into_iter().filter(|(name, _)| asked(name)).chain(further);
@@ -83,19 +87,23 @@ fn main() -> Result<()> {
     let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
     for seed in 0..seeds {
         bar.set_message(format!("seed {seed}: calibration"));
-        let nth = if arguments.quick { 5 } else { 1 };
-        let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
-        samples.retain(|sample| Some(&sample.category) != arguments.without.as_ref());
-        let calibrated = Calibrated::capture(&model, source.as_ref(), samples, arguments.pooling, arguments.batch_size)
-            .with_context(|| format!("calibration, seed {seed}"))?;
-        let glasses = rows::glasses(&model, &calibrated)?;
+        let (glasses, mut ingredients) = match &arguments.reuse {
+            Some(directory) => (rows::load(directory)?, Ingredients::default()),
+            None => {
+                let nth = if arguments.quick { 5 } else { 1 };
+                let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
+                samples.retain(|sample| Some(&sample.category) != arguments.without.as_ref());
+                let calibrated = Calibrated::capture(&model, source.as_ref(), samples, arguments.pooling, arguments.batch_size)
+                    .with_context(|| format!("calibration, seed {seed}"))?;
+                let ingredients = if scorers { calibrated.ingredients(&model)? } else { Ingredients::default() };
+                (rows::glasses(&model, &calibrated)?, ingredients)
+            }
+        };
         if seed == 0 {
             for (name, intervention) in &glasses {
-                let file = if *name == "sgm" { "glasses" } else { name };
-                intervention.save(arguments.out.join(format!("{file}.sgm.safetensors")))?;
+                intervention.save(rows::file(&arguments.out, name))?;
             }
         }
-        let mut ingredients = if scorers { calibrated.ingredients(&model)? } else { Ingredients::default() };
         bar.inc(1);
         for (row, (name, defence)) in rows.iter().enumerate() {
             bar.set_message(format!("seed {seed}: {name}"));
@@ -118,6 +126,7 @@ fn main() -> Result<()> {
     provenance.calibration = serde_json::json!({
         "pooling": arguments.pooling.to_string(),
         "without": arguments.without,
+        "reused": arguments.reuse,
         "transport pooling": experiment::TEXT_MEAN.to_string(),
         "gate": {"pooling": experiment::PROMPT_END.to_string(), "false positive rate": rows::FALSE_POSITIVE_RATE},
     });
