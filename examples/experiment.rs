@@ -145,17 +145,19 @@ impl Calibrated {
         Ok(probe)
     }
 
-    /// What defences need that ask a scorer, fitted to the same samples: stand-ins for ETA's models, and the words of toxic answers for a filter.
+    /// What defences need that ask a scorer, fitted to the same samples: the words of toxic answers for a filter, and stand-ins for ETA's
+    /// models, of which the one that looks at images is left out where there are none.
     pub(crate) fn ingredients<'m, M: Mllm>(&self, model: &'m M) -> Result<Ingredients<'m>> {
         let answers: Vec<(&str, bool)> = self.examples.iter().map(|e| (e.response.as_str(), e.toxic)).collect();
         let rewards = Arc::new(WordReward::fit(&answers, 2)?);
         let pictures = self.examples.iter().flat_map(|e| e.prompt.images().into_iter().map(|image| (image, e.toxic)));
-        let similarity = OwnSimilarity::fit(model, &pictures.collect::<Vec<_>>())?;
+        let pictures: Vec<_> = pictures.collect();
+        let similarity = if pictures.is_empty() { None } else { Some(OwnSimilarity::fit(model, &pictures)?) };
         let judge = rewards.clone();
         let check = move |answer: &str| Ok(judge.rewards("", &[answer])?.first().is_none_or(|reward| *reward < 0.5));
         Ok(Ingredients {
             rewards: Some(rewards),
-            similarity: Some(Arc::new(similarity)),
+            similarity: similarity.map(|similarity| Arc::new(similarity) as _),
             eta: EtaOptions::for_local_scorers(),
             check: Some(Arc::new(check)),
             filter: FilterOptions { attempts: 4, ..FilterOptions::default() },

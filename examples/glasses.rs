@@ -1,6 +1,7 @@
 //! SGM's full experiment: calibrate, capture, score, suppress, and measure harm and what avoiding it costs.
 //!
-//! By default on the embedded model organism; with `--model` and `--manifest` on any LLaVA-1.5 checkpoint.
+//! By default on the embedded model organism; with `--model` and `--manifest` on any other model, with `--plain` on a language model that
+//! goes on from the text of its prompts.
 #![allow(clippy::print_stdout, reason = "a binary")]
 
 mod experiment;
@@ -15,7 +16,7 @@ use clap::Parser;
 use experiment::{Calibrated, Drawing};
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
-use sgm::defend::Recipe;
+use sgm::defend::{Ingredients, Recipe};
 use sgm::models::Mllm;
 use sgm::toxic_qa::{Benchmark, Part, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
 use subject::Subject;
@@ -51,6 +52,10 @@ struct Arguments {
     /// Leave this category, or this trigger (`angry face`), out of calibration, to see what glasses do about what they have never met.
     #[arg(long)]
     without: Option<String>,
+    /// The glasses that an earlier run wrote to this directory, those of its seed 0, instead of new ones; one seed, and no defence that asks a
+    /// scorer.
+    #[arg(long, conflicts_with_all = ["seeds", "without"])]
+    reuse: Option<PathBuf>,
     /// A tenth of the data and one seed: a look at whether everything works.
     #[arg(long)]
     quick: bool,
@@ -69,40 +74,45 @@ fn main() -> Result<()> {
     if arguments.quick {
         benchmark.thin(10);
     }
-    let seeds = if arguments.quick { 1 } else { arguments.seeds };
-    let rows: Vec<(&str, &str)> =
-        rows::ROWS.into_iter().filter(|(name, _)| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name)).collect();
-    let bar = ProgressBar::new(seeds * (arguments.defences.len() + rows.len() + 1) as u64);
+    let seeds = if arguments.quick || arguments.reuse.is_some() { 1 } else { arguments.seeds };
+    let asked = |name: &str| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name);
+    let further = arguments.defences.iter().map(|defence| (defence.as_str(), defence.as_str()));
+    let rows = rows::ROWS.into_iter().filter(|(name, _)| asked(name)).chain(further);
+    let rows = rows.map(|(name, defence)| Ok((name, defence.parse::<Recipe>()?))).collect::<Result<Vec<_>>>()?;
+    let scorers = rows.iter().any(|(_, defence)| defence.needs_scorers());
+    let bar = ProgressBar::new(seeds * (rows.len() + 1) as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
 
     let mut runs: Vec<(String, Vec<SeedOutcome>)> = Vec::new();
     let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
     for seed in 0..seeds {
         bar.set_message(format!("seed {seed}: calibration"));
-        let nth = if arguments.quick { 5 } else { 1 };
-        let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
-        samples.retain(|sample| !arguments.without.as_ref().is_some_and(|name| experiment::is_of(sample, name)));
-        let calibrated = Calibrated::capture(&model, source.as_ref(), samples, arguments.pooling, arguments.batch_size)
-            .with_context(|| format!("calibration, seed {seed}"))?;
-        let glasses = rows::glasses(&model, &calibrated)?;
+        let (glasses, mut ingredients) = match &arguments.reuse {
+            Some(directory) => (rows::load(directory)?, Ingredients::default()),
+            None => {
+                let nth = if arguments.quick { 5 } else { 1 };
+                let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
+                samples.retain(|sample| !arguments.without.as_ref().is_some_and(|name| experiment::is_of(sample, name)));
+                let calibrated = Calibrated::capture(&model, source.as_ref(), samples, arguments.pooling, arguments.batch_size)
+                    .with_context(|| format!("calibration, seed {seed}"))?;
+                let ingredients = if scorers { calibrated.ingredients(&model)? } else { Ingredients::default() };
+                (rows::glasses(&model, &calibrated)?, ingredients)
+            }
+        };
         if seed == 0 {
             for (name, intervention) in &glasses {
-                let file = if *name == "sgm" { "glasses" } else { name };
-                intervention.save(arguments.out.join(format!("{file}.sgm.safetensors")))?;
+                intervention.save(rows::file(&arguments.out, name))?;
             }
         }
-        let mut ingredients = calibrated.ingredients(&model)?;
         bar.inc(1);
-        let further = arguments.defences.iter().map(|defence| (defence.as_str(), defence.as_str()));
-        for (row, (name, defence)) in rows.iter().copied().chain(further).enumerate() {
+        for (row, (name, defence)) in rows.iter().enumerate() {
             bar.set_message(format!("seed {seed}: {name}"));
-            let defence: Recipe = defence.parse()?;
             // The static glasses under their own names, adaptive ones inside of defences.
-            ingredients.intervention = glasses.get(name).or_else(|| glasses.get("live")).cloned();
+            ingredients.intervention = glasses.get(*name).or_else(|| glasses.get("live")).cloned();
             let drawing = Drawing { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
-            let evaluated = experiment::measure(&model, &benchmark, &judge, (&defence, &ingredients), drawing)?;
+            let evaluated = experiment::measure(&model, &benchmark, &judge, (defence, &ingredients), drawing)?;
             if runs.len() <= row {
-                runs.push((name.to_owned(), Vec::new()));
+                runs.push(((*name).to_owned(), Vec::new()));
             }
             runs.iter_mut().skip(row).take(1).for_each(|(_, outcomes)| outcomes.push(evaluated.outcome.clone()));
             evaluated.records.iter().try_for_each(|record| answers.write(record))?;
@@ -116,6 +126,7 @@ fn main() -> Result<()> {
     provenance.calibration = serde_json::json!({
         "pooling": arguments.pooling.to_string(),
         "without": arguments.without,
+        "reused": arguments.reuse,
         "transport pooling": experiment::TEXT_MEAN.to_string(),
         "gate": {"pooling": experiment::PROMPT_END.to_string(), "false positive rate": rows::FALSE_POSITIVE_RATE},
     });

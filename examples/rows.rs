@@ -1,6 +1,7 @@
 //! The rows of the comparison: glasses and defences by name, with their settings.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sgm::core::{Dose, Intervention, Schedule};
@@ -99,4 +100,17 @@ pub(crate) fn glasses<M: Mllm>(model: &M, calibrated: &Calibrated) -> Result<BTr
         glasses.insert(name, preset.fit(model, calibrated)?);
     }
     Ok(glasses)
+}
+
+/// Where a run keeps the glasses of a row.
+#[allow(dead_code, reason = "other examples have rows of their own")]
+pub(crate) fn file(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{}.sgm.safetensors", if name == "sgm" { "glasses" } else { name }))
+}
+
+/// The glasses that a run kept.
+#[allow(dead_code, reason = "other examples have rows of their own")]
+pub(crate) fn load(directory: &Path) -> Result<BTreeMap<&'static str, Intervention>> {
+    let kept = ROWS.into_iter().map(|(name, _)| (name, file(directory, name))).filter(|(_, file)| file.exists());
+    kept.map(|(name, file)| Ok((name, Intervention::load(file)?))).collect()
 }

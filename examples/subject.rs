@@ -7,11 +7,17 @@ use clap::Args;
 use sgm::models::{AutoMllm, Checkpoint};
 use sgm::toxic_qa::{Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Source};
 
+/// What shows a language model the words of a prompt and nothing else.
+const PLAIN: &str = "{% for message in messages %}{{ message.content }}{% endfor %}";
+
 #[derive(Args)]
 pub(crate) struct Subject {
-    /// A checkpoint directory in the Hugging Face layout; the embedded organism by default.
+    /// A checkpoint directory in the Hugging Face layout, or a GGUF file; the embedded organism by default.
     #[arg(long, requires = "manifest")]
     model: Option<PathBuf>,
+    /// Prompts as they stand, without the model's chat template: a language model goes on from their text.
+    #[arg(long, requires = "model")]
+    plain: bool,
     /// A manifest of calibration and test samples instead of the organism's.
     #[arg(long, conflicts_with = "organism_data")]
     manifest: Option<PathBuf>,
@@ -42,7 +48,8 @@ impl Subject {
 
     pub(crate) fn model(&self) -> Result<AutoMllm> {
         Ok(match &self.model {
-            Some(directory) => AutoMllm::load(&Checkpoint::open(directory)?)?,
+            Some(model) if self.plain => AutoMllm::load(&Checkpoint::open(model)?.with_chat_template(PLAIN))?,
+            Some(model) => AutoMllm::load(&Checkpoint::open(model)?)?,
             None => sgm::organism::load()?,
         })
     }

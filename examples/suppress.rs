@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use sgm::core::Intervention;
+use sgm::core::{Dose, Gate, Intervention};
 use sgm::suppress::{Imported, import};
 
 #[derive(Parser)]
@@ -35,6 +35,21 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Changes how strongly an intervention acts and, if it has a probe, when.
+    Adjust {
+        file: PathBuf,
+        /// Multiplies what it changes.
+        #[arg(long, default_value_t = 1.0)]
+        strength: f32,
+        /// The score of the prompt's end that switches it on.
+        #[arg(long)]
+        gate: Option<f32>,
+        /// The dose's least strength, the log-odds up to which it holds, and those of full strength: `0.65,0,13`.
+        #[arg(long, value_delimiter = ',', num_args = 3)]
+        dose: Option<Vec<f32>>,
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Reads AurA or AcT files: one .statedict per module, with `alpha` (makes an intervention) or `auroc` (an expertise).
     Import {
         directory: PathBuf,
@@ -56,6 +71,20 @@ fn main() -> Result<()> {
             let composed = Intervention::compose(&parts.iter().collect::<Vec<_>>())?;
             composed.intervention.save(&out)?;
             println!("{}\nwritten to {}", composed.conflicts, out.display());
+        }
+        (Some(Command::Adjust { file, strength, gate, dose, out }), _) => {
+            // Above 1 a blend stops scales at 0.
+            let mut adjusted = Intervention::blend(&[(&Intervention::load(file)?, strength)])?;
+            if let Some(probe) = &mut adjusted.probe {
+                probe.gate = gate.map_or(probe.gate, |on| Gate { on, off: on / 2.0, ..probe.gate });
+                if let Some([least, from, full]) = dose.as_deref() {
+                    probe.dose = Some(Dose { least: *least, from: *from, full: *full });
+                }
+            } else if gate.is_some() || dose.is_some() {
+                bail!("it has no probe, so there is no gate and no dose to change");
+            }
+            adjusted.save(&out)?;
+            println!("{}\nwritten to {}", adjusted.describe(), out.display());
         }
         (Some(Command::Import { directory, model, out }), _) => {
             let tree = import(&directory)?;

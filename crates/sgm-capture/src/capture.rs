@@ -1,12 +1,14 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use sgm_core::Calibration;
-use sgm_models::{Mllm, Padding};
+use sgm_core::{Calibration, Site};
+use sgm_models::{Mllm, ModelInputs, Padding};
 
 use crate::manifest::NonFinite;
-use crate::{Error, Example, Examples, Manifest, PartialStore, Partition, PooledTap, Pooling, Result, StoreDtype};
+use crate::tap::Pooled;
+use crate::{Error, Example, Examples, Manifest, PartialStore, Partition, PooledTap, Pooling, Result, ShardRows, StoreDtype};
 
 /// How a model's pooled activations are captured into a store.
 ///
@@ -72,7 +74,7 @@ impl Capture {
     /// [`Error::EmptyMask`] when a sample has no token to pool over, [`Error::NotFinite`] when a response overflows, and what
     /// model, samples and [`PartialStore::begin`] report. The shards written before stay, and the capture can be resumed.
     pub fn run<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, directory: &Path) -> Result<Captured> {
-        let manifest = self.manifest(model, examples);
+        let manifest = self.manifest(model, examples, model.info().widths());
         let store = PartialStore::begin(directory, manifest, self.resume || self.partition.count() > 1)?;
         let mine = (0..store.manifest().shards()).filter(|shard| self.partition.includes(*shard)).count();
         let missing: Vec<_> = store.missing()?.into_iter().filter(|shard| self.partition.includes(*shard)).collect();
@@ -88,11 +90,11 @@ impl Capture {
         Ok(captured)
     }
 
-    /// What the store will be.
-    fn manifest<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>) -> Manifest {
+    /// What a store of some sites will be.
+    pub(crate) fn manifest<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, sites: BTreeMap<Site, usize>) -> Manifest {
         let info = model.info();
         let batch_size = self.batch_size.max(1);
-        let mut manifest = Manifest::new(&info.name, &info.config_sha256, "", info.widths());
+        let mut manifest = Manifest::new(&info.name, &info.config_sha256, "", sites);
         manifest.poolings = self.poolings.iter().map(ToString::to_string).collect();
         manifest.dtype = self.dtype;
         manifest.weights = info.weights.clone();
@@ -125,19 +127,36 @@ impl Capture {
             let run = |batch: &[usize]| self.batch(model, examples, batch);
             let names = round.par_chunks(batch_size).map(run).collect::<Result<Vec<_>>>()?;
             for ((id, toxic), pooled) in names.into_iter().flatten().zip(tap.take_pooled().into_values()) {
-                if let (NonFinite::Refuse, Some((site, first))) = (self.non_finite, pooled.non_finite.first_key_value()) {
-                    return Err(Error::NotFinite { sample: id, site: site.to_string(), neuron: first.neuron, value: first.value });
-                }
-                let counts = pooled.non_finite.iter().map(|(site, n)| (*site, n.count)).collect();
-                rows.push_counted(&id, toxic, &pooled.responses, Some(&counts))?;
+                self.push(&mut rows, &id, toxic, &pooled)?;
             }
         }
         store.write(shard, &rows)?;
         Ok(rows.len())
     }
 
+    /// Adds what was pooled of one sample.
+    pub(crate) fn push(&self, rows: &mut ShardRows, id: &str, toxic: bool, pooled: &Pooled) -> Result<()> {
+        if let (NonFinite::Refuse, Some((site, first))) = (self.non_finite, pooled.non_finite.first_key_value()) {
+            return Err(Error::NotFinite { sample: id.to_owned(), site: site.to_string(), neuron: first.neuron, value: first.value });
+        }
+        let counts = pooled.non_finite.iter().map(|(site, n)| (*site, n.count)).collect();
+        rows.push_counted(id, toxic, &pooled.responses, Some(&counts))
+    }
+
     /// Runs one batch past the tap, which tells its samples by their numbers; returns their ids and labels.
     fn batch<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, numbers: &[usize]) -> Result<Vec<(String, bool)>> {
+        let (inputs, names) = self.inputs(model, examples, numbers)?;
+        model.prefill(&inputs, &mut model.new_cache())?;
+        Ok(names)
+    }
+
+    /// The samples of these numbers as a batch, with their ids and labels.
+    pub(crate) fn inputs<M: Mllm + ?Sized>(
+        &self,
+        model: &M,
+        examples: &Examples<'_>,
+        numbers: &[usize],
+    ) -> Result<(ModelInputs, Vec<(String, bool)>)> {
         let batch = numbers.iter().map(|number| examples.get(*number)).collect::<Result<Vec<_>>>()?;
         let mut inputs = model.processor().responses(batch.iter().map(|e| (&e.prompt, e.response.as_str())), Padding::Right)?;
         for (example, kinds) in batch.iter().zip(&inputs.kinds) {
@@ -147,8 +166,7 @@ impl Capture {
             }
         }
         inputs.rows = numbers.to_vec();
-        model.prefill(&inputs, &mut model.new_cache())?;
-        Ok(batch.into_iter().map(|e| (e.id, e.toxic)).collect())
+        Ok((inputs, batch.into_iter().map(|e| (e.id, e.toxic)).collect()))
     }
 }
 

@@ -51,6 +51,8 @@ mod examples;
 mod gradient_tap;
 #[cfg(feature = "candle")]
 mod import;
+#[cfg(feature = "candle")]
+mod layerwise;
 mod manifest;
 #[cfg(feature = "candle")]
 mod mlp_tokens;
@@ -83,6 +85,8 @@ pub use examples::{Example, Examples};
 pub use gradient_tap::GradientTap;
 #[cfg(feature = "candle")]
 pub use import::{Import, Imported};
+#[cfg(feature = "candle")]
+pub use layerwise::Layerwise;
 pub use manifest::{Manifest, NonFinite};
 #[cfg(feature = "candle")]
 pub use mlp_tokens::MlpTokens;

@@ -1,6 +1,7 @@
 //! One entry for every family: the architecture in `config.json` decides which adapter loads a checkpoint.
 
 use std::fmt;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
@@ -12,6 +13,7 @@ use crate::decoder::Decoder;
 use crate::decoder_config::DecoderConfig;
 use crate::linear::Weights;
 use crate::model::{Mllm, ModelInfo, ModelInputs};
+use crate::partial_prefill::PartialPrefill;
 use crate::tap::PassTaps;
 use crate::{Cache, Error, Processor, Result, TapRegistry, idefics3, instructblip, llava, llava_next, mllama, paligemma, qwen_vl, text};
 
@@ -130,6 +132,22 @@ impl AutoMllm {
         Self::assemble(checkpoint, adapter(checkpoint, &Weights::new(vb.clone(), None))?)
     }
 
+    /// What a prefill into an empty cache begins with: embeddings `[batch, tokens, hidden]`, how they attend, and what is added after each
+    /// of the first layers.
+    fn enter(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<(Tensor, Pass, Vec<Tensor>)> {
+        let Embedded { embeddings, mut order, after } = self.family.embed(&self.decoder, inputs)?;
+        if let (Positions::From(_), Some(given)) = (&order.positions, inputs.tensors.get(POSITION_IDS)) {
+            order.positions = given_positions(given, inputs)?;
+        }
+        let sight = self.family.sight(&self.decoder, inputs)?;
+        let mut pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
+        if let Some(sight) = sight {
+            cache.keep_sight(&sight)?;
+            pass.sight = Some(sight);
+        }
+        Ok((embeddings, pass, after))
+    }
+
     /// Runs a pass that begins an empty cache until no tap wants it repeated.
     fn begin(&self, embeddings: &Tensor, pass: &Pass, cache: &mut Cache, after: &[Tensor]) -> Result<Tensor> {
         let mut repeats = embeddings.dim(1)?;
@@ -198,18 +216,23 @@ impl Mllm for AutoMllm {
     }
 
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
-        let Embedded { embeddings, mut order, after } = self.family.embed(&self.decoder, inputs)?;
-        if let (Positions::From(_), Some(given)) = (&order.positions, inputs.tensors.get(POSITION_IDS)) {
-            order.positions = given_positions(given, inputs)?;
-        }
-        let sight = self.family.sight(&self.decoder, inputs)?;
-        let mut pass = cache.begin(&inputs.kinds, &inputs.rows, order, self.decoder.window(), self.decoder.device())?;
-        if let Some(sight) = sight {
-            cache.keep_sight(&sight)?;
-            pass.sight = Some(sight);
-        }
+        let (embeddings, pass, after) = self.enter(inputs, cache)?;
         cache.remember(&embeddings);
         self.begin(&embeddings, &pass, cache, &after)
+    }
+
+    fn begin_prefill(&self, inputs: &ModelInputs) -> Result<PartialPrefill> {
+        let mut cache = self.new_cache();
+        let (hidden, pass, after) = self.enter(inputs, &mut cache)?;
+        Ok(PartialPrefill { hidden, layers: 0, cache, pass: Arc::new(pass), after: after.into() })
+    }
+
+    fn continue_prefill(&self, partial: &PartialPrefill, layers: usize) -> Result<PartialPrefill> {
+        let next = partial.layers..partial.layers.saturating_add(layers).min(self.decoder.layers());
+        let taps = PassTaps::new(&self.taps, partial.cache.views(), || partial.cache.spans());
+        let (hidden, mut cache) = (partial.hidden.clone(), partial.cache.clone());
+        let hidden = self.decoder.through(next.clone(), hidden, &partial.pass, &mut cache, &taps, &partial.after)?;
+        Ok(PartialPrefill { hidden, layers: next.end, ..partial.clone() })
     }
 
     fn decode(&self, tokens: &[u32], cache: &mut Cache) -> Result<Tensor> {

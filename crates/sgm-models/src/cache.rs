@@ -59,6 +59,7 @@ pub(crate) struct Order {
 }
 
 /// What attention needs to know about the tokens of one pass.
+#[derive(Debug)]
 pub(crate) struct Pass {
     /// Rotary positions of the new tokens, row-major; one row when all rows agree.
     pub(crate) positions: Vec<Position>,

@@ -26,7 +26,7 @@ pub(crate) const LLAVA_1_5: &str = "{% for message in messages %}\
 {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}";
 
 impl ChatTemplate {
-    /// Compiles the template of a checkpoint: `chat_template.jinja`, `chat_template.json`, or the field
+    /// Compiles the template of a checkpoint: the one it was given, `chat_template.jinja`, `chat_template.json`, or the field
     /// of `processor_config.json` or `tokenizer_config.json`, in this order; without any, `fallback` if there is one.
     pub(crate) fn load(checkpoint: &Checkpoint, fallback: Option<&str>) -> Result<Option<Self>> {
         let source = match (find(checkpoint)?, fallback) {
@@ -95,6 +95,9 @@ fn now() -> std::result::Result<jiff::Zoned, jiff::Error> {
 }
 
 fn find(checkpoint: &Checkpoint) -> Result<Option<String>> {
+    if let Some(given) = checkpoint.chat_template() {
+        return Ok(Some(given.to_owned()));
+    }
     if let Some(bytes) = checkpoint.read("chat_template.jinja")? {
         let text = String::from_utf8(bytes.into_owned())
             .map_err(|e| Error::ChatTemplate { reason: format!("chat_template.jinja is not UTF-8: {e}") })?;

@@ -24,6 +24,7 @@ pub struct Checkpoint {
     config_sha256: String,
     device: Device,
     matrices: Matrices,
+    chat_template: Option<String>,
 }
 
 /// What becomes of matrices stored in fewer bits than the model computes in, which on a CPU is f32.
@@ -94,7 +95,7 @@ impl Checkpoint {
         match &self.files {
             Files::Gguf(model) => {
                 let opened = Self::new(self.name.clone(), Files::Gguf(Box::new(model.with_mmproj(path.as_ref())?)))?;
-                Ok(opened.with_matrices(self.matrices))
+                Ok(Self { matrices: self.matrices, chat_template: self.chat_template, ..opened })
             }
             _ => {
                 let reason = "it goes with the GGUF file of a language model, but the checkpoint is none".to_owned();
@@ -117,7 +118,7 @@ impl Checkpoint {
         let bytes = files.read(CONFIG)?.ok_or_else(missing)?;
         let config = Section::parse(&files.path(CONFIG).display().to_string(), &bytes)?;
         let config_sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Self { name, config, config_sha256, device: Device::Cpu, matrices: Matrices::Auto, files })
+        Ok(Self { name, config, config_sha256, device: Device::Cpu, matrices: Matrices::Auto, chat_template: None, files })
     }
 
     /// Chooses what becomes of matrices stored in few bits.
@@ -125,6 +126,21 @@ impl Checkpoint {
     pub fn with_matrices(mut self, matrices: Matrices) -> Self {
         self.matrices = matrices;
         self
+    }
+
+    /// Gives the model another chat template, in Jinja, than it brings, or one where it brings none.
+    ///
+    /// `{% for message in messages %}{{ message.content }}{% endfor %}` shows a language model the words as they stand, as one wants it
+    /// that has not been taught to converse.
+    #[must_use]
+    pub fn with_chat_template(mut self, template: impl Into<String>) -> Self {
+        self.chat_template = Some(template.into());
+        self
+    }
+
+    /// The chat template that replaces the model's own.
+    pub(crate) fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
     }
 
     /// The class name of the model, the first of `architectures` in `config.json`.

@@ -1,6 +1,7 @@
 //! The tapped decoder: one implementation of the language model for every family.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Module;
@@ -90,11 +91,29 @@ impl Decoder {
         cross.map(|(i, layer)| Ok((i, layer.keys_values(states)?))).collect()
     }
 
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Runs all layers over embeddings `[batch, new tokens, hidden]`; returns the normalised hidden states.
     ///
     /// `after` has what is added to the hidden states after each of the first layers.
     pub(crate) fn forward(&self, embeddings: Tensor, pass: &Pass, cache: &mut Cache, taps: &PassTaps, after: &[Tensor]) -> Result<Tensor> {
-        let dtype = embeddings.dtype();
+        Ok(self.norm.forward(&self.through(0..self.layers(), embeddings, pass, cache, taps, after)?)?)
+    }
+
+    /// Runs a range of the layers over the hidden states `[batch, new tokens, hidden]` that enter the first of them; returns those that
+    /// leave the last.
+    pub(crate) fn through(
+        &self,
+        layers: Range<usize>,
+        mut hidden: Tensor,
+        pass: &Pass,
+        cache: &mut Cache,
+        taps: &PassTaps,
+        after: &[Tensor],
+    ) -> Result<Tensor> {
+        let dtype = hidden.dtype();
         let rotation = |rope: &Rope| -> Result<Rotation> {
             let (cos, sin) = rope.tables(pass, dtype, &self.device)?;
             Ok(Rotation { cos, sin })
@@ -102,8 +121,7 @@ impl Decoder {
         let (everywhere, in_window) = (rotation(&self.rope)?, self.window_rope.as_ref().map(rotation).transpose()?);
         let mask = |mask: &Option<Tensor>| mask.as_ref().map(|m| m.to_dtype(dtype)).transpose();
         let (causal, windowed) = (mask(&pass.mask)?, mask(&pass.window_mask)?);
-        let mut hidden = embeddings;
-        for (i, layer) in self.layers.iter().enumerate() {
+        for (i, layer) in self.layers.iter().enumerate().take(layers.end).skip(layers.start) {
             hidden = match (layer, &pass.sight) {
                 (Layer::Tokens(layer), _) => {
                     let context = match layer.attends {
@@ -120,7 +138,7 @@ impl Decoder {
                 hidden = (hidden + added)?;
             }
         }
-        Ok(self.norm.forward(&hidden)?)
+        Ok(hidden)
     }
 
     /// Logits `[.., vocabulary]` of hidden states `[.., hidden]`.

@@ -7,7 +7,7 @@
 //!
 //! * [`Checkpoint`] is a model directory in the Hugging Face layout; [`AutoMllm`] is the model in it, of any supported
 //!   family ([`ARCHITECTURES`]);
-//! * [`Mllm`] is what a model can do: prefill, decode, logits;
+//! * [`Mllm`] is what a model can do: prefill, at once or layer by layer ([`PartialPrefill`]), decode, logits;
 //! * [`Tap`] sees, and may replace, the output of each site; [`TapRegistry::attach`] returns a guard, and
 //!   dropping the guard restores the model. A model without taps does nothing extra;
 //! * [`View`] is a model with taps of its own, so that one model runs with and without them at once;
@@ -67,6 +67,7 @@ mod mllama;
 mod mllama_vision;
 mod model;
 mod paligemma;
+mod partial_prefill;
 mod processor;
 mod prompt;
 mod qformer;
@@ -92,6 +93,7 @@ pub use image_processor::{ImageBackend, ImageLayout, ImageProcessor, ProcessedIm
 pub use likelihood::{Objective, backpropagate, response_nll};
 pub use memory::Memory;
 pub use model::{Mllm, ModelInfo, ModelInputs, SiteInfo};
+pub use partial_prefill::PartialPrefill;
 pub use processor::{Padding, Processor};
 pub use prompt::{Content, Message, Prompt, Role};
 pub use tap::{MlpInput, Tap, TapGuard, TapRegistry, with_values};

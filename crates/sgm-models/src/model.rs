@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use sgm_core::Site;
 
-use crate::{Cache, Error, Processor, Result, TapRegistry, TokenKind};
+use crate::{Cache, Error, PartialPrefill, Processor, Result, TapRegistry, TokenKind};
 
 /// One site of a model and the number of its neurons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +117,21 @@ pub trait Mllm: Send + Sync {
     /// [`Error::Inputs`] when the inputs contradict each other, the model or the cache; otherwise what
     /// candle or a tap reports.
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor>;
+
+    /// Begins a prefill that is run in parts: embeds whole prompts, and given responses, and runs no layer.
+    ///
+    /// # Errors
+    ///
+    /// As [`prefill`](Self::prefill).
+    fn begin_prefill(&self, inputs: &ModelInputs) -> Result<PartialPrefill>;
+
+    /// Runs the next so many layers, or those that are left. What taps see, and what they change, is what it is in [`prefill`](Self::prefill),
+    /// but they are not asked whether to [repeat](crate::Tap::settle) the pass.
+    ///
+    /// # Errors
+    ///
+    /// As [`prefill`](Self::prefill).
+    fn continue_prefill(&self, partial: &PartialPrefill, layers: usize) -> Result<PartialPrefill>;
 
     /// Processes one further token of each sequence; returns hidden states `[batch, 1, hidden]`.
     ///

@@ -1,6 +1,6 @@
 use candle_core::Tensor;
 
-use crate::{Cache, Mllm, ModelInfo, ModelInputs, Processor, Result, TapRegistry};
+use crate::{Cache, Mllm, ModelInfo, ModelInputs, PartialPrefill, Processor, Result, TapRegistry};
 
 /// A model with taps of its own beside those of the model: one set of weights, tapped in several ways at once.
 ///
@@ -49,6 +49,15 @@ impl<M: Mllm + ?Sized> Mllm for View<'_, M> {
 
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
         self.model.prefill(inputs, cache)
+    }
+
+    fn begin_prefill(&self, inputs: &ModelInputs) -> Result<PartialPrefill> {
+        self.model.begin_prefill(inputs)
+    }
+
+    /// The view's taps see these layers, and none that are run otherwise.
+    fn continue_prefill(&self, partial: &PartialPrefill, layers: usize) -> Result<PartialPrefill> {
+        Ok(partial.went_on(self.model.continue_prefill(&partial.seen_by(&self.taps), layers)?))
     }
 
     fn decode(&self, tokens: &[u32], cache: &mut Cache) -> Result<Tensor> {

@@ -148,6 +148,14 @@ fn small_models_are_dequantised_unless_that_is_refused() {
 }
 
 #[test]
+fn another_chat_template_may_be_given() {
+    let render = |checkpoint: Checkpoint| AutoMllm::load(&checkpoint).unwrap().processor().render(&Prompt::user("One\ntwo", None)).unwrap();
+    let plain = "{% for message in messages %}{{ message.content }}{% endfor %}";
+    assert_ne!(render(open(&fixture("gguf_llama"))), "One\ntwo");
+    assert_eq!(render(open(&fixture("gguf_llama")).with_chat_template(plain)), "One\ntwo");
+}
+
+#[test]
 fn quantised_models_continue_from_their_cache() {
     for name in FIXTURES {
         let model = AutoMllm::load(&open(&fixture(name)).with_matrices(Matrices::Keep)).unwrap();

@@ -12,8 +12,9 @@ use crate::{Amplify, Error, Glasses, Result};
 /// layer on what they respond when the layers before are changed already, then `down_proj` on what they make of it.
 ///
 /// Sites that are fitted all at once on the model as it is each correct the whole of a difference, most of which the sites before them
-/// have already taken away. For every step the samples are captured anew, through a view of the model, into a temporary directory;
-/// `fit` is given the store and the sites of the step, and what it says of other sites is left aside. A model of n layers is run 2 n times.
+/// have already taken away. For every step its sites are captured anew, through a view of the model, into a temporary directory;
+/// `fit` is given that store and the sites, and what it says of other sites is left aside. The samples go through the model
+/// [layer by layer](sgm_capture::Layerwise), with their hidden states in memory, so that all of it takes as long as three runs of the model.
 ///
 /// The metadata are those of the last step, with the entry `incremental`.
 ///
@@ -29,7 +30,8 @@ use crate::{Amplify, Error, Glasses, Result};
 ///
 /// # Errors
 ///
-/// Those of [`Capture::run`], of [`Glasses::wear`] and of `fit`; [`Error::Fit`] when there is no room for temporary files.
+/// Those of [`Capture::layerwise`] and [`Layerwise::capture`](sgm_capture::Layerwise::capture), of [`Glasses::wear`] and of `fit`;
+/// [`Error::Fit`] when there is no room for temporary files.
 pub fn fit_incrementally<M: Mllm + ?Sized>(
     model: &M,
     capture: &Capture,
@@ -42,13 +44,16 @@ pub fn fit_incrementally<M: Mllm + ?Sized>(
         steps.entry((site.layer, site.projection == Projection::Down)).or_default().insert(site);
     }
     let mut fitted = Intervention::default();
-    for sites in steps.values() {
+    let mut samples = capture.layerwise(model, examples)?;
+    for ((layer, _), sites) in &steps {
         let view = View::new(model);
         let worn = Glasses::wear(&view, &fitted, amplify)?;
         let no_room = |error: std::io::Error| Error::Fit { reason: format!("no temporary directory for activations: {error}") };
         let directory = tempfile::tempdir().map_err(no_room)?;
         let path = directory.path().join("store");
-        capture.run(&view, examples, &path)?;
+        samples.advance_to(&view, *layer)?;
+        let widths = model.info().widths().into_iter().filter(|(site, _)| sites.contains(site)).collect();
+        samples.capture(&view, widths, &path)?;
         drop(worn);
         let step = fit(&ActivationStore::open(&path)?, sites)?;
         fitted.metadata = step.metadata.clone();

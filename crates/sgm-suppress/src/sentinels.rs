@@ -80,7 +80,7 @@ impl Sentinels {
             let stride = self.image_stride.max(1);
             let chosen = move |toxic: bool, kind: TokenKind, end: bool, place: usize| match (toxic, kind) {
                 (true, kind) => end || kind == TokenKind::Response,
-                (false, TokenKind::Image) => place % stride == 0,
+                (false, TokenKind::Image) => place.is_multiple_of(stride),
                 (false, _) => true,
             };
             let tokens = MlpTokens::capture(&view, examples, layer, self.batch_size, chosen)?;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, IndexOp, Tensor};
 use sgm::bake::ScaledBackend;
+use sgm::capture::{Pool, PooledTap, Pooling};
 use sgm::core::{Intervention, SiteIntervention};
 use sgm::models::{
-    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Generator, Matrices, Mllm, ModelInputs, Padding, Prompt, TokenKind, generate_tokens,
-    load_image,
+    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Generator, Matrices, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, View,
+    generate_tokens, load_image,
 };
 use sgm::suppress::{Amplify, Error, Glasses};
 use worn::{bits, glasses, glasses_of};
@@ -167,6 +168,30 @@ fn cached_equals_recomputed_with_glasses_on() {
         let recomputed = recomputed.narrow(1, before, 4).unwrap();
         let gap = difference(&cached, &recomputed, &only_new);
         assert!(gap <= 1e-5, "{}: {gap}", s.model.info().name);
+    }
+}
+
+#[test]
+fn a_prefill_in_parts_computes_what_a_whole_one_does() {
+    let mean = Pooling { pool: Pool::Mean, mask: TokenMask::All };
+    for s in subjects() {
+        let layers = s.model.info().sites.iter().map(|info| info.site.layer + 1).max().unwrap();
+        let view = View::new(&s.model);
+        let _worn = Glasses::wear(&view, &s.glasses(), Amplify::Refuse).unwrap();
+        let tap = Arc::new(PooledTap::new(vec![mean]));
+        let _seen = view.taps().attach(tap.clone());
+        view.prefill(&s.inputs, &mut view.new_cache()).unwrap();
+        let whole = tap.take();
+
+        let mut partial = view.begin_prefill(&s.inputs).unwrap();
+        for layer in 0..layers {
+            assert_eq!(partial.layers(), layer);
+            // Whoever runs a layer without the view's taps, or runs it and does not go on from there, changes nothing.
+            s.model.continue_prefill(&partial, 1).unwrap();
+            partial = view.continue_prefill(&partial, 1).unwrap();
+        }
+        assert!(tap.take() == whole, "{}", s.model.info().name);
+        assert_eq!(view.continue_prefill(&partial, 1).unwrap().layers(), layers, "there are no more layers");
     }
 }
 
