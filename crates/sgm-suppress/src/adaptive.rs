@@ -299,12 +299,15 @@ fn score(log_odds: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Positions;
+    use crate::patches::Patches;
     use TokenKind::{Image, Padding, PromptText, Response};
 
     #[test]
     fn the_prompt_decides_and_the_response_may_change_it() {
         let kinds = [Padding, PromptText, Image, PromptText, Response, Response, Response, Padding];
-        let scored = |follow| Gated::new(Probe::default(), follow, BTreeMap::new(), Positions::All).scored(&kinds).collect::<Vec<_>>();
+        let nothing = || Changes { sites: BTreeMap::new(), patches: Patches::default(), positions: Positions::All };
+        let scored = |follow| Gated::new(Probe::default(), follow, nothing()).scored(&kinds).collect::<Vec<_>>();
         assert_eq!((scored(true), scored(false)), (vec![3, 4, 5, 6], vec![3]));
         let gate = |watch| Gate { on: 0.75, off: 0.25, watch };
         let course = |watch, prompt, response: [f32; 3]| {
