@@ -12,7 +12,7 @@ use crate::experiment::{Calibrated, Map, PROMPT_MEAN, TEXT_MEAN};
 
 /// The rows of the table: a name, and the defence behind it; a name that [`glasses`] knows wears those.
 #[allow(dead_code, reason = "other examples have rows of their own")]
-pub(crate) const ROWS: [(&str, &str); 14] = [
+pub(crate) const ROWS: [(&str, &str); 15] = [
     ("none", "none"),
     ("det0", "sgm"),
     ("damp", "sgm"),
@@ -21,6 +21,7 @@ pub(crate) const ROWS: [(&str, &str); 14] = [
     ("sgm", "sgm"),
     ("foldable", "sgm"),
     ("adaptive-sgm", "sgm"),
+    ("adaptive", "sgm"),
     ("live", "sgm"),
     ("self-reminder", "self-reminder"),
     ("ecso", "ecso"),
@@ -52,10 +53,17 @@ pub(crate) fn presets() -> BTreeMap<&'static str, Preset> {
     // The first layer knows little of what came before a token.
     let sentinels = Map::Sentinels(Sentinels { false_positive_rate: 0.2, layers: Some(1..=usize::MAX), ..Sentinels::default() });
     let foldable = Preset { maps: vec![(sentinels.clone(), 1.25)], schedule: None, gate: None, dose: None };
+    let adaptive = Preset {
+        maps: vec![(text.clone(), 0.94), (prompt.clone(), 0.94)],
+        schedule: None,
+        gate: Some(FALSE_POSITIVE_RATE),
+        // What is plainly risky is changed more.
+        dose: Some(Dose { least: 0.65, from: 0.0, full: 13.0 }),
+    };
     let live = Preset { maps: vec![(text, 0.6), (prompt, 0.6), (sentinels, 0.9)], gate: Some(FALSE_POSITIVE_RATE), ..foldable.clone() };
     // Stronger than what is bearable at all times.
     let soft = Preset { maps: vec![(Map::Soft(Operator::soft(0.6, 2.0)), 1.0)], ..live.clone() };
-    [("foldable", foldable), ("live", live), ("adaptive-sgm", soft)].into()
+    [("foldable", foldable), ("live", live), ("adaptive", adaptive), ("adaptive-sgm", soft)].into()
 }
 
 impl Preset {
