@@ -3,7 +3,6 @@
 
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
-mod rows;
 mod subject;
 mod threads;
 
@@ -11,14 +10,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use experiment::{Calibrated, Drawing, Map};
+use experiment::Drawing;
 use indicatif::{ProgressBar, ProgressStyle};
-use rows::Preset;
 use sgm::capture::Pooling;
 use sgm::core::Schedule;
 use sgm::defend::Ingredients;
 use sgm::models::Mllm;
-use sgm::suppress::Operator;
+use sgm::suppress::{Map, Operator, Preset};
 use sgm::toxic_qa::{Benchmark, Part, Provenance, Report, Run, SeedOutcome};
 use subject::Subject;
 
@@ -56,7 +54,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let (source, model, judge) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
     let last_layer = model.info().sites.iter().map(|info| info.site.layer).max().unwrap_or(0);
-    let variants = variants(&arguments.preset, &Preset::of(&arguments.preset)?, last_layer);
+    let variants = variants(&arguments.preset, &Preset::named(&arguments.preset)?, last_layer);
     let mut benchmark = Benchmark::new(source.evaluation()?)?;
     benchmark.thin(arguments.thin);
     let bar = ProgressBar::new(arguments.seeds * (1 + variants.len() as u64));
@@ -64,7 +62,7 @@ fn main() -> Result<()> {
 
     let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); 1 + variants.len()];
     for seed in 0..arguments.seeds {
-        let calibrated = Calibrated::capture(&model, source.as_ref(), source.calibration(seed)?, arguments.pooling, 64)?;
+        let calibrated = experiment::calibrate(&model, source.as_ref(), &source.calibration(seed)?, arguments.pooling, 64)?;
         let glasses = variants.iter().map(|(name, preset)| (name.as_str(), Some(preset)));
         for ((name, preset), outcomes) in std::iter::once(("none", None)).chain(glasses).zip(&mut outcomes) {
             bar.set_message(format!("seed {seed}: {name}"));
@@ -101,7 +99,9 @@ fn variants(name: &str, preset: &Preset, last_layer: usize) -> Vec<(String, Pres
             variants.push((name.to_owned(), changed));
         }
     };
-    vary("always on, dose kept", &|p| p.gate = p.gate.and(p.dose).map(|_| 1.0));
+    if preset.dose.is_some() {
+        vary("always on, dose kept", &|p| p.gate = p.gate.map(|_| 1.0));
+    }
     vary("always on, in full", &|p| (p.gate, p.dose) = (None, None));
     for rate in [0.01, 0.05] {
         vary(&format!("gate at {rate}"), &|p| p.gate = p.gate.map(|_| rate));

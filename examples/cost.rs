@@ -11,7 +11,6 @@ mod decoder;
 mod decoding;
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
-mod rows;
 #[allow(dead_code, reason = "other examples use the rest")]
 mod subject;
 mod threads;
@@ -21,10 +20,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use experiment::{Calibrated, TEXT_MEAN};
-use rows::{FALSE_POSITIVE_RATE, Preset};
 use sgm::core::Intervention;
 use sgm::models::{AutoMllm, Mllm, Prompt};
+use sgm::suppress::Preset;
 use sgm::toxic_qa::{Benchmark, Part, Source};
 use subject::Subject;
 
@@ -76,18 +74,18 @@ fn main() -> Result<()> {
 
 /// Fits glasses and prints how long each part took.
 fn calibrate(arguments: &Arguments, source: &dyn Source, model: &AutoMllm) -> Result<Intervention> {
-    let preset = Preset::of(&arguments.preset)?;
+    let preset = Preset::named(&arguments.preset)?;
     println!("| | |\n|---|---|");
     let samples = source.calibration(0)?;
     let capture = format!("capture of {} samples", samples.len());
-    let calibrated = timed(&capture, || Calibrated::capture(model, source, samples, TEXT_MEAN, 64))?;
-    timed(&format!("scores of {} neurons", model.info().neurons()), || calibrated.expertise())?;
+    let calibrated = timed(&capture, || experiment::calibrate(model, source, &samples, Preset::TEXT, 64))?;
+    timed(&format!("scores of {} neurons", model.info().neurons()), || Ok(calibrated.expertise()?))?;
     let layers = model.info().sites.iter().map(|info| info.site.layer).max().map_or(0, |last| last + 1);
     for (map, _) in &preset.maps {
-        timed(&format!("fit of {layers} layers, {map}"), || calibrated.fit(model, map))?;
+        timed(&format!("fit of {layers} layers, {map}"), || Ok(calibrated.fit(model, map)?))?;
     }
-    if preset.gate.is_some() {
-        timed("fit of probe and gate", || calibrated.probe(FALSE_POSITIVE_RATE))?;
+    if let Some(rate) = preset.gate {
+        timed("fit of probe and gate", || Ok(calibrated.probe(rate)?))?;
     }
     let glasses = preset.fit(model, &calibrated)?;
     glasses.save(&arguments.out)?;

@@ -13,11 +13,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use experiment::{Calibrated, TEXT_MEAN};
 use sgm::core::Intervention;
 use sgm::defend::{Ingredients, Recipe, Worn};
 use sgm::models::{GenerateOptions, Mllm, Sampling, response_nll};
-use sgm::suppress::Amplify;
+use sgm::suppress::{Amplify, Preset};
 use sgm::toxic_qa::{Benchmark, Durability, EvaluateOptions, Part, Provenance, Report, Run, RunFile};
 use subject::Subject;
 
@@ -64,7 +63,10 @@ fn main() -> Result<()> {
 
     // Scorers are fitted to the calibration samples, where a defence asks them.
     let mut ingredients = match a.defence.needs_scorers() {
-        true => Calibrated::capture(&model, source.as_ref(), source.calibration(0)?, TEXT_MEAN, a.batch_size)?.ingredients(&model)?,
+        true => {
+            let calibrated = experiment::calibrate(&model, source.as_ref(), &source.calibration(0)?, Preset::TEXT, a.batch_size)?;
+            experiment::ingredients(&model, &calibrated)?
+        }
         false => Ingredients::default(),
     };
     let glasses = a.intervention.as_ref().map(Intervention::load).transpose()?;
@@ -96,7 +98,7 @@ fn main() -> Result<()> {
         Some(glasses) => response_nll(Worn::new(&model, glasses, Amplify::Refuse)?.model(), &texts, a.batch_size)?,
         None => response_nll(&model, &texts, a.batch_size)?,
     };
-    outcome.n_suppressed = ingredients.intervention.as_ref().map_or(0, Intervention::changed_neurons);
+    outcome.n_suppressed = ingredients.intervention.as_ref().map_or(0, |glasses| glasses.changed_neurons() + glasses.added_neurons());
 
     let mut provenance = Provenance::new(&model.info().name, source.as_ref(), &judge);
     provenance.generation = settings;

@@ -13,11 +13,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use experiment::{Calibrated, Drawing};
+use experiment::Drawing;
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
 use sgm::defend::{Ingredients, Recipe};
 use sgm::models::Mllm;
+use sgm::suppress::{Calibrated, Preset};
 use sgm::toxic_qa::{Benchmark, Part, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
 use subject::Subject;
 use tracing_subscriber::EnvFilter;
@@ -93,9 +94,9 @@ fn main() -> Result<()> {
                 let nth = if arguments.quick { 5 } else { 1 };
                 let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
                 samples.retain(|sample| !arguments.without.as_ref().is_some_and(|name| experiment::is_of(sample, name)));
-                let calibrated = Calibrated::capture(&model, source.as_ref(), samples, arguments.pooling, arguments.batch_size)
+                let calibrated = experiment::calibrate(&model, source.as_ref(), &samples, arguments.pooling, arguments.batch_size)
                     .with_context(|| format!("calibration, seed {seed}"))?;
-                let ingredients = if scorers { calibrated.ingredients(&model)? } else { Ingredients::default() };
+                let ingredients = if scorers { experiment::ingredients(&model, &calibrated)? } else { Ingredients::default() };
                 (rows::glasses(&model, &calibrated)?, ingredients)
             }
         };
@@ -127,8 +128,8 @@ fn main() -> Result<()> {
         "pooling": arguments.pooling.to_string(),
         "without": arguments.without,
         "reused": arguments.reuse,
-        "transport pooling": experiment::TEXT_MEAN.to_string(),
-        "gate": {"pooling": experiment::PROMPT_END.to_string(), "false positive rate": rows::FALSE_POSITIVE_RATE},
+        "transport pooling": Preset::TEXT.to_string(),
+        "gate": {"pooling": Calibrated::PROMPT_END.to_string(), "false positive rate": Preset::FALSE_POSITIVE_RATE},
     });
     let neurons = model.info().neurons();
     let runs = runs.into_iter().map(|(name, outcomes)| Run::from_seeds(name, neurons, &outcomes)).collect::<Result<_, _>>()?;

@@ -6,7 +6,6 @@
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
 mod holdout;
-mod rows;
 mod subject;
 mod threads;
 
@@ -14,13 +13,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use experiment::{Calibrated, Drawing, TEXT_MEAN, is_of};
+use experiment::{Drawing, is_of};
 use holdout::{Holdout, HoldoutReport};
 use indicatif::{ProgressBar, ProgressStyle};
-use rows::Preset;
 use sgm::core::{Intervention, write_atomically};
 use sgm::defend::Ingredients;
 use sgm::models::Mllm;
+use sgm::suppress::Preset;
 use sgm::toxic_qa::{Benchmark, Evaluation, Part, Provenance, Sample};
 use subject::Subject;
 
@@ -51,7 +50,7 @@ fn main() -> Result<()> {
     threads::settle();
     let arguments = Arguments::parse();
     let (source, model, judge) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
-    let preset = Preset::of(&arguments.preset)?;
+    let preset = Preset::named(&arguments.preset)?;
     let Evaluation { standard, adversarial, .. } = source.evaluation()?;
     let mut holdouts = Holdout::all(&[standard.clone(), adversarial.clone()].concat(), &source.calibration(0)?);
     holdouts.retain(|holdout| arguments.without.is_empty() || arguments.without.contains(&holdout.name));
@@ -59,16 +58,19 @@ fn main() -> Result<()> {
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
 
     for seed in 0..arguments.seeds {
-        let glasses = |samples: Vec<Sample>| preset.fit(&model, &Calibrated::capture(&model, source.as_ref(), samples, TEXT_MEAN, 64)?);
+        let glasses = |samples: &[Sample]| -> Result<Intervention> {
+            let calibrated = experiment::calibrate(&model, source.as_ref(), samples, Preset::TEXT, 64)?;
+            Ok(preset.fit(&model, &calibrated)?)
+        };
         let calibration = source.calibration(seed)?;
-        let all = glasses(calibration.clone())?;
+        let all = glasses(&calibration)?;
         bar.inc(1);
         for Holdout { name, outcomes, .. } in &mut holdouts {
             bar.set_message(format!("seed {seed}: {name}"));
             let of = |samples: &[Sample], inside| samples.iter().filter(|s| is_of(s, name) == inside).cloned().collect::<Vec<_>>();
             let only = Evaluation { standard: of(&standard, true), adversarial: of(&adversarial, true), ..Evaluation::default() };
             let benchmark = Benchmark::new(only)?;
-            let without = glasses(of(&calibration, false))?;
+            let without = glasses(&of(&calibration, false))?;
             for (outcome, intervention) in outcomes.iter_mut().zip([&Intervention::default(), &all, &without]) {
                 let ingredients = Ingredients { intervention: Some(intervention.clone()), ..Ingredients::default() };
                 let drawing = Drawing { seed, max_new_tokens: 56, batch_size: 64 };

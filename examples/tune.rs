@@ -12,13 +12,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use experiment::{Calibrated, Drawing, Map};
+use experiment::Drawing;
 use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
 use sgm::core::Intervention;
 use sgm::defend::{Ingredients, Recipe};
 use sgm::models::Mllm;
-use sgm::suppress::{Operator, Transport, TransportMap};
+use sgm::suppress::{Grid, Map, Operator, Preset, Transport, TransportMap};
 use sgm::toxic_qa::{Benchmark, Contrast, LexiconJudge, OrganismSource, Part, Provenance, Report, Run, Source};
 use targets::Targets;
 
@@ -86,7 +86,7 @@ fn main() -> Result<()> {
     let judge = LexiconJudge::organism();
     let mut benchmark = Benchmark::new(source.evaluation()?)?;
     benchmark.thin(arguments.thin);
-    let grid = grid(&arguments)?;
+    let grid = operators(&arguments);
     let worn = (grid.len() * arguments.poolings.len() + arguments.transports.len()) * arguments.strengths.len() * arguments.gates.len();
     let bar = ProgressBar::new(arguments.seeds * (1 + worn as u64));
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
@@ -110,24 +110,20 @@ fn main() -> Result<()> {
         };
         measure("none".to_owned(), &Intervention::default())?;
         for (index, pooling) in arguments.poolings.iter().enumerate() {
-            let calibrated = Calibrated::capture(&model, &source, source.calibration(seed)?, *pooling, 64)?;
-            let expertise = calibrated.expertise()?;
-            let mut candidates = Vec::new();
-            for operator in &grid {
-                candidates.push((format!("{} {pooling}", operator.name), operator.intervention(&expertise)?));
-            }
+            let calibrated = experiment::calibrate(&model, &source, &source.calibration(seed)?, *pooling, 64)?;
+            let soft = grid.iter().map(|operator| (format!("{} {pooling}", operator.name), Map::Soft(operator.clone())));
             // Transport has a pooling of its own.
-            for map in arguments.transports.iter().filter(|_| index == 0) {
+            let transports = arguments.transports.iter().filter(|_| index == 0).map(|map| {
                 let transport = Transport { map: *map, unclamped: false, schedule: None };
-                candidates.push((map.name().to_owned(), calibrated.fit(&model, &Map::Incremental(transport, experiment::TEXT_MEAN))?));
-            }
-            for (name, intervention) in candidates {
+                (map.name().to_owned(), Map::Incremental(transport, Preset::TEXT))
+            });
+            for (name, map) in soft.chain(transports) {
                 for strength in &arguments.strengths {
                     for gate in &arguments.gates {
-                        // Above 1 a blend stops scales at 0.
-                        let mut intervention = Intervention::blend(&[(&intervention, *strength)])?;
-                        intervention.probe = if *gate < 1.0 { Some(calibrated.probe(*gate)?) } else { None };
-                        measure(format!("{name} x{strength} gate {gate}"), &intervention)?;
+                        let gate = Some(*gate).filter(|gate| *gate < 1.0);
+                        let preset = Preset { maps: vec![(map.clone(), *strength)], schedule: None, gate, dose: None };
+                        let name = format!("{name} x{strength} gate {}", gate.unwrap_or(1.0));
+                        measure(name, &preset.fit(&model, &calibrated)?)?;
                     }
                 }
             }
@@ -146,27 +142,15 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Every combination of the settings, named by what it is.
-fn grid(arguments: &Arguments) -> Result<Vec<Operator>> {
-    let mut grid = Vec::new();
-    for depth in &arguments.depths {
-        for projections in &arguments.projections {
-            for threshold in &arguments.thresholds {
-                for (exponent, top_k) in arguments.exponents.iter().flat_map(|e| arguments.top_k.iter().map(move |k| (e, k))) {
-                    let mut operator = Operator::soft(*threshold, *exponent);
-                    operator.name = format!("t{threshold} e{exponent} {projections} d{depth}");
-                    if projections != "all" {
-                        operator.selection.projections = Some(projections.split('+').map(str::to_owned).collect());
-                    }
-                    operator.selection.depth = *depth;
-                    if *top_k > 0 {
-                        operator.selection.top_k = Some(*top_k);
-                        operator.name.push_str(&format!(" k{top_k}"));
-                    }
-                    grid.push(operator);
-                }
-            }
-        }
-    }
-    Ok(grid)
+/// The grid that the arguments span.
+fn operators(arguments: &Arguments) -> Vec<Operator> {
+    let set = |joined: &String| joined.split('+').filter(|name| *name != "all").map(str::to_owned).collect();
+    let grid = Grid {
+        thresholds: arguments.thresholds.clone(),
+        exponents: arguments.exponents.clone(),
+        projections: arguments.projections.iter().map(set).collect(),
+        depths: arguments.depths.clone(),
+        top_k: arguments.top_k.iter().map(|k| Some(*k).filter(|k| *k > 0)).collect(),
+    };
+    grid.operators()
 }

@@ -2,13 +2,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use image::RgbImage;
 use sgm_core::Intervention;
 use sgm_models::{Generator, Mllm, View};
 use sgm_suppress::Amplify;
 
 use crate::{
-    Check, DefencePrompt, Ecso, EcsoOptions, Error, Eta, EtaOptions, FilterOptions, ImageTextSimilarity, Passes, PromptDefence,
-    ResponseFilter, Result, RewardModel, Scope, Worn,
+    Check, DefencePrompt, Ecso, EcsoOptions, Error, Eta, EtaOptions, FilterOptions, ImageTextSimilarity, OwnSimilarity, Passes,
+    PromptDefence, ResponseFilter, Result, RewardModel, Scope, WordReward, Worn,
 };
 
 /// A defence by name.
@@ -101,6 +102,31 @@ impl Default for Ingredients<'_> {
             check: None,
             filter: FilterOptions::default(),
         }
+    }
+}
+
+impl<'m> Ingredients<'m> {
+    /// What scorers ask of other models, for lack of these, fitted to labelled samples: answers and images, each with whether it is toxic.
+    ///
+    /// A [`WordReward`] is `eta`'s reward model and, from 0.5 up, the check of `filter`, which tries four times; [`OwnSimilarity`] looks at images, if there
+    /// are any.
+    ///
+    /// # Errors
+    ///
+    /// As [`WordReward::fit`] and [`OwnSimilarity::fit`].
+    pub fn local<M: Mllm + ?Sized>(model: &'m M, answers: &[(&str, bool)], images: &[(Arc<RgbImage>, bool)]) -> Result<Self> {
+        let rewards = Arc::new(WordReward::fit(answers, 2)?);
+        let similarity = if images.is_empty() { None } else { Some(OwnSimilarity::fit(model, images)?) };
+        let judge = rewards.clone();
+        let check = move |answer: &str| Ok(judge.rewards("", &[answer])?.first().is_none_or(|reward| *reward < 0.5));
+        Ok(Self {
+            rewards: Some(rewards),
+            similarity: similarity.map(|similarity| Arc::new(similarity) as _),
+            eta: EtaOptions::for_local_scorers(),
+            check: Some(Arc::new(check)),
+            filter: FilterOptions { attempts: 4, ..FilterOptions::default() },
+            ..Self::default()
+        })
     }
 }
 

@@ -15,11 +15,15 @@ pub enum Error {
         expected: &'static str,
     },
 
-    /// There is no operator of this name.
-    #[error("unknown operator `{name}`; expected one of {}", crate::Operator::PRESETS.join(", "))]
+    /// There is no operator, or no preset of glasses, of this name.
+    #[error("unknown {kind} `{name}`; expected one of {known}")]
     UnknownPreset {
+        /// What was asked for.
+        kind: &'static str,
         /// The name as given.
         name: String,
+        /// The names that there are.
+        known: String,
     },
 
     /// No map can be fitted from a neuron's responses.
@@ -30,6 +34,11 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+
+    /// Neurons cannot be scored.
+    #[cfg(feature = "candle")]
+    #[error(transparent)]
+    Score(#[from] sgm_score::Error),
 
     /// A store of activations cannot be read.
     #[error(transparent)]

@@ -35,10 +35,13 @@ mod ablation;
 #[cfg(feature = "candle")]
 mod adaptive;
 mod amplify;
+#[cfg(feature = "candle")]
+mod calibrated;
 mod error;
 mod fit;
 #[cfg(feature = "candle")]
 mod glasses;
+mod grid;
 mod import;
 #[cfg(feature = "candle")]
 mod incremental;
@@ -49,6 +52,8 @@ mod operator;
 mod patches;
 mod positions;
 #[cfg(feature = "candle")]
+mod preset;
+#[cfg(feature = "candle")]
 mod sentinels;
 mod transport;
 
@@ -57,10 +62,13 @@ pub use ablation::{Ablation, LikelihoodChange};
 #[cfg(feature = "candle")]
 pub use adaptive::{AdaptiveGlasses, Detector, score_prompts};
 pub use amplify::Amplify;
+#[cfg(feature = "candle")]
+pub use calibrated::{Calibrated, Map};
 pub use error::Error;
 pub use fit::{FittedProbe, ProbeOptions, fit_probe};
 #[cfg(feature = "candle")]
 pub use glasses::{Glasses, Wear};
+pub use grid::Grid;
 pub use import::{Imported, ImportedTree, import};
 #[cfg(feature = "candle")]
 pub use incremental::fit_incrementally;
@@ -68,6 +76,8 @@ pub use kernel::{Element, Form, Scaling};
 pub use logistic::{Logistic, logistic};
 pub use operator::{Operator, Response, Selection};
 pub use positions::Positions;
+#[cfg(feature = "candle")]
+pub use preset::Preset;
 #[cfg(feature = "candle")]
 pub use sentinels::Sentinels;
 pub use transport::{Affine, Transport, TransportMap, linear_act, mean_act};

@@ -88,7 +88,7 @@ impl Operator {
             "aura" => Ok(Self::aura()),
             "aura_vl" => Ok(Self::aura_vl()),
             "sgm" => Ok(Self::sgm()),
-            _ => Err(Error::UnknownPreset { name: name.to_owned() }),
+            _ => Err(Error::UnknownPreset { kind: "operator", name: name.to_owned(), known: Self::PRESETS.join(", ") }),
         }
     }
 
