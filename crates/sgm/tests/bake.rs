@@ -4,13 +4,13 @@
 mod worn;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::Tensor;
 use sgm::bake::{Amplify, Record, ScaledBackend, bake};
 use sgm::models::{AutoMllm, Checkpoint, Mllm, Padding, Prompt};
 use sgm::suppress::Glasses;
-use worn::{difference, glasses, write_organism};
+use worn::{checkpoints, difference, glasses, write_organism};
 
 /// Every third neuron is suppressed a little, every seventh wholly.
 fn logits(model: &AutoMllm) -> Tensor {
@@ -59,13 +59,7 @@ fn the_organism_is_baked_as_it_is_folded() {
 
 #[test]
 fn every_checkpoint_is_baked_as_it_is_folded() {
-    let goldens = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sgm-models/tests/golden");
-    let mut directories: Vec<_> = fs::read_dir(goldens).unwrap().map(|entry| entry.unwrap().path()).collect();
-    directories.retain(|d| d.join("golden.json").exists());
-    directories.sort();
-    assert!(directories.len() >= 36, "{directories:?}");
-    for directory in directories {
-        let name = directory.file_name().unwrap().to_string_lossy().into_owned();
+    for (name, directory) in checkpoints() {
         let golden: serde_json::Value = serde_json::from_slice(&fs::read(directory.join("golden.json")).unwrap()).unwrap();
         let gguf = directory.join("model.gguf");
         if gguf.exists() {

@@ -7,7 +7,7 @@ mod worn;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::quantized::gguf_file;
 use candle_core::{DType, Device, Tensor};
@@ -15,7 +15,7 @@ use sgm::bake::{Amplify, Options, ScaledBackend, bake_with};
 use sgm::core::{Intervention, Metadata, PatchNeuron, Projection, Site, SiteIntervention};
 use sgm::models::{AutoMllm, Checkpoint, Mllm, Padding, Prompt};
 use sgm::suppress::Glasses;
-use worn::{bits, difference, write_organism};
+use worn::{bits, checkpoints, difference, write_organism};
 
 /// A neuron of each layer that is doubled, or two.
 fn doubled(layer: usize) -> Vec<usize> {
@@ -146,13 +146,7 @@ fn neurons_added_to_the_organism_are_neurons() {
 
 #[test]
 fn neurons_added_to_every_checkpoint_are_neurons() {
-    let goldens = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sgm-models/tests/golden");
-    let mut directories: Vec<_> = fs::read_dir(goldens).unwrap().map(|entry| entry.unwrap().path()).collect();
-    directories.retain(|d| d.join("golden.json").exists());
-    directories.sort();
-    assert!(directories.len() >= 36, "{directories:?}");
-    for directory in directories {
-        let name = directory.file_name().unwrap().to_string_lossy().into_owned();
+    for (name, directory) in checkpoints() {
         let gguf = directory.join("model.gguf");
         if gguf.exists() {
             check(&gguf, &name, false);

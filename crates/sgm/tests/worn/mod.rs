@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "every test uses a part")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use sgm::core::{Intervention, Metadata, PatchNeuron, Projection, SiteIntervention};
@@ -43,6 +43,16 @@ pub(crate) fn difference(a: &Tensor, b: &Tensor) -> f32 {
     let worst = largest(&(a - b).unwrap());
     assert!(worst.is_finite());
     worst / largest(b)
+}
+
+/// The checkpoints with golden files, one of every family at least, by name.
+pub(crate) fn checkpoints() -> Vec<(String, PathBuf)> {
+    let goldens = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../sgm-models/tests/golden");
+    let mut directories: Vec<_> = fs::read_dir(goldens).unwrap().map(|entry| entry.unwrap().path()).collect();
+    directories.retain(|d| d.join("golden.json").exists());
+    directories.sort();
+    assert!(directories.len() >= 36, "{directories:?}");
+    directories.into_iter().map(|d| (d.file_name().unwrap().to_string_lossy().into_owned(), d)).collect()
 }
 
 /// Writes the embedded model as a directory.
