@@ -55,9 +55,12 @@ impl MlpTokens {
         drop(attached);
         let samples = std::mem::take(&mut *tap.samples.lock().unwrap_or_else(PoisonError::into_inner));
         for (number, sample) in &samples {
-            if let Some(value) = sample.inputs.iter().chain(&sample.outputs).copied().find(|v| !v.is_finite()) {
-                let site = format!("the MLP of layer {layer}");
-                return Err(Error::NotFinite { sample: examples.get(*number)?.id, site, neuron: 0, value });
+            let hidden = sample.inputs.len() / sample.len().max(1);
+            for (what, values) in [("input", &sample.inputs), ("output", &sample.outputs)] {
+                if let Some((at, value)) = values.iter().copied().enumerate().find(|(_, v)| !v.is_finite()) {
+                    let site = format!("the {what} of the MLP of layer {layer}");
+                    return Err(Error::NotFinite { sample: examples.get(*number)?.id, site, neuron: at % hidden.max(1), value });
+                }
             }
         }
         Ok(samples.into_values().collect())
@@ -97,7 +100,7 @@ impl<F: Fn(bool, TokenKind, bool, usize) -> bool + Send + Sync> Tap for MlpTap<F
         if input.layer != self.layer {
             return Ok(output);
         }
-        let (_, tokens, hidden) = output.dims3()?;
+        let (_, _, hidden) = output.dims3()?;
         for (index, row) in spans.rows().iter().enumerate() {
             let toxic = self.labels.get(*row).copied().unwrap_or_default();
             let kinds = spans.row(index);
@@ -120,7 +123,6 @@ impl<F: Fn(bool, TokenKind, bool, usize) -> bool + Send + Sync> Tap for MlpTap<F
                 inputs: read(input.hidden)?,
                 outputs: read(&output)?,
             };
-            debug_assert!(places.iter().all(|place| *place < tokens), "places are of this batch");
             self.samples.lock().unwrap_or_else(PoisonError::into_inner).insert(*row, sample);
         }
         Ok(output)

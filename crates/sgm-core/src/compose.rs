@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::strength::{single, weaken};
+use crate::strength::{single, times};
 use crate::{Error, Intervention, Metadata, PatchNeuron, Projection, Result, Site, SiteIntervention};
 
 /// Several interventions, one after the other, as one.
@@ -163,7 +163,7 @@ impl Intervention {
     fn add_patches<'a>(&mut self, parts: impl Iterator<Item = (&'a Self, f64)>) -> Result<()> {
         let mut patches: BTreeMap<usize, Vec<PatchNeuron>> = BTreeMap::new();
         for (part, weight) in parts {
-            part.patches().iter().for_each(|(layer, neurons)| patches.entry(*layer).or_default().extend(weaken(neurons, weight)));
+            part.patches().iter().for_each(|(layer, neurons)| patches.entry(*layer).or_default().extend(times(neurons, weight)));
         }
         patches.into_iter().try_for_each(|(layer, neurons)| self.insert_patches(layer, neurons))
     }

@@ -138,7 +138,7 @@ impl Intervention {
             scheduled.insert(*site, s)?;
         }
         for (layer, neurons) in self.patches() {
-            scheduled.insert_patches(*layer, weaken(neurons, f64::from(schedule.strength(*layer))))?;
+            scheduled.insert_patches(*layer, times(neurons, f64::from(schedule.strength(*layer))))?;
         }
         Ok(scheduled)
     }
@@ -154,7 +154,7 @@ impl Intervention {
 }
 
 /// Neurons that add as many times as much.
-pub(crate) fn weaken(neurons: &[PatchNeuron], strength: f64) -> Vec<PatchNeuron> {
+pub(crate) fn times(neurons: &[PatchNeuron], strength: f64) -> Vec<PatchNeuron> {
     let down = |neuron: &PatchNeuron| neuron.down.iter().map(|v| single(strength * f64::from(*v))).collect();
     neurons.iter().map(|neuron| PatchNeuron { down: down(neuron), ..neuron.clone() }).collect()
 }

@@ -123,6 +123,8 @@ fn every_way_to_be_wrong_has_its_error() {
         vec![("lm.layers.0.mlp.upp_proj/scale", Dtype::F32, vec![4])],
         vec![("lm.layers.0.mlp.up_proj/sclae", Dtype::F32, vec![4])],
         vec![("scale", Dtype::F32, vec![4])],
+        vec![("lm.layers.0.mlp.up_proj/patch", Dtype::F32, vec![4])],
+        vec![("lm.layers.0.mlp.up_proj/patch", Dtype::BF16, vec![2, 2])],
         vec![("lm.layers.0.mlp.up_proj/shift", Dtype::F32, vec![4])],
     ] {
         write(&path, &tensors, Some(GOOD));
@@ -130,6 +132,16 @@ fn every_way_to_be_wrong_has_its_error() {
     }
     write(&path, &[scale.clone(), ("lm.layers.0.mlp.up_proj/shift", Dtype::F32, vec![5])], Some(GOOD));
     assert!(matches!(load(), Err(Error::Width { expected: 4, got: 5, .. })));
+
+    // Neurons without their columns, and neurons whose parts are not equally long.
+    let patch = |site: &'static str, shape: [usize; 2]| (site, Dtype::F32, shape.to_vec());
+    let [gate, up, down] = ["lm.layers.0.mlp.gate_proj/patch", "lm.layers.0.mlp.up_proj/patch", "lm.layers.0.mlp.down_proj/patch"];
+    write(&path, &[patch(gate, [2, 3]), patch(up, [2, 3])], Some(GOOD));
+    assert!(matches!(load(), Err(Error::Width { what: "patch", expected: 2, got: 0, .. })));
+    write(&path, &[patch(gate, [2, 3]), patch(up, [2, 3]), patch(down, [2, 2])], Some(GOOD));
+    assert!(matches!(load(), Err(Error::Width { what: "patch", expected: 3, got: 2, .. })));
+    write(&path, &[patch(gate, [2, 3]), patch(up, [2, 3]), patch(down, [2, 3])], Some(GOOD));
+    assert_eq!(load().unwrap().added_neurons(), 2);
 
     write(&path, &[scale], Some(GOOD));
     let bytes = std::fs::read(&path).unwrap();
@@ -145,10 +157,13 @@ fn every_way_to_be_wrong_has_its_error() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn flipped_bytes_never_panic(position in 0usize..400, value in any::<u8>()) {
+    fn flipped_bytes_never_panic(position in 0usize..800, value in any::<u8>()) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        write(&path, &[("lm.layers.0.mlp.up_proj/scale", Dtype::F32, vec![4]), ("lm.layers.0.mlp.up_proj/auroc", Dtype::F32, vec![4])], Some(GOOD));
+        let patched = ["gate_proj", "up_proj", "down_proj"].map(|projection| format!("lm.layers.0.mlp.{projection}/patch"));
+        let mut tensors = vec![("lm.layers.0.mlp.up_proj/scale", Dtype::F32, vec![4]), ("lm.layers.0.mlp.up_proj/auroc", Dtype::F32, vec![4])];
+        tensors.extend(patched.iter().map(|name| (name.as_str(), Dtype::F32, vec![2, 3])));
+        write(&path, &tensors, Some(GOOD));
         let mut bytes = std::fs::read(&path).unwrap();
         let position = position % bytes.len();
         bytes[position] = value;
