@@ -62,7 +62,7 @@ fn main() -> Result<()> {
 
     let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); 1 + variants.len()];
     for seed in 0..arguments.seeds {
-        let calibrated = experiment::calibrate(&model, source.as_ref(), &source.calibration(seed)?, arguments.pooling, 64)?;
+        let calibrated = experiment::calibrate(&model, source.as_ref(), (&source.calibration(seed)?, &judge), arguments.pooling, 64)?;
         let glasses = variants.iter().map(|(name, preset)| (name.as_str(), Some(preset)));
         for ((name, preset), outcomes) in std::iter::once(("none", None)).chain(glasses).zip(&mut outcomes) {
             bar.set_message(format!("seed {seed}: {name}"));
@@ -110,6 +110,12 @@ fn variants(name: &str, preset: &Preset, last_layer: usize) -> Vec<(String, Pres
     for (index, (map, _)) in preset.maps.iter().enumerate().filter(|_| preset.maps.len() > 1) {
         vary(&format!("no {map}"), &|p| drop(p.maps.remove(index)));
     }
+    vary("no steering", &|p| p.steering = None);
+    vary("steering alone", &|p| {
+        if p.steering.is_some() {
+            p.maps.clear();
+        }
+    });
     vary("fitted at once", &|p| {
         for (map, _) in &mut p.maps {
             if let Map::Incremental(transport, pooling) = map.clone() {

@@ -74,11 +74,11 @@ fn main() -> Result<()> {
 
 /// Fits glasses and prints how long each part took.
 fn calibrate(arguments: &Arguments, source: &dyn Source, model: &AutoMllm) -> Result<Intervention> {
-    let preset = Preset::named(&arguments.preset)?;
+    let (preset, judge) = (Preset::named(&arguments.preset)?, arguments.subject.judge()?);
     println!("| | |\n|---|---|");
     let samples = source.calibration(0)?;
     let capture = format!("capture of {} samples", samples.len());
-    let calibrated = timed(&capture, || experiment::calibrate(model, source, &samples, Preset::TEXT, 64))?;
+    let calibrated = timed(&capture, || experiment::calibrate(model, source, (&samples, &judge), Preset::TEXT, 64))?;
     timed(&format!("scores of {} neurons", model.info().neurons()), || Ok(calibrated.expertise()?))?;
     let layers = model.info().sites.iter().map(|info| info.site.layer).max().map_or(0, |last| last + 1);
     for (map, _) in &preset.maps {
@@ -87,7 +87,8 @@ fn calibrate(arguments: &Arguments, source: &dyn Source, model: &AutoMllm) -> Re
     if let Some(rate) = preset.gate {
         timed("fit of probe and gate", || Ok(calibrated.probe(rate)?))?;
     }
-    let glasses = preset.fit(model, &calibrated)?;
+    let rest = if preset.steering.is_some() { "fit of steering, and blending" } else { "blending" };
+    let glasses = timed(rest, || Ok(preset.fit(model, &calibrated)?))?;
     glasses.save(&arguments.out)?;
     println!("| size of the file | {} bytes |", std::fs::metadata(&arguments.out)?.len());
     Ok(glasses)

@@ -64,7 +64,7 @@ fn main() -> Result<()> {
     // Scorers are fitted to the calibration samples, where a defence asks them.
     let mut ingredients = match a.defence.needs_scorers() {
         true => {
-            let calibrated = experiment::calibrate(&model, source.as_ref(), &source.calibration(0)?, Preset::TEXT, a.batch_size)?;
+            let calibrated = experiment::calibrate(&model, source.as_ref(), (&source.calibration(0)?, &judge), Preset::TEXT, a.batch_size)?;
             experiment::ingredients(&model, &calibrated)?
         }
         false => Ingredients::default(),

@@ -9,20 +9,26 @@ use sgm::core::{Intervention, Probe};
 use sgm::defend::{Ingredients, Recipe, Worn};
 use sgm::models::{GenerateOptions, Mllm, Prompt, Sampling};
 use sgm::suppress::{Amplify, Calibrated, score_prompts};
-use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, GateOutcome, Judge, Sample, Source};
+use sgm::toxic_qa::{Benchmark, EvaluateOptions, Evaluated, Exchange, GateOutcome, Judge, LexiconJudge, Sample, Source};
 use sha2::{Digest, Sha256};
 
-/// Captures calibration samples, for expertise by a pooling.
+/// Captures calibration samples, for expertise by a pooling. Answers of the model's own are judged as those of the
+/// evaluation are.
 pub(crate) fn calibrate<M: Mllm>(
     model: &M,
     source: &dyn Source,
-    samples: &[Sample],
+    (samples, judge): (&[Sample], &LexiconJudge),
     pooling: Pooling,
     batch_size: usize,
 ) -> Result<Calibrated> {
     let examples = samples.iter().map(calibration::example).collect::<Result<Vec<_>>>()?;
     let calibration = Some(calibration::provenance(source, samples)?);
-    Ok(Calibrated::capture(model, examples, Capture { batch_size, calibration, ..Capture::new(vec![pooling]) })?)
+    let calibrated = Calibrated::capture(model, examples, Capture { batch_size, calibration, ..Capture::new(vec![pooling]) })?;
+    let judge = judge.clone();
+    Ok(calibrated.with_judge(move |answers| {
+        let exchanges: Vec<_> = answers.iter().map(|answer| Exchange::new("", &answer.response)).collect();
+        Ok(judge.judge(&exchanges)?.into_iter().map(|verdict| verdict.label).collect())
+    }))
 }
 
 /// What defences need that ask a scorer, fitted to the same samples.

@@ -94,10 +94,11 @@ fn main() -> Result<()> {
                 let nth = if arguments.quick { 5 } else { 1 };
                 let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
                 samples.retain(|sample| !arguments.without.as_ref().is_some_and(|name| experiment::is_of(sample, name)));
-                let calibrated = experiment::calibrate(&model, source.as_ref(), &samples, arguments.pooling, arguments.batch_size)
-                    .with_context(|| format!("calibration, seed {seed}"))?;
+                let calibrated =
+                    experiment::calibrate(&model, source.as_ref(), (&samples, &judge), arguments.pooling, arguments.batch_size)
+                        .with_context(|| format!("calibration, seed {seed}"))?;
                 let ingredients = if scorers { experiment::ingredients(&model, &calibrated)? } else { Ingredients::default() };
-                (rows::glasses(&model, &calibrated)?, ingredients)
+                (rows::glasses(&model, &calibrated, &rows)?, ingredients)
             }
         };
         if seed == 0 {

@@ -59,7 +59,7 @@ fn main() -> Result<()> {
 
     for seed in 0..arguments.seeds {
         let glasses = |samples: &[Sample]| -> Result<Intervention> {
-            let calibrated = experiment::calibrate(&model, source.as_ref(), samples, Preset::TEXT, 64)?;
+            let calibrated = experiment::calibrate(&model, source.as_ref(), (samples, &judge), Preset::TEXT, 64)?;
             Ok(preset.fit(&model, &calibrated)?)
         };
         let calibration = source.calibration(seed)?;

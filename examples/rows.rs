@@ -1,10 +1,11 @@
 //! The rows of the comparison: glasses and defences by name, with their settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use sgm::core::Intervention;
+use sgm::defend::Recipe;
 use sgm::models::Mllm;
 use sgm::suppress::{Calibrated, Map, Operator, Preset, Transport};
 
@@ -27,19 +28,26 @@ pub(crate) const ROWS: [(&str, &str); 15] = [
     ("filter+sgm", "filter+sgm"),
 ];
 
-/// The glasses of one calibration, by the names of their rows.
-pub(crate) fn glasses<M: Mllm>(model: &M, calibrated: &Calibrated) -> Result<BTreeMap<&'static str, Intervention>> {
-    let mut glasses = BTreeMap::new();
-    for (name, operator) in
-        [("det0", Operator::det0(50)), ("damp", Operator::damp(0.5, 200)), ("aura", Operator::aura()), ("sgm", Operator::sgm())]
-    {
-        glasses.insert(name, calibrated.fit(model, &Map::Soft(operator))?);
-    }
-    glasses.insert("linear-act", calibrated.fit(model, &Map::AtOnce(Transport::linear_act(), Preset::TEXT))?.with_strength(0.5)?);
-    for name in Preset::NAMES {
-        glasses.insert(name, Preset::named(name)?.fit(model, calibrated)?);
-    }
-    Ok(glasses)
+/// Those of the glasses of one calibration that rows need: those of their names, and `live` for defences of another name.
+pub(crate) fn glasses<M: Mllm>(
+    model: &M,
+    calibrated: &Calibrated,
+    rows: &[(&str, Recipe)],
+) -> Result<BTreeMap<&'static str, Intervention>> {
+    let soft = [("det0", Operator::det0(50)), ("damp", Operator::damp(0.5, 200)), ("aura", Operator::aura()), ("sgm", Operator::sgm())];
+    let names: Vec<&'static str> = soft.iter().map(|(name, _)| *name).chain(["linear-act"]).chain(Preset::NAMES).collect();
+    let worn_by = |row: &str| names.iter().copied().find(|name| *name == row).unwrap_or("live");
+    let needed: BTreeSet<&str> = rows.iter().filter(|(_, defence)| defence.wears_glasses()).map(|(row, _)| worn_by(row)).collect();
+    let fit = |name: &'static str| -> Result<Intervention> {
+        Ok(match soft.iter().find(|(soft, _)| *soft == name) {
+            Some((_, operator)) => calibrated.fit(model, &Map::Soft(operator.clone()))?,
+            None if name == "linear-act" => {
+                calibrated.fit(model, &Map::AtOnce(Transport::linear_act(), Preset::TEXT))?.with_strength(0.5)?
+            }
+            None => Preset::named(name)?.fit(model, calibrated)?,
+        })
+    };
+    names.iter().filter(|name| needed.contains(**name)).map(|name| Ok((*name, fit(name)?))).collect()
 }
 
 /// Where a run keeps the glasses of a row.

@@ -5,6 +5,7 @@
 
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
+#[allow(dead_code, reason = "`search` uses the rest")]
 mod targets;
 mod threads;
 
@@ -110,7 +111,7 @@ fn main() -> Result<()> {
         };
         measure("none".to_owned(), &Intervention::default())?;
         for (index, pooling) in arguments.poolings.iter().enumerate() {
-            let calibrated = experiment::calibrate(&model, &source, &source.calibration(seed)?, *pooling, 64)?;
+            let calibrated = experiment::calibrate(&model, &source, (&source.calibration(seed)?, &judge), *pooling, 64)?;
             let soft = grid.iter().map(|operator| (format!("{} {pooling}", operator.name), Map::Soft(operator.clone())));
             // Transport has a pooling of its own.
             let transports = arguments.transports.iter().filter(|_| index == 0).map(|map| {
@@ -121,7 +122,7 @@ fn main() -> Result<()> {
                 for strength in &arguments.strengths {
                     for gate in &arguments.gates {
                         let gate = Some(*gate).filter(|gate| *gate < 1.0);
-                        let preset = Preset { maps: vec![(map.clone(), *strength)], schedule: None, gate, dose: None };
+                        let preset = Preset { maps: vec![(map.clone(), *strength)], schedule: None, steering: None, gate, dose: None };
                         let name = format!("{name} x{strength} gate {}", gate.unwrap_or(1.0));
                         measure(name, &preset.fit(&model, &calibrated)?)?;
                     }

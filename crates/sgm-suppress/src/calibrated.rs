@@ -1,13 +1,15 @@
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sgm_capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
 use sgm_core::{Expertise, Gate, Intervention, Probe};
-use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TokenMask};
+use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TokenMask, View};
 use sgm_score::score_store;
 use tempfile::TempDir;
 
-use crate::{Amplify, Error, FittedProbe, Operator, ProbeOptions, Result, Sentinels, Transport, fit_incrementally, fit_probe};
+use crate::{
+    Amplify, Error, FittedProbe, Glasses, Operator, ProbeOptions, Result, Sentinels, Steering, Transport, fit_incrementally, fit_probe,
+};
 
 /// One way to change neurons, to be fitted to calibration samples. Displays as a short name.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,18 +35,31 @@ impl fmt::Display for Map {
     }
 }
 
+/// Says of answers which are toxic.
+type Judge = Arc<dyn Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Calibration samples, the activations of a model on them, and what has been fitted to them before: [presets](crate::Preset) share maps, and the
 /// probe is every one's.
-#[derive(Debug)]
 pub struct Calibrated {
-    /// How the model answers risky prompts itself, for [`Map::Sentinels`]: at temperature 1, seed 1000, up to 56 tokens, 64 prompts together.
+    /// How the model answers risky prompts itself, for [`Map::Sentinels`] and [`Steering`]: at temperature 1, seed 1000, up to 56 tokens,
+    /// 64 prompts together.
     pub own_answers: GenerateOptions,
+    judge: Option<Judge>,
     store: ActivationStore,
     examples: Vec<Example>,
     capture: Capture,
     maps: Mutex<Vec<(Map, Intervention)>>,
     probe: Mutex<Option<FittedProbe>>,
+    answers: Mutex<Option<Vec<Example>>>,
     _directory: TempDir,
+}
+
+impl fmt::Debug for Calibrated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let judged = self.judge.is_some();
+        f.debug_struct("Calibrated").field("samples", &self.examples.len()).field("store", &self.store).field("judged", &judged).finish()
+    }
 }
 
 impl Calibrated {
@@ -65,14 +80,27 @@ impl Calibrated {
         capture.run(model, &Examples::from_slice(&examples), &path)?;
         let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
         Ok(Self {
+            judge: None,
             own_answers: GenerateOptions { max_new_tokens: 56, batch_size: 64, sampling, seed: 1000, ..GenerateOptions::default() },
             store: ActivationStore::open(&path)?,
             examples,
             capture,
             maps: Mutex::default(),
             probe: Mutex::default(),
+            answers: Mutex::default(),
             _directory: directory,
         })
+    }
+
+    /// With a judge of the model's own answers, to which [`Steering`] is fitted: for each of the samples it is given, whose labels are those of
+    /// their prompts, whether its response is toxic; none where it cannot say, and that answer is left out.
+    #[must_use]
+    pub fn with_judge(
+        mut self,
+        judge: impl Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        self.judge = Some(Arc::new(judge));
+        self
     }
 
     /// The samples.
@@ -114,7 +142,9 @@ impl Calibrated {
                 })?
             }
             Map::Sentinels(sentinels) => {
-                let examples = [self.examples.clone(), self.answered(model)?].concat();
+                // What follows a risky prompt is risky, whatever it says so far.
+                let own = self.answers(model)?.into_iter().map(|example| Example { toxic: true, ..example });
+                let examples: Vec<Example> = self.examples.iter().cloned().chain(own).collect();
                 sentinels.fit(model, &Examples::from_slice(&examples), self.capture.calibration.clone())?
             }
         };
@@ -140,12 +170,41 @@ impl Calibrated {
         Ok(probe)
     }
 
-    /// The toxic samples' prompts with answers of the model's own, of both kinds: what follows a risky prompt is risky, whatever it says so far.
-    fn answered<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
+    /// Steering fitted to the model's own answers to risky prompts while it wears glasses, always on; those are not part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fit`] without a [judge](Self::with_judge), [`Error::Judge`], and those of [`Glasses::wear`] and [`Steering::fit`].
+    pub fn steer<M: Mllm>(&self, model: &M, steering: &Steering, worn: &Intervention) -> Result<Intervention> {
+        let Some(judge) = &self.judge else {
+            let reason = "steering needs to know which of the model's own answers are toxic; see `Calibrated::with_judge`".to_owned();
+            return Err(Error::Fit { reason });
+        };
+        let mut answers = self.answers(model)?;
+        answers.retain(|answer| !answer.response.trim().is_empty());
+        let verdicts = judge(&answers).map_err(Error::Judge)?;
+        if verdicts.len() != answers.len() {
+            let reason = format!("the judge of the model's own answers gave {} verdicts on {}", verdicts.len(), answers.len());
+            return Err(Error::Fit { reason });
+        }
+        let judged = answers.into_iter().zip(verdicts).filter_map(|(answer, verdict)| Some(Example { toxic: verdict?, ..answer }));
+        let answers: Vec<Example> = judged.collect();
+        let view = View::new(model);
+        let _worn = Glasses::wear(&view, worn, Amplify::Refuse)?;
+        steering.fit(&view, &Examples::from_slice(&answers), self.capture.calibration.clone())
+    }
+
+    /// The toxic samples' prompts with answers of the model's own, which nobody has judged; drawn once, and then remembered.
+    fn answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
+        let mut known = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answers) = &*known {
+            return Ok(answers.clone());
+        }
         let risky: Vec<&Example> = self.examples.iter().filter(|example| example.toxic).collect();
         let prompts: Vec<Prompt> = risky.iter().map(|example| example.prompt.clone()).collect();
         let answers = model.generate(&prompts, &self.own_answers)?;
-        Ok(risky.into_iter().zip(answers).map(|(example, answer)| Example { response: answer.text, ..example.clone() }).collect())
+        let answers = risky.into_iter().zip(answers).map(|(example, answer)| Example { response: answer.text, ..example.clone() });
+        Ok(known.insert(answers.collect()).clone())
     }
 
     /// The same capture with another pooling.

@@ -40,6 +40,11 @@ pub enum Error {
     #[error(transparent)]
     Score(#[from] sgm_score::Error),
 
+    /// The model's own answers were not judged.
+    #[cfg(feature = "candle")]
+    #[error("the judge of the model's own answers failed: {0}")]
+    Judge(#[source] Box<dyn std::error::Error + Send + Sync>),
+
     /// A store of activations cannot be read.
     #[error(transparent)]
     Capture(#[from] sgm_capture::Error),

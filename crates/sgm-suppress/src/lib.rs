@@ -18,6 +18,9 @@
 //!
 //! A [`Transport`] moves neurons instead of scaling them by expertise: it maps each neuron's toxic responses onto its non-toxic ones.
 //!
+//! With the feature `candle`, [`Sentinels`] are neurons that are added, which act where they notice risk, and [`Steering`] shifts what MLPs say by the gradient of
+//! the model's own answers. A [`Preset`] blends all of these into glasses, fitted to a [`Calibrated`] model.
+//!
 //! [`import`] reads what the AurA and AcT reference implementations wrote.
 //!
 //! [`Scaling`] is the kernel that applies a site's scales to its responses. With the feature `candle`, [`Glasses::wear`] applies an
@@ -55,6 +58,8 @@ mod positions;
 mod preset;
 #[cfg(feature = "candle")]
 mod sentinels;
+#[cfg(feature = "candle")]
+mod steering;
 mod transport;
 
 #[cfg(feature = "candle")]
@@ -80,6 +85,8 @@ pub use positions::Positions;
 pub use preset::Preset;
 #[cfg(feature = "candle")]
 pub use sentinels::Sentinels;
+#[cfg(feature = "candle")]
+pub use steering::Steering;
 pub use transport::{Affine, Transport, TransportMap, linear_act, mean_act};
 
 /// The result of an operation of this crate.

@@ -2,7 +2,7 @@ use sgm_capture::{Pool, Pooling};
 use sgm_core::{Dose, Intervention, Schedule};
 use sgm_models::{Mllm, TokenMask};
 
-use crate::{Calibrated, Error, Map, Operator, Result, Sentinels, Transport};
+use crate::{Calibrated, Error, Map, Operator, Result, Sentinels, Steering, Transport};
 
 /// Glasses to be fitted: what they change, and when.
 ///
@@ -13,6 +13,7 @@ use crate::{Calibrated, Error, Map, Operator, Result, Sentinels, Transport};
 ///
 /// let capture = Capture { batch_size: 16, ..Capture::new(vec![Preset::TEXT]) };
 /// let calibrated = Calibrated::capture(model, samples, capture)?;
+/// let calibrated = calibrated.with_judge(|answers| Ok(answers.iter().map(|answer| Some(answer.response.contains("fool"))).collect()));
 /// Preset::foldable().fit(model, &calibrated)?.save("foldable.sgm.safetensors")?; // for `bake`
 /// let live = Preset::live().fit(model, &calibrated)?;
 /// let worn = AdaptiveGlasses::wear(model, &live, Amplify::Refuse)?;
@@ -27,6 +28,8 @@ pub struct Preset {
     pub maps: Vec<(Map, f32)>,
     /// How strongly each layer is changed; in full if not given.
     pub schedule: Option<Schedule>,
+    /// What is added at the end, fitted while all of that is worn.
+    pub steering: Option<Steering>,
     /// The share of benign prompts that the gate may let through; always on if not given.
     pub gate: Option<f64>,
     /// How the strength grows with the probe's log-odds.
@@ -45,25 +48,26 @@ impl Preset {
 
     /// For checkpoints: sentinels, always on.
     pub fn foldable() -> Self {
-        Self { maps: vec![(sentinels(), 1.25)], schedule: None, gate: None, dose: None }
+        Self { maps: vec![(sentinels(), 1.25)], schedule: None, steering: None, gate: None, dose: None }
     }
 
-    /// For running models: two transports and sentinels behind a gate.
+    /// For running models: two transports and sentinels, and steering on top of them, behind a gate.
     pub fn live() -> Self {
         let [text, prompt] = transports();
-        let maps = vec![(text, 0.6), (prompt, 0.6), (sentinels(), 0.9)];
-        Self { maps, gate: Some(Self::FALSE_POSITIVE_RATE), ..Self::foldable() }
+        let maps = vec![(text, 0.6), (prompt, 1.0), (sentinels(), 0.6)];
+        let steering = Some(Steering::default());
+        Self { maps, steering, gate: Some(Self::FALSE_POSITIVE_RATE), ..Self::foldable() }
     }
 
     /// The one before `live`: two transports behind a gate; what is plainly risky is changed more.
     pub fn adaptive() -> Self {
         let maps = transports().map(|transport| (transport, 0.94)).to_vec();
-        Self { maps, dose: Some(Dose { least: 0.65, from: 0.0, full: 13.0 }), ..Self::live() }
+        Self { maps, dose: Some(Dose { least: 0.65, from: 0.0, full: 13.0 }), steering: None, ..Self::live() }
     }
 
     /// Soft suppression, stronger than what is bearable at all times, behind a gate.
     pub fn adaptive_sgm() -> Self {
-        Self { maps: vec![(Map::Soft(Operator::soft(0.6, 2.0)), 1.0)], ..Self::live() }
+        Self { maps: vec![(Map::Soft(Operator::soft(0.6, 2.0)), 1.0)], steering: None, ..Self::live() }
     }
 
     /// The preset of a name.
@@ -85,7 +89,7 @@ impl Preset {
     ///
     /// # Errors
     ///
-    /// Those of [`Calibrated::fit`], [`Calibrated::probe`] and of blending.
+    /// Those of [`Calibrated::fit`], [`Calibrated::steer`], [`Calibrated::probe`] and of blending.
     pub fn fit<M: Mllm>(&self, model: &M, calibrated: &Calibrated) -> Result<Intervention> {
         let maps = self.maps.iter().map(|(map, weight)| Ok((calibrated.fit(model, map)?, *weight))).collect::<Result<Vec<_>>>()?;
         let mut glasses = match maps.as_slice() {
@@ -94,6 +98,10 @@ impl Preset {
         };
         if let Some(schedule) = &self.schedule {
             glasses = glasses.with_schedule(schedule)?;
+        }
+        if let Some(steering) = &self.steering {
+            let steered = calibrated.steer(model, steering, &glasses)?;
+            glasses = Intervention::blend(&[(&glasses, 1.0), (&steered, 1.0)])?;
         }
         if let Some(rate) = self.gate {
             let mut probe = calibrated.probe(rate)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
 use sgm::capture::{ActivationStore, ActsAt, Derivative, Effects, Example, Examples, GradientTap, Parameter, Responses, SampleEffects};
-use sgm::core::{Intervention, Metadata, Projection, Site, SiteIntervention};
+use sgm::core::{Intervention, Metadata, PatchNeuron, Projection, Site, SiteIntervention};
 use sgm::models::{
     AutoMllm, Error, Mllm, ModelInputs, Objective, Padding, Prompt, Tap, TokenKind, TokenSpans, backpropagate, response_nll,
 };
@@ -283,6 +283,8 @@ fn effects_are_measured_through_glasses() {
         let scale = (0..model.info().widths()[&site]).map(|neuron| if neuron % 3 == 0 { 0.25 } else { 1.0 }).collect();
         glasses.insert(site, SiteIntervention::from_scale(scale)).unwrap();
     }
+    let wave = |step: f32, size: f32| (0..128u8).map(|place| size * (step * f32::from(place)).sin()).collect::<Vec<f32>>();
+    glasses.insert_patches(3, vec![PatchNeuron { gate: wave(0.7, 0.5), up: wave(1.1, 0.5), down: wave(0.3, 0.5) }]).unwrap();
     let plain = gathered(&model, &inputs, &[derivative]);
     let worn = Glasses::wear(&model, &glasses, Amplify::Refuse).unwrap();
     let through = gathered(&model, &inputs, &[derivative]);
