@@ -71,6 +71,7 @@ mod error;
 mod evaluate;
 mod export;
 mod guard;
+mod halving;
 mod image_folder;
 mod judge;
 mod kappa;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::bootstrap::{RESAMPLES, bootstrap_ci95};
 pub use crate::diversity::Diversity;
+pub use crate::halving::successive_halving;
 pub use crate::kappa::cohen_kappa;
 pub use crate::mcnemar::{McNemar, mcnemar};
 pub use crate::pareto::pareto_front;
