@@ -96,7 +96,11 @@ impl Steering {
         let [toxic, others] = effects.means(model, examples)?;
         let of = |effects: &sgm_capture::MeanEffects, what: &str| {
             let moments = effects.derivatives.get(&derivative).and_then(|sites| sites.get(&site));
-            let missing = || Error::Fit { reason: format!("there are no {what} answers; steering needs some of both kinds") };
+            let missing = || Error::Fit {
+                reason: format!(
+                    "there are no {what} answers, and steering needs some of both kinds: give more prompts, or fit a preset without it"
+                ),
+            };
             moments.map(|moments| moments.mean.clone()).ok_or_else(missing)
         };
         let (others, toxic) = (of(&others, "non-toxic")?, of(&toxic, "toxic")?);
