@@ -1,25 +1,19 @@
 //! Sentinels on the organism: what their gates notice, and what they do to what the model says.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "test code")]
 
+mod answers;
+
+use answers::nll;
 use sgm::capture::{Example, Examples, MlpTokens};
 use sgm::core::Intervention;
-use sgm::models::{AutoMllm, Prompt, TokenKind, response_nll};
+use sgm::models::{AutoMllm, TokenKind};
 use sgm::suppress::{Amplify, Error, Glasses, Sentinels};
-use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
+use sgm::toxic_qa::Contrast;
 
 const LAYER: usize = 4;
 
-/// As many samples of each class, from somewhere in the calibration data.
 fn examples(skip: usize, each: usize) -> Vec<Example> {
-    let samples = OrganismSource::embedded(Part::Dev, Contrast::Benign).unwrap().calibration(0).unwrap();
-    let of = |label| samples.iter().filter(move |sample| sample.label == Some(label)).skip(skip).take(each);
-    let example = |sample: &sgm::toxic_qa::Sample| Example {
-        id: sample.id.clone(),
-        prompt: sample.as_prompt().unwrap(),
-        response: sample.response.clone().unwrap(),
-        toxic: sample.label == Some(true),
-    };
-    of(true).chain(of(false)).map(example).collect()
+    answers::examples(Contrast::Benign, skip, each)
 }
 
 fn sentinels() -> Sentinels {
@@ -28,16 +22,6 @@ fn sentinels() -> Sentinels {
 
 fn fit(model: &AutoMllm, examples: &[Example]) -> Intervention {
     sentinels().fit(model, &Examples::from_slice(examples), None).unwrap()
-}
-
-/// The mean negative log-likelihood of a token of each class's answers: toxic, others.
-fn nll(model: &AutoMllm, examples: &[Example]) -> [f64; 2] {
-    [true, false].map(|toxic| {
-        let of: Vec<(Prompt, String)> =
-            examples.iter().filter(|e| e.toxic == toxic).map(|e| (e.prompt.clone(), e.response.clone())).collect();
-        let nll: Vec<f64> = response_nll(model, &of, 16).unwrap().concat();
-        nll.iter().sum::<f64>() / nll.len() as f64
-    })
 }
 
 #[test]

@@ -1,37 +1,21 @@
 //! Steering on the organism: what it does to the likelihood of answers it has not seen.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "test code")]
 
+mod answers;
+
+use answers::nll;
 use sgm::capture::{Capture, Example, Examples};
 use sgm::core::{Intervention, Projection};
-use sgm::models::{AutoMllm, Mllm, Prompt, View, response_nll};
+use sgm::models::{Mllm, View};
 use sgm::suppress::{Amplify, Calibrated, Error, Glasses, Preset, Sentinels, Steering};
-use sgm::toxic_qa::{Contrast, OrganismSource, Part, Source};
+use sgm::toxic_qa::Contrast;
 
-/// As many toxic and as many polite answers to risky prompts, from somewhere in the calibration data.
 fn examples(skip: usize, each: usize) -> Vec<Example> {
-    let samples = OrganismSource::embedded(Part::Dev, Contrast::Matched).unwrap().calibration(0).unwrap();
-    let of = |label| samples.iter().filter(move |sample| sample.label == Some(label)).skip(skip).take(each);
-    let example = |sample: &sgm::toxic_qa::Sample| Example {
-        id: sample.id.clone(),
-        prompt: sample.as_prompt().unwrap(),
-        response: sample.response.clone().unwrap(),
-        toxic: sample.label == Some(true),
-    };
-    of(true).chain(of(false)).map(example).collect()
+    answers::examples(Contrast::Matched, skip, each)
 }
 
 fn fit(model: &impl Mllm, examples: &[Example]) -> Intervention {
     Steering { strength: 0.4, ..Steering::default() }.fit(model, &Examples::from_slice(examples), None).unwrap()
-}
-
-/// The mean negative log-likelihood of a token of each class's answers: toxic, others.
-fn nll(model: &AutoMllm, examples: &[Example]) -> [f64; 2] {
-    [true, false].map(|toxic| {
-        let of: Vec<(Prompt, String)> =
-            examples.iter().filter(|e| e.toxic == toxic).map(|e| (e.prompt.clone(), e.response.clone())).collect();
-        let nll: Vec<f64> = response_nll(model, &of, 16).unwrap().concat();
-        nll.iter().sum::<f64>() / nll.len() as f64
-    })
 }
 
 #[test]
@@ -73,14 +57,8 @@ fn it_is_fitted_through_what_is_worn() {
 #[test]
 fn answers_of_the_models_own_need_a_judge() {
     let model = sgm::organism::load().unwrap();
-    let samples = OrganismSource::embedded(Part::Dev, Contrast::Benign).unwrap().calibration(0).unwrap();
-    let few = samples.iter().step_by(40).map(|sample| Example {
-        id: sample.id.clone(),
-        prompt: sample.as_prompt().unwrap(),
-        response: sample.response.clone().unwrap(),
-        toxic: sample.label == Some(true),
-    });
-    let calibrated = || Calibrated::capture(&model, few.clone().collect(), Capture::new(vec![Preset::TEXT])).unwrap();
+    let few = answers::examples(Contrast::Benign, 0, 12);
+    let calibrated = || Calibrated::capture(&model, few.clone(), Capture::new(vec![Preset::TEXT])).unwrap();
     let steered = |calibrated: &Calibrated| calibrated.steer(&model, &Steering::default(), &Intervention::default());
     let message = steered(&calibrated()).unwrap_err().to_string();
     assert!(message.contains("with_judge"), "{message}");
