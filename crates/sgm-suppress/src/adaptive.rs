@@ -106,6 +106,9 @@ struct Sequence {
     on: bool,
 }
 
+/// How strongly glasses act on each token of a pass; none if they act on no token at all.
+type PassStrengths = Option<Arc<[f32]>>;
+
 /// The tap behind adaptive glasses and detectors.
 #[derive(Debug)]
 struct Gated {
@@ -116,12 +119,14 @@ struct Gated {
     /// Where sequences are remembered.
     key: u64,
     scores: Mutex<BTreeMap<usize, Vec<f32>>>,
+    /// The strengths of a pass that only goes on, the same at all sites.
+    going_on: Mutex<Option<(u64, PassStrengths)>>,
 }
 
 impl Gated {
     fn new(probe: Probe, follow: bool, changes: Changes) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        Self { probe, follow, changes, key: KEYS.fetch_add(1, Ordering::Relaxed), scores: Mutex::default() }
+        Self { probe, follow, changes, key: KEYS.fetch_add(1, Ordering::Relaxed), scores: Mutex::default(), going_on: Mutex::default() }
     }
 
     fn take_scores(&self) -> BTreeMap<usize, Vec<f32>> {
@@ -161,8 +166,18 @@ impl Gated {
         }
     }
 
-    /// How strongly the glasses act on each token; none if they act on no token at all.
-    fn strengths(&self, spans: &TokenSpans) -> Option<Vec<f32>> {
+    fn strengths(&self, spans: &TokenSpans) -> PassStrengths {
+        if (0..spans.batch()).any(|index| begins(spans.row(index))) {
+            return self.collect_strengths(spans);
+        }
+        let mut known = self.going_on.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((pass, strengths)) if *pass == spans.pass() => strengths.clone(),
+            _ => known.insert((spans.pass(), self.collect_strengths(spans))).1.clone(),
+        }
+    }
+
+    fn collect_strengths(&self, spans: &TokenSpans) -> PassStrengths {
         let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
         for index in 0..spans.batch() {
             let kinds = spans.row(index);
@@ -174,7 +189,7 @@ impl Gated {
             let chosen = self.changes.positions.chosen(kinds).enumerate();
             strengths.extend(chosen.map(|(token, chosen)| if chosen && through(token) { sequence.strength } else { 0.0 }));
         }
-        strengths.iter().any(|strength| *strength != 0.0).then_some(strengths)
+        strengths.iter().any(|strength| *strength != 0.0).then(|| strengths.into())
     }
 
     /// Adds one site's part of the log-odds of the tokens that are scored.
@@ -211,7 +226,7 @@ impl Tap for Gated {
         }
         match self.strengths(spans) {
             None => Ok(output),
-            strengths => self.changes.patches.apply_to(input, output, strengths),
+            Some(strengths) => self.changes.patches.apply_to(input, output, Some(&strengths)),
         }
     }
 

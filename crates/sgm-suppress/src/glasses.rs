@@ -141,6 +141,6 @@ impl Tap for Suppression {
         }
         #[allow(clippy::float_cmp, reason = "full strength is exactly 1")]
         let same = || (self.strength != 1.0).then(|| vec![self.strength; spans.batch() * spans.tokens()]);
-        self.changes.patches.apply_to(input, output, self.strengths(spans).or_else(same))
+        self.changes.patches.apply_to(input, output, self.strengths(spans).or_else(same).as_deref())
     }
 }
