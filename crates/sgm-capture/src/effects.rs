@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ use crate::{Error, Example, Examples, GradientTap, Manifest, Responses, Result, 
 pub struct Effects {
     /// The derivatives, all made in one pass.
     pub derivatives: Vec<Derivative>,
+    /// Where; at all sites if not given. What comes before the first of them is not differentiated, so that a late site is done sooner.
+    pub sites: Option<BTreeSet<Site>>,
     /// Whether answers count as wholes or by the token.
     pub objective: Objective,
     /// Samples run together, right-padded. As many batches are in flight as rayon has threads.
@@ -96,7 +98,7 @@ impl Moments {
 impl Effects {
     /// The effects of some derivatives on whole answers, one sample at a time.
     pub fn new(derivatives: Vec<Derivative>) -> Self {
-        Self { derivatives, objective: Objective::Sum, batch_size: 1 }
+        Self { derivatives, sites: None, objective: Objective::Sum, batch_size: 1 }
     }
 
     /// Measures the effects on each sample's response and hands them on in the order of the samples, which decides all sums: results are the
@@ -112,7 +114,7 @@ impl Effects {
         examples: &Examples<'_>,
         mut each: impl FnMut(SampleEffects) -> Result<()>,
     ) -> Result<()> {
-        let tap = Arc::new(GradientTap::new(self.derivatives.clone()));
+        let tap = Arc::new(GradientTap::new(self.derivatives.clone(), self.sites.clone()));
         let _attached = model.taps().attach(tap.clone());
         let numbers: Vec<usize> = (0..examples.len()).collect();
         let batch_size = self.batch_size.max(1);
@@ -164,7 +166,9 @@ impl Effects {
     /// As [`for_each`](Self::for_each), and what [`StoreWriter`] reports.
     pub fn store<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, directory: &Path) -> Result<()> {
         let info = model.info();
-        let mut manifest = Manifest::new(&info.name, &info.config_sha256, "", info.widths());
+        let mut widths = info.widths();
+        widths.retain(|site, _| self.sites.as_ref().is_none_or(|sites| sites.contains(site)));
+        let mut manifest = Manifest::new(&info.name, &info.config_sha256, "", widths);
         manifest.poolings = self.derivatives.iter().map(ToString::to_string).collect();
         manifest.weights = info.weights.clone();
         manifest.shard_samples = manifest.usual_shard_samples(1);

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Tensor, Var};
@@ -23,16 +23,17 @@ pub struct GradientTap {
 #[derive(Debug)]
 struct Gathered {
     derivatives: Vec<Derivative>,
+    sites: Option<BTreeSet<Site>>,
     samples: Mutex<BTreeMap<usize, Responses>>,
 }
 
 impl GradientTap {
-    /// A tap that makes all of `derivatives` at once.
-    pub fn new(derivatives: Vec<Derivative>) -> Self {
-        Self { gathered: Arc::new(Gathered { derivatives, samples: Mutex::default() }) }
+    /// A tap that makes all of `derivatives` at once, at these sites, or at all.
+    pub fn new(derivatives: Vec<Derivative>, sites: Option<BTreeSet<Site>>) -> Self {
+        Self { gathered: Arc::new(Gathered { derivatives, sites, samples: Mutex::default() }) }
     }
 
-    /// Takes what was gathered since the last call: for each row number, and each derivative in order, the derivatives `[neurons]` of every
+    /// Takes what was gathered since the last call: for each row number, and each derivative in order, the derivatives `[neurons]` of each
     /// site. Over no token they are 0.
     pub fn take(&self) -> BTreeMap<usize, Responses> {
         std::mem::take(&mut self.gathered.samples.lock().unwrap_or_else(PoisonError::into_inner))
@@ -41,6 +42,9 @@ impl GradientTap {
 
 impl Tap for GradientTap {
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
+        if self.gathered.sites.as_ref().is_some_and(|sites| !sites.contains(&site)) {
+            return Ok(output);
+        }
         // What comes before the first site has no gradient: there it begins.
         let output = if output.track_op() { output } else { Var::from_tensor(&output)?.into_inner() };
         let gathered = self.gathered.clone();

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sgm_core::Site;
-use sgm_models::{Mllm, PartialPrefill};
+use sgm_models::{Mllm, PartialPrefill, TokenKind};
 
-use crate::{Capture, Examples, PartialStore, PooledTap, Result};
+use crate::mlp_tokens::MlpTap;
+use crate::{Capture, Error, Examples, MlpTokens, PartialStore, PooledTap, Result};
 
 /// The samples of a capture on their way through the layers, all of them before the same one.
 ///
@@ -64,6 +65,38 @@ impl Layerwise<'_> {
         store.write(0, &rows)?;
         store.finish()?;
         Ok(())
+    }
+
+    /// Keeps what passes the MLP of the layer that the samples are before, at the tokens that `chosen` says, by sample in their order; they
+    /// stay where they are.
+    ///
+    /// `chosen` is asked for each token with its sample's label, its kind, whether it ends the prompt, and its place in the sequence. All is kept in
+    /// memory: 8 bytes for each chosen token and hidden dimension. Taps that are attached already act first. Poolings have no meaning here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`] when a value overflows, and what the model reports.
+    pub fn mlp_tokens<M: Mllm + ?Sized>(
+        &self,
+        model: &M,
+        chosen: impl Fn(bool, TokenKind, bool, usize) -> bool + Sync + Send + 'static,
+    ) -> Result<Vec<MlpTokens>> {
+        let labels = self.names.iter().map(|(_, toxic)| *toxic).collect();
+        let tap = Arc::new(MlpTap::new(self.layer, labels, chosen));
+        let attached = model.taps().attach(tap.clone());
+        self.batches.par_iter().try_for_each(|batch| model.continue_prefill(batch, 1).map(drop))?;
+        drop(attached);
+        let samples: Vec<MlpTokens> = tap.take().into_values().collect();
+        for (sample, (id, _)) in samples.iter().zip(&self.names) {
+            let hidden = sample.inputs.len() / sample.len().max(1);
+            for (what, values) in [("input", &sample.inputs), ("output", &sample.outputs)] {
+                if let Some((at, value)) = values.iter().copied().enumerate().find(|(_, v)| !v.is_finite()) {
+                    let site = format!("the {what} of the MLP of layer {}", self.layer);
+                    return Err(Error::NotFinite { sample: id.clone(), site, neuron: at % hidden.max(1), value });
+                }
+            }
+        }
+        Ok(samples)
     }
 
     /// Takes the samples through layers until they are before this one.

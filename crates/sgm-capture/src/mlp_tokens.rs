@@ -1,14 +1,11 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 use sgm_core::Site;
-use sgm_models::{Mllm, MlpInput, Padding, Tap, TokenKind, TokenSpans, with_values};
+use sgm_models::{MlpInput, Tap, TokenKind, TokenSpans, with_values};
 
-use crate::{Error, Examples, Result};
-
-/// What went into the MLP of one layer and came out of it, at some tokens of one sample.
+/// What went into the MLP of one layer and came out of it, at some tokens of one sample; see [`Layerwise::mlp_tokens`](crate::Layerwise::mlp_tokens).
 #[derive(Debug, Clone, PartialEq)]
 pub struct MlpTokens {
     /// Whether the sample is toxic.
@@ -24,48 +21,6 @@ pub struct MlpTokens {
 }
 
 impl MlpTokens {
-    /// Runs labelled samples and keeps what passes the MLP of one layer at the tokens that `chosen` says, by sample in their order.
-    ///
-    /// `chosen` is asked for each token with its sample's label, its kind, whether it ends the prompt, and its place in the sequence. All is kept in
-    /// memory: 8 bytes for each chosen token and hidden dimension. Taps that are attached already act first.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFinite`] when a value overflows, and what model and samples report.
-    pub fn capture<M: Mllm + ?Sized>(
-        model: &M,
-        examples: &Examples<'_>,
-        layer: usize,
-        batch_size: usize,
-        chosen: impl Fn(bool, TokenKind, bool, usize) -> bool + Sync + Send + 'static,
-    ) -> Result<Vec<Self>> {
-        let labels = (0..examples.len()).map(|number| Ok(examples.get(number)?.toxic)).collect::<Result<Vec<bool>>>()?;
-        let tap = Arc::new(MlpTap { layer, labels, chosen, samples: Mutex::default() });
-        let attached = model.taps().attach(tap.clone());
-        let numbers: Vec<usize> = (0..examples.len()).collect();
-        let run = |batch: &[usize]| -> Result<()> {
-            let batch_examples = batch.iter().map(|number| examples.get(*number)).collect::<Result<Vec<_>>>()?;
-            let mut inputs =
-                model.processor().responses(batch_examples.iter().map(|e| (&e.prompt, e.response.as_str())), Padding::Right)?;
-            inputs.rows = batch.to_vec();
-            model.prefill(&inputs, &mut model.new_cache())?;
-            Ok(())
-        };
-        numbers.par_chunks(batch_size.max(1)).try_for_each(run)?;
-        drop(attached);
-        let samples = std::mem::take(&mut *tap.samples.lock().unwrap_or_else(PoisonError::into_inner));
-        for (number, sample) in &samples {
-            let hidden = sample.inputs.len() / sample.len().max(1);
-            for (what, values) in [("input", &sample.inputs), ("output", &sample.outputs)] {
-                if let Some((at, value)) = values.iter().copied().enumerate().find(|(_, v)| !v.is_finite()) {
-                    let site = format!("the {what} of the MLP of layer {layer}");
-                    return Err(Error::NotFinite { sample: examples.get(*number)?.id, site, neuron: at % hidden.max(1), value });
-                }
-            }
-        }
-        Ok(samples.into_values().collect())
-    }
-
     /// The number of tokens.
     pub fn len(&self) -> usize {
         self.kinds.len()
@@ -84,11 +39,22 @@ impl MlpTokens {
     }
 }
 
-struct MlpTap<F> {
+/// Keeps what passes the MLP of one layer, by the number of the sample.
+pub(crate) struct MlpTap<F> {
     layer: usize,
     labels: Vec<bool>,
     chosen: F,
     samples: Mutex<BTreeMap<usize, MlpTokens>>,
+}
+
+impl<F> MlpTap<F> {
+    pub(crate) fn new(layer: usize, labels: Vec<bool>, chosen: F) -> Self {
+        Self { layer, labels, chosen, samples: Mutex::default() }
+    }
+
+    pub(crate) fn take(&self) -> BTreeMap<usize, MlpTokens> {
+        std::mem::take(&mut self.samples.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl<F: Fn(bool, TokenKind, bool, usize) -> bool + Send + Sync> Tap for MlpTap<F> {

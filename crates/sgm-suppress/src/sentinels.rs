@@ -6,7 +6,7 @@ use argmin::core::{Executor, Operator, State};
 use argmin::solver::conjugategradient::ConjugateGradient;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sgm_capture::{Examples, MlpTokens};
+use sgm_capture::{Capture, Examples, MlpTokens};
 use sgm_core::{Calibration, Intervention, Metadata, PatchNeuron};
 use sgm_models::{Mllm, TokenKind, View};
 
@@ -51,7 +51,7 @@ impl Default for Sentinels {
 }
 
 impl Sentinels {
-    /// Fits the neurons to labelled samples.
+    /// Fits the neurons to labelled samples, which go through the model [layer by layer](sgm_capture::Layerwise): as long as two runs of it.
     ///
     /// # Errors
     ///
@@ -74,6 +74,8 @@ impl Sentinels {
         });
         let mut layers: Vec<usize> = info.sites.iter().map(|info| info.site.layer).collect();
         layers.dedup();
+        let capture = Capture { batch_size: self.batch_size, ..Capture::new(Vec::new()) };
+        let mut samples = capture.layerwise(model, examples)?;
         for layer in layers.into_iter().filter(|layer| self.layers.as_ref().is_none_or(|layers| layers.contains(layer))) {
             let view = View::new(model);
             let worn = Glasses::wear(&view, &fitted, Amplify::Refuse)?;
@@ -83,7 +85,8 @@ impl Sentinels {
                 (false, TokenKind::Image) => place.is_multiple_of(stride),
                 (false, _) => true,
             };
-            let tokens = MlpTokens::capture(&view, examples, layer, self.batch_size, chosen)?;
+            samples.advance_to(&view, layer)?;
+            let tokens = samples.mlp_tokens(&view, chosen)?;
             drop(worn);
             let neuron = self.neuron(&tokens)?;
             fitted.insert_patches(layer, vec![neuron])?;

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sgm_capture::{ActsAt, Derivative, Effects, Examples, MlpTokens, Parameter};
+use sgm_capture::{ActsAt, Capture, Derivative, Effects, Examples, Layerwise, MlpTokens, Parameter};
 use sgm_core::{Calibration, Intervention, Metadata, Projection, Site, SiteIntervention};
 use sgm_models::{Mllm, TokenKind, TokenMask, View};
 
@@ -69,8 +69,11 @@ impl Steering {
             ..Metadata::default()
         });
         let sites: Vec<Site> = info.sites.iter().map(|info| info.site).filter(|site| self.steers(*site)).collect();
-        let spreads = sites.iter().map(|site| self.spread(model, examples, site.layer)).collect::<Result<Vec<_>>>()?;
-        for (site, spread) in sites.into_iter().zip(spreads) {
+        let capture = Capture { batch_size: self.batch_size, ..Capture::new(Vec::new()) };
+        let mut samples = capture.layerwise(model, examples)?;
+        for site in sites {
+            samples.advance_to(model, site.layer)?;
+            let spread = spread(model, &samples)?;
             let view = View::new(model);
             let worn = Glasses::wear(&view, &fitted, Amplify::Refuse)?;
             let gradient = self.gradient(&view, examples, site)?;
@@ -92,7 +95,7 @@ impl Steering {
     /// What the shift is to ascend.
     fn gradient<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, site: Site) -> Result<Vec<f64>> {
         let derivative = Derivative { parameter: Parameter::Shift, tokens: ActsAt::Mask(TokenMask::All) };
-        let effects = Effects { batch_size: self.batch_size, ..Effects::new(vec![derivative]) };
+        let effects = Effects { sites: Some([site].into()), batch_size: self.batch_size, ..Effects::new(vec![derivative]) };
         let [toxic, others] = effects.means(model, examples)?;
         let of = |effects: &sgm_capture::MeanEffects, what: &str| {
             let moments = effects.derivatives.get(&derivative).and_then(|sites| sites.get(&site));
@@ -107,13 +110,14 @@ impl Steering {
         Ok(others.iter().zip(&toxic).map(|(other, toxic)| other - self.against * toxic).collect())
     }
 
-    /// How an MLP's output varies at the tokens that non-toxic answers are predicted from.
-    fn spread<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, layer: usize) -> Result<Spread> {
-        let chosen = |toxic: bool, kind: TokenKind, end: bool, _: usize| !toxic && (end || kind == TokenKind::Response);
-        let samples = MlpTokens::capture(model, examples, layer, self.batch_size, chosen)?;
-        let rows: Vec<&[f32]> = samples.iter().flat_map(MlpTokens::tokens).map(|(_, _, _, output)| output).collect();
-        Ok(Spread::of(&rows))
-    }
+}
+
+/// How the output of the MLP that answers are before varies at the tokens that non-toxic ones are predicted from.
+fn spread<M: Mllm + ?Sized>(model: &M, answers: &Layerwise<'_>) -> Result<Spread> {
+    let chosen = |toxic: bool, kind: TokenKind, end: bool, _: usize| !toxic && (end || kind == TokenKind::Response);
+    let answers = answers.mlp_tokens(model, chosen)?;
+    let rows: Vec<&[f32]> = answers.iter().flat_map(MlpTokens::tokens).map(|(_, _, _, output)| output).collect();
+    Ok(Spread::of(&rows))
 }
 
 /// Rows around their mean, and how many degrees of freedom they have: a covariance that is never written out.

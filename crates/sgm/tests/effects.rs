@@ -96,7 +96,7 @@ fn inputs(model: &AutoMllm) -> ModelInputs {
 
 /// The derivatives of each row.
 fn gathered(model: &AutoMllm, inputs: &ModelInputs, derivatives: &[Derivative]) -> BTreeMap<usize, Responses> {
-    let tap = Arc::new(GradientTap::new(derivatives.to_vec()));
+    let tap = Arc::new(GradientTap::new(derivatives.to_vec(), None));
     let _attached = model.taps().attach(tap.clone());
     backpropagate(model, inputs, Objective::Sum).unwrap();
     tap.take()
@@ -196,6 +196,22 @@ fn gradients_change_no_bit_of_the_forward_pass() {
         }
     }
     assert!(model.taps().is_empty());
+}
+
+#[test]
+fn single_sites_have_what_all_have() {
+    let model = sgm::organism::load().unwrap();
+    let of = |sites: Option<&[&str]>| {
+        let sites = sites.map(|sites| sites.iter().map(|site| site.parse().unwrap()).collect());
+        run(&Effects { sites, batch_size: 4, ..Effects::new(all()) }, &model)
+    };
+    let some = ["lm.layers.2.mlp.down_proj", "lm.layers.4.mlp.gate_proj"];
+    for (all, some) in of(None).iter().zip(of(Some(&some))) {
+        assert_eq!(all.nll, some.nll);
+        for (all, some) in all.derivatives.iter().zip(&some.derivatives) {
+            assert!(some.len() == 2 && some.iter().all(|(site, values)| all[site] == *values));
+        }
+    }
 }
 
 #[test]
@@ -310,7 +326,7 @@ fn a_tap_that_hides_gradients_is_refused() {
         }
     }
     let model = sgm::organism::load().unwrap();
-    let tap = GradientTap::new(vec!["scale/all".parse().unwrap()]);
+    let tap = GradientTap::new(vec!["scale/all".parse().unwrap()], None);
     let _first = model.taps().attach(Arc::new(tap));
     let _second = model.taps().attach(Arc::new(Hides));
     let message = backpropagate(&model, &inputs(&model), Objective::Sum).unwrap_err();
@@ -347,7 +363,7 @@ fn decoding_while_gradients_are_asked_for_says_the_same() {
         hidden.iter().map(|hidden| hidden.flatten_all().unwrap().to_vec1().unwrap()).collect()
     };
     let plain = steps();
-    let _attached = model.taps().attach(Arc::new(GradientTap::new(all())));
+    let _attached = model.taps().attach(Arc::new(GradientTap::new(all(), None)));
     assert_eq!(steps(), plain);
 }
 

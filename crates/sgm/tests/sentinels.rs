@@ -4,7 +4,7 @@
 mod answers;
 
 use answers::nll;
-use sgm::capture::{Example, Examples, MlpTokens};
+use sgm::capture::{Capture, Example, Examples, MlpTokens};
 use sgm::core::Intervention;
 use sgm::models::{AutoMllm, TokenKind};
 use sgm::suppress::{Amplify, Error, Glasses, Sentinels};
@@ -57,7 +57,11 @@ fn a_gate_notices_as_many_non_toxic_tokens_as_it_may() {
     let fitted = only.fit(&model, &Examples::from_slice(&examples), None).unwrap();
     let neuron = &fitted.patches()[&LAYER][0];
     let all = |_, kind, _, place: usize| kind != TokenKind::Image || place.is_multiple_of(4);
-    let samples = MlpTokens::capture(&model, &Examples::from_slice(&examples), LAYER, 8, all).unwrap();
+    let capture = Capture { batch_size: 8, ..Capture::new(Vec::new()) };
+    let examples = Examples::from_slice(&examples);
+    let mut samples = capture.layerwise(&model, &examples).unwrap();
+    samples.advance_to(&model, LAYER).unwrap();
+    let samples = samples.mlp_tokens(&model, all).unwrap();
     let dot = |w: &[f32], x: &[f32]| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
     let gates = |toxic: bool| {
         let tokens = samples.iter().filter(move |s| s.toxic == toxic).flat_map(MlpTokens::tokens);
