@@ -1,4 +1,4 @@
-use candle_core::{Result as CandleResult, Tensor};
+use candle_core::{Device, Result as CandleResult, Tensor};
 use candle_nn::Module;
 
 use crate::{Error, Result};
@@ -27,11 +27,44 @@ impl Activation {
     }
 }
 
+impl Activation {
+    /// Replaces numbers by their values, those of the tensor of them.
+    pub(crate) fn replace(self, values: &mut [f32]) -> CandleResult<()> {
+        if self == Self::Candle(candle_nn::Activation::Silu) {
+            // A few numbers are done sooner than a tensor is made.
+            values.iter_mut().for_each(|x| *x /= 1.0 + (-*x).exp());
+            return Ok(());
+        }
+        let activated = self.forward(&Tensor::new(&*values, &Device::Cpu)?)?.to_vec1::<f32>()?;
+        values.copy_from_slice(&activated);
+        Ok(())
+    }
+}
+
 impl Module for Activation {
     fn forward(&self, xs: &Tensor) -> CandleResult<Tensor> {
         match self {
             Self::QuickGelu => xs * candle_nn::ops::sigmoid(&(xs * 1.702f64)?),
             Self::Candle(activation) => activation.forward(xs),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_the_values_of_their_tensor() {
+        let mut numbers: Vec<f32> = (-400..400).map(|i| i as f32 * 0.317).collect();
+        numbers.extend([0.0, -0.0, 1e-40, f32::INFINITY, 3e38]);
+        for name in ["silu", "gelu", "gelu_new", "quick_gelu", "relu"] {
+            let activation = Activation::from_name(name).unwrap();
+            let tensor = activation.forward(&Tensor::new(numbers.as_slice(), &Device::Cpu).unwrap()).unwrap();
+            let mut replaced = numbers.clone();
+            activation.replace(&mut replaced).unwrap();
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&replaced), bits(&tensor.to_vec1::<f32>().unwrap()), "{name}");
         }
     }
 }

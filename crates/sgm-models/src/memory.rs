@@ -19,7 +19,12 @@ impl Memory {
 
     /// Stores something under a key, in the place of what was there. A tap takes a key that no other tap of the model uses.
     pub fn remember<T: Send + Sync + 'static>(&self, key: u64, value: T) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(value));
+        self.remember_shared(key, Arc::new(value));
+    }
+
+    /// The same with what is shared already.
+    pub fn remember_shared<T: Send + Sync + 'static>(&self, key: u64, value: Arc<T>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
     }
 }
 

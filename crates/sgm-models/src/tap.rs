@@ -12,6 +12,12 @@ use crate::{Result, TokenSpans};
 /// Capture is a tap, and so is run-time suppression. A tap is shared by all threads that run the
 /// model, so it keeps what it gathers behind a lock; [`TokenSpans::rows`] tells batches apart.
 pub trait Tap: Send + Sync {
+    /// Whether the tap has anything to do in a pass that is about to begin; if not, nothing else is asked of it until the next.
+    fn takes_part(&self, spans: &TokenSpans) -> bool {
+        let _ = spans;
+        true
+    }
+
     /// Receives the output of `site` and returns what the model goes on with.
     ///
     /// # Shapes
@@ -80,6 +86,15 @@ impl<'a> MlpInput<'a> {
     /// What candle reports.
     pub fn activate(&self, gates: &Tensor) -> Result<Tensor> {
         Ok(self.activation.forward(gates)?)
+    }
+
+    /// The same, to the bit, of f32 numbers on the CPU, each of which is replaced by its value.
+    ///
+    /// # Errors
+    ///
+    /// What candle reports.
+    pub fn activate_values(&self, gates: &mut [f32]) -> Result<()> {
+        Ok(self.activation.replace(gates)?)
     }
 }
 
@@ -150,7 +165,10 @@ impl PassTaps {
         if attached.is_empty() {
             return Self(None);
         }
-        Self(Some((attached.iter().flat_map(|taps| taps.iter()).map(|(_, tap)| tap.clone()).collect(), spans())))
+        let spans = spans();
+        let taps = attached.iter().flat_map(|taps| taps.iter()).map(|(_, tap)| tap);
+        let taps: Vec<_> = taps.filter(|tap| tap.takes_part(&spans)).cloned().collect();
+        Self((!taps.is_empty()).then_some((taps, spans)))
     }
 
     pub(crate) fn apply(&self, site: Site, mut output: Tensor) -> Result<Tensor> {
@@ -186,10 +204,10 @@ impl PassTaps {
 
 /// What a tap makes of an output, if the model can go on with it.
 fn checked(site: Site, output: Tensor, act: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let (shape, tracked) = (output.shape().clone(), output.track_op());
+    let (shape, tracked) = (output.dims3()?, output.track_op());
     let output = act(output)?;
-    if output.shape() != &shape {
-        let reason = format!("it returned {:?} for an output of {shape:?}", output.shape());
+    if output.dims() != [shape.0, shape.1, shape.2] {
+        let reason = format!("it returned {:?} for an output of {shape:?}", output.dims());
         return Err(crate::Error::Tap { site, reason });
     }
     if tracked && !output.track_op() {

@@ -8,6 +8,7 @@ use sgm_models::{GenerateOptions, Generator, Mllm, MlpInput, Prompt, Tap, TapGua
 
 use crate::glasses::Changes;
 use crate::kernel::Strengths;
+use crate::sites::Sites;
 use crate::{Amplify, Error, Result};
 
 /// Glasses that a probe switches on: benign sequences are left untouched, to the bit.
@@ -106,27 +107,36 @@ struct Sequence {
     on: bool,
 }
 
-/// How strongly glasses act on each token of a pass; none if they act on no token at all.
-type PassStrengths = Option<Arc<[f32]>>;
+/// One forward pass.
+#[derive(Debug)]
+struct Pass {
+    number: u64,
+    /// Whether a token is scored.
+    scored: bool,
+    /// How strongly the glasses act on each token; none if they act on no token at all.
+    strengths: Option<Vec<f32>>,
+}
 
 /// The tap behind adaptive glasses and detectors.
 #[derive(Debug)]
 struct Gated {
     probe: Probe,
+    weights: Sites<Vec<f32>>,
     /// Whether response tokens are scored too.
     follow: bool,
     changes: Changes,
-    /// Where sequences are remembered.
+    /// Where sequences are remembered, and the pass, with its first sequence.
     key: u64,
+    pass_key: u64,
     scores: Mutex<BTreeMap<usize, Vec<f32>>>,
-    /// The strengths of a pass that only goes on, the same at all sites.
-    going_on: Mutex<Option<(u64, PassStrengths)>>,
 }
 
 impl Gated {
     fn new(probe: Probe, follow: bool, changes: Changes) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        Self { probe, follow, changes, key: KEYS.fetch_add(1, Ordering::Relaxed), scores: Mutex::default(), going_on: Mutex::default() }
+        let [key, pass_key] = [(); 2].map(|()| KEYS.fetch_add(1, Ordering::Relaxed));
+        let weights = probe.weights().iter().map(|(site, weights)| (*site, weights.clone())).collect();
+        Self { probe, weights, follow, changes, key, pass_key, scores: Mutex::default() }
     }
 
     fn take_scores(&self) -> BTreeMap<usize, Vec<f32>> {
@@ -166,18 +176,21 @@ impl Gated {
         }
     }
 
-    fn strengths(&self, spans: &TokenSpans) -> PassStrengths {
-        if (0..spans.batch()).any(|index| begins(spans.row(index))) {
-            return self.collect_strengths(spans);
+    /// What is the same at all sites of a pass; found at the first.
+    fn pass(&self, spans: &TokenSpans) -> Arc<Pass> {
+        let memory = spans.memory(0);
+        let known: Option<Arc<Pass>> = memory.and_then(|memory| memory.recall(self.pass_key));
+        if let Some(known) = known.filter(|pass| pass.number == spans.pass()) {
+            return known;
         }
-        let mut known = self.going_on.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some((pass, strengths)) if *pass == spans.pass() => strengths.clone(),
-            _ => known.insert((spans.pass(), self.collect_strengths(spans))).1.clone(),
+        let pass = Arc::new(Pass { number: spans.pass(), scored: self.scores_any(spans), strengths: self.strengths(spans) });
+        if let Some(memory) = memory {
+            memory.remember_shared(self.pass_key, pass.clone());
         }
+        pass
     }
 
-    fn collect_strengths(&self, spans: &TokenSpans) -> PassStrengths {
+    fn strengths(&self, spans: &TokenSpans) -> Option<Vec<f32>> {
         let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
         for index in 0..spans.batch() {
             let kinds = spans.row(index);
@@ -189,7 +202,7 @@ impl Gated {
             let chosen = self.changes.positions.chosen(kinds).enumerate();
             strengths.extend(chosen.map(|(token, chosen)| if chosen && through(token) { sequence.strength } else { 0.0 }));
         }
-        strengths.iter().any(|strength| *strength != 0.0).then(|| strengths.into())
+        strengths.iter().any(|strength| *strength != 0.0).then_some(strengths)
     }
 
     /// Adds one site's part of the log-odds of the tokens that are scored.
@@ -209,24 +222,26 @@ impl Gated {
 }
 
 impl Tap for Gated {
+    fn takes_part(&self, spans: &TokenSpans) -> bool {
+        self.follow || self.pass(spans).strengths.is_some() || (0..spans.batch()).any(|index| begins(spans.row(index)))
+    }
+
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
-        if let Some(weights) = self.probe.weights().get(&site).filter(|_| self.scores_any(spans)) {
+        let pass = self.pass(spans);
+        if let Some(weights) = self.weights.get(site).filter(|_| pass.scored) {
             self.read(weights, &output, spans)?;
         }
-        let Some(scaling) = self.changes.sites.get(&site) else { return Ok(output) };
-        match self.strengths(spans) {
-            None => Ok(output),
-            Some(strengths) => Ok(scaling.apply_to(output, Strengths::Each(&strengths))?),
+        match (self.changes.sites.get(site), &pass.strengths) {
+            (Some(scaling), Some(strengths)) => Ok(scaling.apply_to(output, Strengths::Each(strengths))?),
+            _ => Ok(output),
         }
     }
 
     fn after_mlp(&self, input: &MlpInput<'_>, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
-        if !self.changes.patches.changes(input.layer) {
-            return Ok(output);
-        }
-        match self.strengths(spans) {
+        let Some(added) = self.changes.patches.of(input.layer) else { return Ok(output) };
+        match &self.pass(spans).strengths {
             None => Ok(output),
-            Some(strengths) => self.changes.patches.apply_to(input, output, Some(&strengths)),
+            Some(strengths) => added.apply_to(input, output, Some(strengths)),
         }
     }
 
@@ -321,7 +336,7 @@ mod tests {
     #[test]
     fn the_prompt_decides_and_the_response_may_change_it() {
         let kinds = [Padding, PromptText, Image, PromptText, Response, Response, Response, Padding];
-        let nothing = || Changes { sites: BTreeMap::new(), patches: Patches::default(), positions: Positions::All };
+        let nothing = || Changes { sites: Sites::from_iter([]), patches: Patches::default(), positions: Positions::All };
         let scored = |follow| Gated::new(Probe::default(), follow, nothing()).scored(&kinds).collect::<Vec<_>>();
         assert_eq!((scored(true), scored(false)), (vec![3, 4, 5, 6], vec![3]));
         let gate = |watch| Gate { on: 0.75, off: 0.25, watch };

@@ -7,6 +7,7 @@ use sgm_models::{Mllm, MlpInput, Tap, TapGuard, TokenSpans};
 
 use crate::kernel::Strengths;
 use crate::patches::Patches;
+use crate::sites::Sites;
 use crate::{Amplify, Error, Positions, Result, Scaling};
 
 /// An intervention that a running model wears; dropping it restores the model.
@@ -80,7 +81,7 @@ impl Glasses {
 /// What an intervention changes, and where.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    pub(crate) sites: BTreeMap<Site, Scaling>,
+    pub(crate) sites: Sites<Scaling>,
     pub(crate) patches: Patches,
     pub(crate) positions: Positions,
 }
@@ -128,7 +129,7 @@ impl Suppression {
 
 impl Tap for Suppression {
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
-        let Some(scaling) = self.changes.sites.get(&site) else { return Ok(output) };
+        let Some(scaling) = self.changes.sites.get(site) else { return Ok(output) };
         match self.strengths(spans) {
             None => Ok(scaling.apply_to(output, Strengths::Same(self.strength))?),
             Some(strengths) => Ok(scaling.apply_to(output, Strengths::Each(&strengths))?),
@@ -136,11 +137,9 @@ impl Tap for Suppression {
     }
 
     fn after_mlp(&self, input: &MlpInput<'_>, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
-        if !self.changes.patches.changes(input.layer) {
-            return Ok(output);
-        }
+        let Some(added) = self.changes.patches.of(input.layer) else { return Ok(output) };
         #[allow(clippy::float_cmp, reason = "full strength is exactly 1")]
         let same = || (self.strength != 1.0).then(|| vec![self.strength; spans.batch() * spans.tokens()]);
-        self.changes.patches.apply_to(input, output, self.strengths(spans).or_else(same).as_deref())
+        added.apply_to(input, output, self.strengths(spans).or_else(same).as_deref())
     }
 }

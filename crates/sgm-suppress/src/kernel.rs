@@ -51,7 +51,7 @@ pub enum Form {
 pub struct Scaling {
     scale: Vec<f32>,
     shift: Option<Vec<f32>>,
-    /// All ones for the neurons that keep every bit, 0 for the others.
+    /// All ones for the neurons that keep every bit, 0 for the others; empty where all change.
     kept: Vec<u32>,
     /// The neurons that change, in ascending order.
     experts: Vec<Expert>,
@@ -94,6 +94,9 @@ impl Scaling {
             } else {
                 experts.push(expert);
             }
+        }
+        if experts.len() == scale.len() {
+            kept.clear();
         }
         let form = if experts.len() * EXPERTS_UP_TO_ONE_IN <= scale.len() { Form::Experts } else { Form::Dense };
         Ok(Self { scale, shift, kept, experts, form })
@@ -225,6 +228,10 @@ impl<T: Element> pulp::WithSimd for Dense<'_, T> {
 
 #[inline(always)]
 fn scale_row<T: Element>(row: &mut [T], scale: &[f32], kept: &[u32], factor: impl Fn(f32) -> f32) {
+    if kept.is_empty() {
+        row.iter_mut().zip(scale).for_each(|(response, scale)| *response = T::narrow(response.widen() * factor(*scale)));
+        return;
+    }
     for ((response, scale), kept) in row.iter_mut().zip(scale).zip(kept) {
         *response = T::narrow(response.widen() * factor(*scale)).unless(*scale == 1.0, *kept, *response);
     }
@@ -232,6 +239,12 @@ fn scale_row<T: Element>(row: &mut [T], scale: &[f32], kept: &[u32], factor: imp
 
 #[inline(always)]
 fn shift_row<T: Element>(row: &mut [T], scale: &[f32], shift: &[f32], kept: &[u32], factor: impl Fn(f32) -> f32, strength: f32) {
+    if kept.is_empty() {
+        for ((response, scale), shift) in row.iter_mut().zip(scale).zip(shift) {
+            *response = T::narrow(response.widen() * factor(*scale) + strength * *shift);
+        }
+        return;
+    }
     for (((response, scale), shift), kept) in row.iter_mut().zip(scale).zip(shift).zip(kept) {
         *response = T::narrow(response.widen() * factor(*scale) + strength * *shift).unless(unchanged(*scale, *shift), *kept, *response);
     }

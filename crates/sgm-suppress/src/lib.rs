@@ -58,6 +58,7 @@ mod positions;
 mod preset;
 #[cfg(feature = "candle")]
 mod sentinels;
+mod sites;
 #[cfg(feature = "candle")]
 mod steering;
 mod transport;

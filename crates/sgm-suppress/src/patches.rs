@@ -6,96 +6,100 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor};
 use sgm_core::{Intervention, PatchNeuron};
 use sgm_models::{MlpInput, with_values};
 
-/// The added neurons of all layers, as matrices.
+/// The added neurons of all layers.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Patches(BTreeMap<usize, Layer>);
+pub(crate) struct Patches(BTreeMap<usize, Added>);
 
+/// The added neurons of one layer, at least one.
 #[derive(Debug, Clone)]
-struct Layer {
-    /// f32 `[hidden, added]`.
+pub(crate) struct Added {
+    neurons: Vec<PatchNeuron>,
+    /// The same as matrices, f32 `[hidden, added]`.
     gate: Tensor,
-    /// f32 `[hidden, added]`.
     up: Tensor,
     /// f32 `[added, hidden]`.
     down: Tensor,
-    neurons: Vec<PatchNeuron>,
 }
 
 impl Patches {
     pub(crate) fn new(intervention: &Intervention) -> sgm_models::Result<Self> {
-        let layer = |neurons: &[PatchNeuron]| -> sgm_models::Result<Layer> {
+        let layer = |neurons: &Vec<PatchNeuron>| -> sgm_models::Result<Added> {
+            let (added, hidden) = (neurons.len(), neurons.first().map_or(0, |neuron| neuron.down.len()));
             let matrix = |part: fn(&PatchNeuron) -> &[f32]| -> sgm_models::Result<Tensor> {
-                let (added, hidden) = (neurons.len(), neurons.first().map_or(0, |neuron| neuron.down.len()));
                 let rows: Vec<f32> = neurons.iter().flat_map(part).copied().collect();
                 Ok(Tensor::from_vec(rows, (added, hidden), &Device::Cpu)?)
             };
             let [gate, up] = [matrix(|n| &n.gate)?.t()?.contiguous()?, matrix(|n| &n.up)?.t()?.contiguous()?];
-            Ok(Layer { gate, up, down: matrix(|n| &n.down)?, neurons: neurons.to_vec() })
+            Ok(Added { gate, up, down: matrix(|n| &n.down)?, neurons: neurons.clone() })
         };
-        Ok(Self(intervention.patches().iter().map(|(index, neurons)| Ok((*index, layer(neurons)?))).collect::<sgm_models::Result<_>>()?))
+        let layers = intervention.patches().iter().filter(|(_, neurons)| !neurons.is_empty());
+        Ok(Self(layers.map(|(index, neurons)| Ok((*index, layer(neurons)?))).collect::<sgm_models::Result<_>>()?))
+    }
+
+    /// The neurons added to a layer, if there are any.
+    pub(crate) fn of(&self, layer: usize) -> Option<&Added> {
+        self.0.get(&layer)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
 
-    pub(crate) fn changes(&self, layer: usize) -> bool {
-        self.0.contains_key(&layer)
-    }
-
-    /// Adds what the neurons of a layer say to its MLP's output; `strengths` has a factor for each token, batch by batch, if not 1 for all.
+impl Added {
+    /// Adds what the neurons say to the output of the layer's MLP; `strengths` has a factor for each token, batch by batch, if not 1 for all.
     pub(crate) fn apply_to(&self, input: &MlpInput<'_>, output: Tensor, strengths: Option<&[f32]>) -> sgm_models::Result<Tensor> {
-        let Some(layer) = self.0.get(&input.layer) else { return Ok(output) };
         let (batch, tokens, hidden) = output.dims3()?;
         let (dtype, device) = (output.dtype(), output.device());
         // Where gradients are wanted, candle must record what happens.
         if device.is_cpu() && dtype == DType::F32 && !output.track_op() && !input.hidden.track_op() {
-            return layer.apply_in_place(input, output, strengths);
+            let output = output.contiguous()?;
+            let active = self.active(input, strengths)?;
+            output.inplace_op1(&Sum { neurons: &self.neurons, active })?;
+            return Ok(output);
         }
         let x = input.hidden.reshape((batch * tokens, hidden))?;
         let read = |weights: &Tensor| x.matmul(&weights.to_device(device)?.to_dtype(dtype)?);
-        let mut active = (input.activate(&read(&layer.gate)?)? * read(&layer.up)?)?;
+        let mut active = (input.activate(&read(&self.gate)?)? * read(&self.up)?)?;
         if let Some(strengths) = strengths {
             let strengths = Tensor::from_slice(strengths, (batch * tokens, 1), device)?.to_dtype(dtype)?;
             active = active.broadcast_mul(&strengths)?;
         }
-        let added = active.matmul(&layer.down.to_device(device)?.to_dtype(dtype)?)?;
+        let added = active.matmul(&self.down.to_device(device)?.to_dtype(dtype)?)?;
         Ok((output + added.reshape((batch, tokens, hidden))?)?)
     }
-}
 
-impl Layer {
-    /// The same in plain loops, of which each token has its own: as precise, and free of what ten operations on small tensors cost.
-    fn apply_in_place(&self, input: &MlpInput<'_>, output: Tensor, strengths: Option<&[f32]>) -> sgm_models::Result<Tensor> {
-        let (batch, tokens, hidden) = output.dims3()?;
-        let read = |row: &[f32], part: fn(&PatchNeuron) -> &[f32]| self.neurons.iter().map(|n| dot(part(n), row)).collect::<Vec<f32>>();
-        let (gates, ups) = with_values(input.hidden, |values| {
-            let rows = || values.chunks_exact(hidden.max(1));
-            (
-                rows().flat_map(|row| read(row, |n| &n.gate)).collect::<Vec<f32>>(),
-                rows().flat_map(|row| read(row, |n| &n.up)).collect::<Vec<f32>>(),
-            )
+    /// How active the neurons are, `[tokens, added]`, in plain loops: as precise as candle's products, and free of what ten operations on small
+    /// tensors cost.
+    fn active(&self, input: &MlpInput<'_>, strengths: Option<&[f32]>) -> sgm_models::Result<Vec<f32>> {
+        let added = self.neurons.len();
+        let (mut active, ups) = with_values(input.hidden, |values| {
+            let hidden = self.neurons.first().map_or(1, |neuron| neuron.gate.len().max(1));
+            let room = values.len() / hidden * added;
+            let (mut gates, mut ups) = (Vec::with_capacity(room), Vec::with_capacity(room));
+            for row in values.chunks_exact(hidden) {
+                gates.extend(self.neurons.iter().map(|neuron| dot(&neuron.gate, row)));
+                ups.extend(self.neurons.iter().map(|neuron| dot(&neuron.up, row)));
+            }
+            (gates, ups)
         })?;
-        let gates = Tensor::from_vec(gates, (batch * tokens, self.neurons.len()), output.device())?;
-        let mut active = with_values(&input.activate(&gates)?, <[f32]>::to_vec)?;
+        input.activate_values(&mut active)?;
         active.iter_mut().zip(&ups).for_each(|(active, up)| *active *= up);
-        for (active, strength) in active.chunks_exact_mut(self.neurons.len().max(1)).zip(strengths.unwrap_or_default()) {
+        for (active, strength) in active.chunks_exact_mut(added).zip(strengths.unwrap_or_default()) {
             active.iter_mut().for_each(|active| *active *= strength);
         }
-        let output = if output.is_contiguous() { output } else { output.contiguous()? };
-        output.inplace_op1(&Added { neurons: &self.neurons, active })?;
-        Ok(output)
+        Ok(active)
     }
 }
 
 /// What added neurons say, added to what an MLP says.
-struct Added<'a> {
+struct Sum<'a> {
     neurons: &'a [PatchNeuron],
     /// `[tokens, added]`.
     active: Vec<f32>,
 }
 
-impl InplaceOp1 for Added<'_> {
+impl InplaceOp1 for Sum<'_> {
     fn name(&self) -> &'static str {
         "sgm-patches"
     }
@@ -106,7 +110,7 @@ impl InplaceOp1 for Added<'_> {
         };
         let hidden = layout.dims().last().copied().unwrap_or(1).max(1);
         let rows = all.get_mut(start..end).unwrap_or_default().chunks_exact_mut(hidden);
-        for (row, active) in rows.zip(self.active.chunks_exact(self.neurons.len().max(1))) {
+        for (row, active) in rows.zip(self.active.chunks_exact(self.neurons.len())) {
             for (neuron, active) in self.neurons.iter().zip(active) {
                 row.iter_mut().zip(&neuron.down).for_each(|(value, down)| *value += active * down);
             }

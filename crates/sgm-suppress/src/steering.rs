@@ -109,7 +109,6 @@ impl Steering {
         let (others, toxic) = (of(&others, "non-toxic")?, of(&toxic, "toxic")?);
         Ok(others.iter().zip(&toxic).map(|(other, toxic)| other - self.against * toxic).collect())
     }
-
 }
 
 /// How the output of the MLP that answers are before varies at the tokens that non-toxic ones are predicted from.

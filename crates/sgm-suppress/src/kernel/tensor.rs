@@ -20,7 +20,7 @@ impl Scaling {
         }
         // Where gradients are wanted, candle must record what happens.
         if output.device().is_cpu() && !output.track_op() && matches!(output.dtype(), DType::F32 | DType::BF16 | DType::F16) {
-            let output = if output.is_contiguous() { output } else { output.contiguous()? };
+            let output = output.contiguous()?;
             output.inplace_op1(&InPlace { scaling: self, strengths })?;
             return Ok(output);
         }
