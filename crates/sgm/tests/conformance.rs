@@ -4,15 +4,15 @@
 mod worn;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, IndexOp, Tensor};
 use sgm::bake::ScaledBackend;
 use sgm::capture::{Pool, PooledTap, Pooling};
-use sgm::core::{Intervention, SiteIntervention};
+use sgm::core::{Intervention, Site, SiteIntervention};
 use sgm::models::{
-    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Generator, Matrices, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, View,
-    generate_tokens, load_image,
+    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Generator, Matrices, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask,
+    TokenSpans, View, generate_tokens, load_image,
 };
 use sgm::suppress::{Amplify, Error, Glasses};
 use worn::{bits, glasses, glasses_of};
@@ -301,6 +301,56 @@ fn taps_see_every_response_token_once_and_nothing_after_the_end() {
         assert_eq!(seen[&row], fed, "{answer:?}");
     }
     assert!(answers.iter().any(|a| a.tokens.len() != answers[0].tokens.len()), "the answers do not differ in length");
+}
+
+/// Takes part in prompts alone, and is called in nothing else.
+#[derive(Default)]
+struct PromptsOnly {
+    passes: Mutex<Vec<bool>>,
+}
+
+impl PromptsOnly {
+    fn check(&self) {
+        assert_eq!(self.passes.lock().unwrap().last(), Some(&true), "called in a pass without it");
+    }
+}
+
+impl sgm::models::Tap for PromptsOnly {
+    fn takes_part(&self, spans: &TokenSpans) -> bool {
+        let part = (0..spans.batch()).any(|index| spans.row(index).contains(&TokenKind::PromptText));
+        self.passes.lock().unwrap().push(part);
+        part
+    }
+
+    fn apply(&self, _: Site, output: Tensor, _: &TokenSpans) -> sgm::models::Result<Tensor> {
+        self.check();
+        Ok(output)
+    }
+
+    fn after_mlp(&self, _: &sgm::models::MlpInput<'_>, output: Tensor, _: &TokenSpans) -> sgm::models::Result<Tensor> {
+        self.check();
+        Ok(output)
+    }
+
+    fn settle(&self, _: &TokenSpans) -> sgm::models::Result<bool> {
+        self.check();
+        Ok(false)
+    }
+}
+
+#[test]
+fn a_tap_that_takes_no_part_in_a_pass_is_not_called_in_it() {
+    let s = Subject::organism();
+    let prompts = [Prompt::user("thank you.", None)];
+    let tap = Arc::new(PromptsOnly::default());
+    let attached = s.model.taps().attach(tap.clone());
+    let options = GenerateOptions { max_new_tokens: 5, ..Default::default() };
+    let answers = s.model.generate(&prompts, &options).unwrap();
+    drop(attached);
+    // The prompt, then each token but the last.
+    let passes = tap.passes.lock().unwrap().clone();
+    assert_eq!((passes[0], passes.len()), (true, answers[0].tokens.len()));
+    assert!(passes.len() > 1 && passes[1..].iter().all(|part| !part));
 }
 
 #[test]
