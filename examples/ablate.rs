@@ -106,6 +106,7 @@ fn variants(name: &str, preset: &Preset, last_layer: usize) -> Vec<(String, Pres
     for rate in [0.01, 0.05] {
         vary(&format!("gate at {rate}"), &|p| p.gate = p.gate.map(|_| rate));
     }
+    vary("gate watches answers", &|p| p.watch = p.gate.is_some());
     vary("no dose", &|p| p.dose = None);
     for (index, (map, _)) in preset.maps.iter().enumerate().filter(|_| preset.maps.len() > 1) {
         vary(&format!("no {map}"), &|p| drop(p.maps.remove(index)));

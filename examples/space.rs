@@ -28,7 +28,7 @@ pub(crate) fn draw(rng: &mut impl Rng) -> Option<Preset> {
     let strength = one(rng, &[0.5, 0.6, 0.7, 0.9])?;
     let steering = Steering { strength, against: one(rng, &[0.2, 0.25, 0.3, 0.4])?, ..Steering::default() };
     let steering = (maps.is_empty() || rng.random_bool(0.7)).then_some(steering);
-    Some(Preset { maps, schedule: None, steering, gate: one(rng, &[0.01, Preset::FALSE_POSITIVE_RATE]), dose: None })
+    Some(Preset { maps, steering, gate: one(rng, &[0.01, Preset::FALSE_POSITIVE_RATE]), ..Preset::foldable() })
 }
 
 /// What a preset is made of, in a line.

@@ -122,7 +122,7 @@ fn main() -> Result<()> {
                 for strength in &arguments.strengths {
                     for gate in &arguments.gates {
                         let gate = Some(*gate).filter(|gate| *gate < 1.0);
-                        let preset = Preset { maps: vec![(map.clone(), *strength)], schedule: None, steering: None, gate, dose: None };
+                        let preset = Preset { maps: vec![(map.clone(), *strength)], gate, ..Preset::foldable() };
                         let name = format!("{name} x{strength} gate {}", gate.unwrap_or(1.0));
                         measure(name, &preset.fit(&model, &calibrated)?)?;
                     }

@@ -32,6 +32,8 @@ pub struct Preset {
     pub steering: Option<Steering>,
     /// The share of benign prompts that the gate may let through; always on if not given.
     pub gate: Option<f64>,
+    /// Whether the gate goes on to [watch](sgm_core::Gate::watch) the answer.
+    pub watch: bool,
     /// How the strength grows with the probe's log-odds.
     pub dose: Option<Dose>,
 }
@@ -48,7 +50,7 @@ impl Preset {
 
     /// For checkpoints: sentinels, always on.
     pub fn foldable() -> Self {
-        Self { maps: vec![(sentinels(), 1.25)], schedule: None, steering: None, gate: None, dose: None }
+        Self { maps: vec![(sentinels(), 1.25)], schedule: None, steering: None, gate: None, watch: false, dose: None }
     }
 
     /// For running models: two transports and sentinels, and steering on top of them, behind a gate.
@@ -105,7 +107,7 @@ impl Preset {
         }
         if let Some(rate) = self.gate {
             let mut probe = calibrated.probe(rate)?;
-            probe.dose = self.dose;
+            (probe.gate.watch, probe.dose) = (self.watch, self.dose);
             glasses.probe = Some(probe);
         }
         Ok(glasses)
