@@ -117,6 +117,11 @@ fn variants(name: &str, preset: &Preset, last_layer: usize) -> Vec<(String, Pres
             p.maps.clear();
         }
     });
+    for strength in [0.2, 0.3, 0.4] {
+        vary(&format!("steered at once, {strength}"), &|p| {
+            p.steering.iter_mut().for_each(|s| (s.at_once, s.strength) = (true, strength));
+        });
+    }
     vary("fitted at once", &|p| {
         for (map, _) in &mut p.maps {
             if let Map::Incremental(transport, pooling) = map.clone() {

@@ -47,22 +47,40 @@ struct Arguments {
     /// Glasses that were fitted before, instead of a calibration.
     #[arg(long)]
     intervention: Option<PathBuf>,
+    /// No times: only rounds of this contender, `no glasses`, `always on`, `gate open` or `gate closed`, for a profiler to watch
+    /// (`tools/cost/instructions.sh`).
+    #[arg(long)]
+    alone: Option<String>,
+    /// The decoder of 8 layers does that, not the model.
+    #[arg(long)]
+    wide: bool,
 }
 
 fn main() -> Result<()> {
     threads::settle();
     let arguments = Arguments::parse();
     let (source, model) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?);
+    let prompt = || -> Result<Prompt> {
+        let benchmark = Benchmark::new(source.evaluation()?)?;
+        benchmark.prompts().1.into_iter().next().context("the data have no benign prompt")
+    };
+    let wide = || decoder::random(1024, 2816, 8, 1000);
+    let words = Prompt::Raw { text: ["word"; 60].join(" "), images: Vec::new() };
+    if let Some(contender) = &arguments.alone {
+        if arguments.wide {
+            let wide = wide()?;
+            return decoding::alone(&wide, &decoding::everywhere(&wide)?, contender, words, arguments.rounds);
+        }
+        let path = arguments.intervention.as_ref().context("--alone needs --intervention, or --wide")?;
+        return decoding::alone(&model, &Intervention::load(path)?, contender, prompt()?, arguments.rounds);
+    }
     println!("{}, {} threads\n", model.info().name, rayon::current_num_threads());
     let glasses = match &arguments.intervention {
         Some(path) => Intervention::load(path)?,
         None => calibrate(&arguments, source.as_ref(), &model)?,
     };
     println!("\n| decoding one token | batch | microseconds | against none [95 % of the rounds] |\n|---|---|---|---|");
-    let benchmark = Benchmark::new(source.evaluation()?)?;
-    let prompt = benchmark.prompts().1.into_iter().next().context("the data have no benign prompt")?;
-    let wide = decoder::random(1024, 2816, 8, 1000)?;
-    let words = Prompt::Raw { text: ["word"; 60].join(" "), images: Vec::new() };
+    let (prompt, wide) = (prompt()?, wide()?);
     for batch in [1, 8] {
         decoding::compare(&model.info().name, &model, &glasses, &vec![prompt.clone(); batch], arguments.rounds)?;
     }

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sgm::core::{Gate, Intervention, Probe, SiteIntervention};
 use sgm::defend::Worn;
 use sgm::models::{AutoMllm, Cache, Mllm, Padding, Prompt, View};
@@ -11,17 +11,7 @@ use sgm::suppress::Amplify;
 
 /// Times decoding without glasses and with them: always on, and behind a gate that is open or closed.
 pub(crate) fn compare(name: &str, model: &AutoMllm, glasses: &Intervention, prompts: &[Prompt], rounds: usize) -> Result<()> {
-    let with = |change: &dyn Fn(&mut Option<Probe>)| {
-        let mut changed = glasses.clone();
-        change(&mut changed.probe);
-        Some(changed)
-    };
-    let mut contenders = vec![("no glasses", None), ("always on", with(&|probe| *probe = None))];
-    if glasses.probe.is_some() {
-        contenders.push(("gate open", with(&|p| p.iter_mut().for_each(|p| p.gate = Gate { on: 0.0, off: 0.0, watch: false }))));
-        // No sum of responses makes up for this bias.
-        contenders.push(("gate closed", with(&|p| p.iter_mut().for_each(|p| p.bias = -1e6))));
-    }
+    let contenders = contenders(glasses);
     let inputs = model.processor().prompts(prompts, Padding::Left)?;
     let plain = View::new(model);
     let wear = |glasses: &Option<Intervention>| glasses.as_ref().map(|g| Worn::new(model, g, Amplify::Refuse)).transpose();
@@ -51,6 +41,36 @@ pub(crate) fn compare(name: &str, model: &AutoMllm, glasses: &Intervention, prom
         println!("| {name}: {worn} | {batch} | {:.0} | {ratio} [{low}, {high}] |", 1e6 * quantile(seconds, 0.5));
     }
     Ok(())
+}
+
+/// Decodes with one contender alone, in as many rounds of five tokens, for profilers to watch.
+pub(crate) fn alone(model: &AutoMllm, glasses: &Intervention, contender: &str, prompt: Prompt, rounds: usize) -> Result<()> {
+    let contenders = contenders(glasses);
+    let names = || contenders.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let found = contenders.iter().find(|(name, _)| *name == contender);
+    let (_, glasses) = found.with_context(|| format!("no contender {contender:?}, there are {}", names()))?;
+    let plain = View::new(model);
+    let worn = glasses.as_ref().map(|g| Worn::new(model, g, Amplify::Refuse)).transpose()?;
+    let view = worn.as_ref().map_or(&plain, Worn::model);
+    let mut cache = view.new_cache();
+    view.prefill(&model.processor().prompts(&[prompt], Padding::Left)?, &mut cache)?;
+    (0..rounds).try_for_each(|_| decode(view, cache.clone(), 1).map(drop))
+}
+
+/// The glasses as they are worn always, and behind a gate that is open or closed, by name.
+fn contenders(glasses: &Intervention) -> Vec<(&'static str, Option<Intervention>)> {
+    let with = |change: &dyn Fn(&mut Option<Probe>)| {
+        let mut changed = glasses.clone();
+        change(&mut changed.probe);
+        Some(changed)
+    };
+    let mut contenders = vec![("no glasses", None), ("always on", with(&|probe| *probe = None))];
+    if glasses.probe.is_some() {
+        contenders.push(("gate open", with(&|p| p.iter_mut().for_each(|p| p.gate = Gate { on: 0.0, off: 0.0, watch: false }))));
+        // No sum of responses makes up for this bias.
+        contenders.push(("gate closed", with(&|p| p.iter_mut().for_each(|p| p.bias = -1e6))));
+    }
+    contenders
 }
 
 /// The seconds of one step of decoding.

@@ -129,6 +129,7 @@ fn main() -> Result<()> {
         "pooling": arguments.pooling.to_string(),
         "without": arguments.without,
         "reused": arguments.reuse,
+        "worn from the start": arguments.subject.wear,
         "transport pooling": Preset::TEXT.to_string(),
         "gate": {"pooling": Calibrated::PROMPT_END.to_string(), "false positive rate": Preset::FALSE_POSITIVE_RATE},
     });

@@ -83,8 +83,10 @@ fn main() -> Result<()> {
     }
     bar.finish_and_clear();
 
+    let mut provenance = Provenance::new(&model.info().name, source.as_ref(), &judge);
+    provenance.calibration = serde_json::json!({"worn from the start": arguments.subject.wear});
     let report = HoldoutReport {
-        provenance: Provenance::new(&model.info().name, source.as_ref(), &judge),
+        provenance,
         preset: arguments.preset,
         seeds: arguments.seeds,
         rows: holdout::one_at_a_time(&holdouts).iter().chain(&holdouts).map(Holdout::row).collect(),

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
+use sgm::core::Intervention;
 use sgm::models::{AutoMllm, Checkpoint};
+use sgm::suppress::{Amplify, Glasses};
 use sgm::toxic_qa::{Contrast, LexiconJudge, ManifestSource, OrganismSource, Part, Source};
 
 /// What shows a language model the words of a prompt and nothing else.
@@ -18,6 +20,9 @@ pub(crate) struct Subject {
     /// Prompts as they stand, without the model's chat template: a language model goes on from their text.
     #[arg(long, requires = "model")]
     plain: bool,
+    /// Static glasses that the model wears from the start, as one that they are baked into would: all else comes on top.
+    #[arg(long)]
+    pub(crate) wear: Option<PathBuf>,
     /// A manifest of calibration and test samples instead of the organism's.
     #[arg(long, conflicts_with = "organism_data")]
     manifest: Option<PathBuf>,
@@ -47,11 +52,18 @@ impl Subject {
     }
 
     pub(crate) fn model(&self) -> Result<AutoMllm> {
-        Ok(match &self.model {
+        let model = match &self.model {
             Some(model) if self.plain => AutoMllm::load(&Checkpoint::open(model)?.with_chat_template(PLAIN))?,
             Some(model) => AutoMllm::load(&Checkpoint::open(model)?)?,
             None => sgm::organism::load()?,
-        })
+        };
+        if let Some(path) = &self.wear {
+            let glasses = Intervention::load(path)?;
+            ensure!(glasses.probe.is_none(), "{} has a gate; only static glasses can be worn from the start", path.display());
+            // Never taken off.
+            std::mem::forget(Glasses::wear(&model, &glasses, Amplify::Refuse)?);
+        }
+        Ok(model)
     }
 
     pub(crate) fn judge(&self) -> Result<LexiconJudge> {

@@ -1,10 +1,11 @@
 //! Shifts of what MLPs say that make the model's own harmless answers likelier.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sgm_capture::{ActsAt, Capture, Derivative, Effects, Examples, Layerwise, MlpTokens, Parameter};
+use sgm_capture::{ActsAt, Capture, Derivative, Effects, Examples, Layerwise, MeanEffects, MlpTokens, Parameter};
 use sgm_core::{Calibration, Intervention, Metadata, Projection, Site, SiteIntervention};
 use sgm_models::{Mllm, TokenKind, TokenMask, View};
 
@@ -23,7 +24,8 @@ use crate::{Amplify, Error, Glasses, Result};
 /// ```
 ///
 /// which maximises `d . b` among shifts with `b . C^-1 b = strength^2`: `strength` is a Mahalanobis distance, in standard deviations of
-/// what the MLP says anyway. It is one step, not a descent, layer by layer, each on the model that is steered in the layers before. The formula is this project's own; the
+/// what the MLP says anyway. It is one step, not a descent: layer by layer, each on the model that is steered in the layers before, or
+/// [at once](Self::at_once). The formula is this project's own; the
 /// gradient as a direction to steer in is common (arXiv 1912.02164 ascends it in the cached keys and values, at every token of an answer).
 ///
 /// Both kinds of answers should be to the same kind of prompts, risky ones, best those that the model gives itself. The shift is the same for all tokens, so that these
@@ -34,6 +36,9 @@ pub struct Steering {
     pub strength: f64,
     /// How much making toxic answers less likely counts beside making non-toxic ones likelier.
     pub against: f64,
+    /// Whether all layers are fitted on the model as it is: by one pass forward and back, where layer by layer each takes its own, which is long
+    /// for deep models. Layers then do not know of each other, and much less strength does as much.
+    pub at_once: bool,
     /// The layers; all if not given.
     pub layers: Option<RangeInclusive<usize>>,
     /// Samples run together.
@@ -42,7 +47,7 @@ pub struct Steering {
 
 impl Default for Steering {
     fn default() -> Self {
-        Self { strength: 0.6, against: 0.25, layers: None, batch_size: 8 }
+        Self { strength: 0.6, against: 0.25, at_once: false, layers: None, batch_size: 8 }
     }
 }
 
@@ -71,13 +76,16 @@ impl Steering {
         let sites: Vec<Site> = info.sites.iter().map(|info| info.site).filter(|site| self.steers(*site)).collect();
         let capture = Capture { batch_size: self.batch_size, ..Capture::new(Vec::new()) };
         let mut samples = capture.layerwise(model, examples)?;
+        let mut gradients = if self.at_once { self.gradients(model, examples, &sites)? } else { BTreeMap::new() };
         for site in sites {
             samples.advance_to(model, site.layer)?;
             let spread = spread(model, &samples)?;
-            let view = View::new(model);
-            let worn = Glasses::wear(&view, &fitted, Amplify::Refuse)?;
-            let gradient = self.gradient(&view, examples, site)?;
-            drop(worn);
+            if !self.at_once {
+                let view = View::new(model);
+                let _worn = Glasses::wear(&view, &fitted, Amplify::Refuse)?;
+                gradients = self.gradients(&view, examples, &[site])?;
+            }
+            let gradient = gradients.remove(&site).unwrap_or_default();
             let shift = spread.times(&gradient);
             let length = dot(&gradient, &shift).max(0.0).sqrt();
             let factor = if length > 0.0 { self.strength / length } else { 0.0 };
@@ -92,12 +100,13 @@ impl Steering {
         site.projection == Projection::Down && self.layers.as_ref().is_none_or(|layers| layers.contains(&site.layer))
     }
 
-    /// What the shift is to ascend.
-    fn gradient<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, site: Site) -> Result<Vec<f64>> {
+    /// What the shift of each site is to ascend.
+    fn gradients<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, sites: &[Site]) -> Result<BTreeMap<Site, Vec<f64>>> {
         let derivative = Derivative { parameter: Parameter::Shift, tokens: ActsAt::Mask(TokenMask::All) };
-        let effects = Effects { sites: Some([site].into()), batch_size: self.batch_size, ..Effects::new(vec![derivative]) };
+        let only = Some(sites.iter().copied().collect());
+        let effects = Effects { sites: only, batch_size: self.batch_size, ..Effects::new(vec![derivative]) };
         let [toxic, others] = effects.means(model, examples)?;
-        let of = |effects: &sgm_capture::MeanEffects, what: &str| {
+        let of = |effects: &MeanEffects, site: Site, what: &str| {
             let moments = effects.derivatives.get(&derivative).and_then(|sites| sites.get(&site));
             let missing = || Error::Fit {
                 reason: format!(
@@ -106,8 +115,11 @@ impl Steering {
             };
             moments.map(|moments| moments.mean.clone()).ok_or_else(missing)
         };
-        let (others, toxic) = (of(&others, "non-toxic")?, of(&toxic, "toxic")?);
-        Ok(others.iter().zip(&toxic).map(|(other, toxic)| other - self.against * toxic).collect())
+        let gradient = |site: &Site| {
+            let (others, toxic) = (of(&others, *site, "non-toxic")?, of(&toxic, *site, "toxic")?);
+            Ok((*site, others.iter().zip(&toxic).map(|(other, toxic)| other - self.against * toxic).collect()))
+        };
+        sites.iter().map(gradient).collect()
     }
 }
 

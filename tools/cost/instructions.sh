@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# How many instructions the decoding of a token takes with glasses on and without, on one thread, by valgrind's callgrind: what a noisy machine
+# cannot blur. Prints a table. Those of the allocator are left out: they depend on what the heap happens to look like.
+#
+#     cargo run --release --example cost                  # writes out/cost.sgm.safetensors
+#     tools/cost/instructions.sh out/cost.sgm.safetensors
+set -euo pipefail
+glasses=${1:?usage: tools/cost/instructions.sh GLASSES}
+cost=${CARGO_TARGET_DIR:-target}/release/examples/cost
+export RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1
+counts=$(mktemp)
+trap 'rm -f "$counts"' EXIT
+
+# What decoding executes in a run, but for the allocator.
+instructions() {
+    valgrind --tool=callgrind --callgrind-out-file="$counts" --toggle-collect='*AutoMllm*Mllm*decode*' \
+        "$cost" --intervention "$glasses" "$@" >/dev/null 2>&1
+    callgrind_annotate --threshold=100 --tree=none --auto=no "$counts" |
+        awk '$2 ~ /^\(/ && !/PROGRAM TOTALS/ && !/:_?mi_/ { gsub(",", "", $1); sum += $1 } END { printf "%d", sum }'
+}
+
+echo "| decoding one token | instructions | against none |"
+echo "|---|---|---|"
+for subject in organism "1024 wide"; do
+    wide=()
+    [ "$subject" = organism ] || wide=(--wide)
+    for contender in "no glasses" "always on" "gate open" "gate closed"; do
+        # Later rounds, of five tokens, when all buffers have been made.
+        few=$(instructions --alone "$contender" "${wide[@]}" --rounds 2)
+        more=$(instructions --alone "$contender" "${wide[@]}" --rounds 10)
+        each=$(((more - few) / 40))
+        [ "$contender" = "no glasses" ] && none=$each
+        awk -v s="$subject" -v c="$contender" -v n="$none" -v e="$each" \
+            'BEGIN { printf "| %s: %s | %d | %+.2f %% |\n", s, c, e, 100 * (e / n - 1) }'
+    done
+done
