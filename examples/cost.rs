@@ -51,9 +51,6 @@ struct Arguments {
     /// (`tools/cost/instructions.sh`).
     #[arg(long)]
     alone: Option<String>,
-    /// The decoder of 8 layers does that, not the model.
-    #[arg(long)]
-    wide: bool,
 }
 
 fn main() -> Result<()> {
@@ -64,14 +61,8 @@ fn main() -> Result<()> {
         let benchmark = Benchmark::new(source.evaluation()?)?;
         benchmark.prompts().1.into_iter().next().context("the data have no benign prompt")
     };
-    let wide = || decoder::random(1024, 2816, 8, 1000);
-    let words = Prompt::Raw { text: ["word"; 60].join(" "), images: Vec::new() };
     if let Some(contender) = &arguments.alone {
-        if arguments.wide {
-            let wide = wide()?;
-            return decoding::alone(&wide, &decoding::everywhere(&wide)?, contender, words, arguments.rounds);
-        }
-        let path = arguments.intervention.as_ref().context("--alone needs --intervention, or --wide")?;
+        let path = arguments.intervention.as_ref().context("--alone needs --intervention")?;
         return decoding::alone(&model, &Intervention::load(path)?, contender, prompt()?, arguments.rounds);
     }
     println!("{}, {} threads\n", model.info().name, rayon::current_num_threads());
@@ -80,7 +71,8 @@ fn main() -> Result<()> {
         None => calibrate(&arguments, source.as_ref(), &model)?,
     };
     println!("\n| decoding one token | batch | microseconds | against none [95 % of the rounds] |\n|---|---|---|---|");
-    let (prompt, wide) = (prompt()?, wide()?);
+    let (prompt, wide) = (prompt()?, decoder::random(1024, 2816, 8, 1000)?);
+    let words = Prompt::Raw { text: ["word"; 60].join(" "), images: Vec::new() };
     for batch in [1, 8] {
         decoding::compare(&model.info().name, &model, &glasses, &vec![prompt.clone(); batch], arguments.rounds)?;
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How many instructions the decoding of a token takes with glasses on and without, on one thread, by valgrind's callgrind: what a noisy machine
+# How many instructions the organism takes for a token with glasses on and without, on one thread, by valgrind's callgrind: what a noisy machine
 # cannot blur. Prints a table. Those of the allocator are left out: they depend on what the heap happens to look like.
 #
 #     cargo run --release --example cost                  # writes out/cost.sgm.safetensors
@@ -21,16 +21,11 @@ instructions() {
 
 echo "| decoding one token | instructions | against none |"
 echo "|---|---|---|"
-for subject in organism "1024 wide"; do
-    wide=()
-    [ "$subject" = organism ] || wide=(--wide)
-    for contender in "no glasses" "always on" "gate open" "gate closed"; do
-        # Later rounds, of five tokens, when all buffers have been made.
-        few=$(instructions --alone "$contender" "${wide[@]}" --rounds 2)
-        more=$(instructions --alone "$contender" "${wide[@]}" --rounds 10)
-        each=$(((more - few) / 40))
-        [ "$contender" = "no glasses" ] && none=$each
-        awk -v s="$subject" -v c="$contender" -v n="$none" -v e="$each" \
-            'BEGIN { printf "| %s: %s | %d | %+.2f %% |\n", s, c, e, 100 * (e / n - 1) }'
-    done
+for contender in "no glasses" "always on" "gate open" "gate closed"; do
+    # Later rounds, of five tokens, when all buffers have been made.
+    few=$(instructions --alone "$contender" --rounds 2)
+    more=$(instructions --alone "$contender" --rounds 10)
+    each=$(((more - few) / 40))
+    [ "$contender" = "no glasses" ] && none=$each
+    awk -v c="$contender" -v n="$none" -v e="$each" 'BEGIN { printf "| %s | %d | %+.2f %% |\n", c, e, 100 * (e / n - 1) }'
 done
