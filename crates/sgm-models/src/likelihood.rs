@@ -2,6 +2,7 @@ use candle_core::{DType, Tensor};
 
 use rayon::prelude::*;
 
+use crate::derivative::with_gradient;
 use crate::model::{Mllm, ModelInputs};
 use crate::processor::Padding;
 use crate::prompt::Prompt;
@@ -59,8 +60,9 @@ pub fn backpropagate<M: Mllm + ?Sized>(model: &M, inputs: &ModelInputs, objectiv
         });
         let seed: Vec<f32> = weights.zip(&values).flat_map(|((id, weight), logits)| gradient(logits, id, weight)).collect();
         let seed = Tensor::from_vec(seed, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
-        // Its gradient with respect to the logits is the seed.
-        (&logits * seed)?.sum_all()?.backward()?;
+        // A number whose gradient with respect to the logits is the seed; what it is does not matter.
+        let nothing = Tensor::zeros((), logits.dtype(), logits.device())?;
+        with_gradient(&logits, nothing, move |_, _| Ok(seed.clone()))?.backward()?;
     }
     Ok(negative_logs(&targets, &values))
 }

@@ -76,22 +76,22 @@ impl Steering {
         let sites: Vec<Site> = info.sites.iter().map(|info| info.site).filter(|site| self.steers(*site)).collect();
         let capture = Capture { batch_size: self.batch_size, ..Capture::new(Vec::new()) };
         let mut samples = capture.layerwise(model, examples)?;
-        let mut gradients = if self.at_once { self.gradients(model, examples, &sites)? } else { BTreeMap::new() };
-        for site in sites {
-            samples.advance_to(model, site.layer)?;
-            let spread = spread(model, &samples)?;
-            if !self.at_once {
-                let view = View::new(model);
-                let _worn = Glasses::wear(&view, &fitted, Amplify::Refuse)?;
-                gradients = self.gradients(&view, examples, &[site])?;
+        let step = if self.at_once { sites.len().max(1) } else { 1 };
+        for sites in sites.chunks(step) {
+            let view = View::new(model);
+            let worn = Glasses::wear(&view, &fitted, Amplify::Refuse)?;
+            let gradients = self.gradients(&view, examples, sites)?;
+            drop(worn);
+            for (site, gradient) in gradients {
+                samples.advance_to(model, site.layer)?;
+                let shift = spread(model, &samples)?.times(&gradient);
+                let length = dot(&gradient, &shift).max(0.0).sqrt();
+                let factor = if length > 0.0 { self.strength / length } else { 0.0 };
+                #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
+                let shift: Vec<f32> = shift.into_iter().map(|value| (factor * value) as f32).collect();
+                let scale = vec![1.0; shift.len()];
+                fitted.insert(site, SiteIntervention { shift: Some(shift), ..SiteIntervention::from_scale(scale) })?;
             }
-            let gradient = gradients.remove(&site).unwrap_or_default();
-            let shift = spread.times(&gradient);
-            let length = dot(&gradient, &shift).max(0.0).sqrt();
-            let factor = if length > 0.0 { self.strength / length } else { 0.0 };
-            #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
-            let shift: Vec<f32> = shift.into_iter().map(|value| (factor * value) as f32).collect();
-            fitted.insert(site, SiteIntervention { shift: Some(shift.clone()), ..SiteIntervention::from_scale(vec![1.0; shift.len()]) })?;
         }
         Ok(fitted)
     }
