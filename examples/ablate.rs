@@ -38,6 +38,9 @@ struct Arguments {
     /// How responses are pooled over tokens for expertise.
     #[arg(long, default_value = "max/all", value_parser = |s: &str| s.parse::<Pooling>())]
     pooling: Pooling,
+    /// Only these rows of the table.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
     /// The length of an answer in tokens.
     #[arg(long, default_value_t = 56)]
     max_new_tokens: usize,
@@ -54,7 +57,8 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let (source, model, judge) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
     let last_layer = model.info().sites.iter().map(|info| info.site.layer).max().unwrap_or(0);
-    let variants = variants(&arguments.preset, &Preset::named(&arguments.preset)?, last_layer);
+    let mut variants = variants(&arguments.preset, &Preset::named(&arguments.preset)?, last_layer);
+    variants.retain(|(name, _)| arguments.rows.is_empty() || arguments.rows.contains(name));
     let mut benchmark = Benchmark::new(source.evaluation()?)?;
     benchmark.thin(arguments.thin);
     let bar = ProgressBar::new(arguments.seeds * (1 + variants.len() as u64));
@@ -118,7 +122,7 @@ fn variants(name: &str, preset: &Preset, last_layer: usize) -> Vec<(String, Pres
         }
     });
     for strength in [0.2, 0.3, 0.4] {
-        vary(&format!("steered at once, {strength}"), &|p| {
+        vary(&format!("steered at once {strength}"), &|p| {
             p.steering.iter_mut().for_each(|s| (s.at_once, s.strength) = (true, strength));
         });
     }
