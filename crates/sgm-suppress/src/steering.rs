@@ -37,7 +37,7 @@ pub struct Steering {
     /// How much making toxic answers less likely counts beside making non-toxic ones likelier.
     pub against: f64,
     /// Whether all layers are fitted on the model as it is: by one pass forward and back, where layer by layer each takes its own, which is long
-    /// for deep models. Layers then do not know of each other, and much less strength does as much.
+    /// for deep models. Layers then do not know of each other, and all together may go further than each was meant to.
     pub at_once: bool,
     /// The layers; all if not given.
     pub layers: Option<RangeInclusive<usize>>,
