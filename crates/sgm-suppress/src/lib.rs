@@ -58,6 +58,7 @@ mod positions;
 mod preset;
 #[cfg(feature = "candle")]
 mod sentinels;
+#[cfg(feature = "candle")]
 mod sites;
 #[cfg(feature = "candle")]
 mod steering;
