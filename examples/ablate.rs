@@ -3,12 +3,12 @@
 
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
+mod process;
 mod subject;
-mod threads;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use experiment::Drawing;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,10 +19,6 @@ use sgm::models::Mllm;
 use sgm::suppress::{Map, Operator, Preset};
 use sgm::toxic_qa::{Benchmark, Part, Provenance, Report, Run, SeedOutcome};
 use subject::Subject;
-
-/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -53,11 +49,14 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    threads::settle();
+    process::settle();
     let arguments = Arguments::parse();
     let (source, model, judge) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
     let last_layer = model.info().sites.iter().map(|info| info.site.layer).max().unwrap_or(0);
     let mut variants = variants(&arguments.preset, &Preset::named(&arguments.preset)?, last_layer);
+    if let Some(row) = arguments.rows.iter().find(|row| !variants.iter().any(|(name, _)| name == *row)) {
+        bail!("no row {row:?}, there are {}", variants.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));
+    }
     variants.retain(|(name, _)| arguments.rows.is_empty() || arguments.rows.contains(name));
     let mut benchmark = Benchmark::new(source.evaluation()?)?;
     benchmark.thin(arguments.thin);

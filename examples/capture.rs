@@ -6,7 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a binary")]
 
 mod calibration;
-mod threads;
+mod process;
 
 use std::path::PathBuf;
 
@@ -17,10 +17,6 @@ use sgm::models::{AutoMllm, Checkpoint, TokenMask};
 use sgm::toxic_qa::{Contrast, ManifestSource, OrganismSource, Part, Sample, Source};
 use sha2::{Digest, Sha256};
 use tracing_subscriber::EnvFilter;
-
-/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -68,7 +64,7 @@ fn named<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str, text
 }
 
 fn main() -> Result<()> {
-    threads::settle();
+    process::settle();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();

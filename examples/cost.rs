@@ -11,9 +11,9 @@ mod decoder;
 mod decoding;
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
+mod process;
 #[allow(dead_code, reason = "other examples use the rest")]
 mod subject;
-mod threads;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -25,10 +25,6 @@ use sgm::models::{AutoMllm, Mllm, Prompt};
 use sgm::suppress::Preset;
 use sgm::toxic_qa::{Benchmark, Part, Source};
 use subject::Subject;
-
-/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -54,7 +50,7 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    threads::settle();
+    process::settle();
     let arguments = Arguments::parse();
     let (source, model) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?);
     let prompt = || -> Result<Prompt> {

@@ -6,8 +6,8 @@
 
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
+mod process;
 mod subject;
-mod threads;
 
 use std::path::PathBuf;
 
@@ -19,10 +19,6 @@ use sgm::models::{GenerateOptions, Mllm, Sampling, response_nll};
 use sgm::suppress::{Amplify, Preset};
 use sgm::toxic_qa::{Benchmark, Durability, EvaluateOptions, Part, Provenance, Report, Run, RunFile};
 use subject::Subject;
-
-/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -53,7 +49,7 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    threads::settle();
+    process::settle();
     let a = Arguments::parse();
     let (source, model, judge) = (a.subject.source(Part::Test)?, a.subject.model()?, a.subject.judge()?);
     let evaluation = source.evaluation()?;

@@ -5,9 +5,9 @@
 #![allow(clippy::print_stdout, reason = "a binary")]
 
 mod experiment;
+mod process;
 mod rows;
 mod subject;
-mod threads;
 
 use std::path::PathBuf;
 
@@ -22,10 +22,6 @@ use sgm::suppress::{Calibrated, Preset};
 use sgm::toxic_qa::{Benchmark, Part, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
 use subject::Subject;
 use tracing_subscriber::EnvFilter;
-
-/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -66,7 +62,7 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    threads::settle();
+    process::settle();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();

@@ -6,8 +6,8 @@
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
 mod holdout;
+mod process;
 mod subject;
-mod threads;
 
 use std::path::PathBuf;
 
@@ -22,10 +22,6 @@ use sgm::models::Mllm;
 use sgm::suppress::Preset;
 use sgm::toxic_qa::{Benchmark, Evaluation, Part, Provenance, Sample};
 use subject::Subject;
-
-/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -47,7 +43,7 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    threads::settle();
+    process::settle();
     let arguments = Arguments::parse();
     let (source, model, judge) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
     let preset = Preset::named(&arguments.preset)?;

@@ -15,11 +15,7 @@ use clap::Parser;
 use sgm::models::Checkpoint;
 use sgm::parity::{Check, parity};
 
-#[path = "threads.rs"]
-mod threads;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+mod process;
 
 /// Hold a checkpoint against a golden file
 #[derive(Parser)]
@@ -39,7 +35,7 @@ struct Arguments {
 }
 
 fn main() -> Result<ExitCode> {
-    threads::settle();
+    process::settle();
     let arguments = Arguments::parse();
     let checks = parity(&Checkpoint::open(&arguments.model)?, &arguments.golden)?;
     println!("{:<14} {:<28} {:>10} {:>10}  worst", "case", "what", "max abs", "relative");

@@ -5,10 +5,10 @@
 
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
+mod process;
 mod space;
 mod subject;
 mod targets;
-mod threads;
 
 use std::path::PathBuf;
 
@@ -26,10 +26,6 @@ use sgm::toxic_qa::metrics::successive_halving;
 use sgm::toxic_qa::{Benchmark, Part, Provenance, Report, Run};
 use subject::Subject;
 use targets::Targets;
-
-/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -53,7 +49,7 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    threads::settle();
+    process::settle();
     let arguments = Arguments::parse();
     let (source, model, judge) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
     let calibrated = experiment::calibrate(&model, source.as_ref(), (&source.calibration(arguments.seed)?, &judge), Preset::TEXT, 64)?;

@@ -5,9 +5,9 @@
 
 #[allow(dead_code, reason = "other examples use the rest")]
 mod experiment;
+mod process;
 #[allow(dead_code, reason = "`search` uses the rest")]
 mod targets;
-mod threads;
 
 use std::path::PathBuf;
 
@@ -22,10 +22,6 @@ use sgm::models::Mllm;
 use sgm::suppress::{Grid, Map, Operator, Preset, Transport, TransportMap};
 use sgm::toxic_qa::{Benchmark, Contrast, LexiconJudge, OrganismSource, Part, Provenance, Report, Run, Source};
 use targets::Targets;
-
-/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -77,7 +73,7 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    threads::settle();
+    process::settle();
     let arguments = Arguments::parse();
     let source = match &arguments.organism_data {
         Some(directory) => OrganismSource::from_dir(directory, Part::Dev, arguments.contrast)?,

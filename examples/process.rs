@@ -1,4 +1,8 @@
-//! Threads, settled before there are any.
+//! What a process that runs models wants of its memory and its threads.
+
+/// Tensors come and go by the megabyte; the system's allocator gives each back to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Tells candle how many threads there are, unless the environment already does.
 ///
