@@ -52,6 +52,11 @@ struct Arguments {
 fn main() -> Result<()> {
     process::settle();
     let arguments = Arguments::parse();
+    // On a thread of rayon's, where answers are generated too: no token waits for another thread.
+    rayon::scope(|_| run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let (source, model) = (arguments.subject.source(Part::Dev)?, arguments.subject.model()?);
     let prompt = || -> Result<Prompt> {
         let benchmark = Benchmark::new(source.evaluation()?)?;
@@ -64,7 +69,7 @@ fn main() -> Result<()> {
     println!("{}, {} threads\n", model.info().name, rayon::current_num_threads());
     let glasses = match &arguments.intervention {
         Some(path) => Intervention::load(path)?,
-        None => calibrate(&arguments, source.as_ref(), &model)?,
+        None => calibrate(arguments, source.as_ref(), &model)?,
     };
     println!("\n| decoding one token | batch | microseconds | against none [95 % of the rounds] |\n|---|---|---|---|");
     let (prompt, wide) = (prompt()?, decoder::random(1024, 2816, 8, 1000)?);

@@ -162,6 +162,22 @@ impl AutoMllm {
         }
     }
 
+    /// The next token of each sequence.
+    fn step(&self, tokens: &[u32], cache: &mut Cache) -> Result<Tensor> {
+        let embeddings = self.decoder.embed(&Tensor::new(tokens, self.decoder.device())?.unsqueeze(1)?)?;
+        cache.remember(&embeddings);
+        let pass = cache.extend(self.decoder.window(), self.decoder.device())?;
+        if self.decoder.begins_anew(&pass) {
+            let (embeddings, pass) = cache.begin_anew(self.decoder.window(), self.decoder.device())?;
+            let hidden = self.begin(&embeddings, &pass, cache, &[])?;
+            return Ok(hidden.narrow(1, hidden.dim(1)? - 1, 1)?.contiguous()?);
+        }
+        let taps = PassTaps::new(&self.taps, cache.views(), || cache.response_spans());
+        let hidden = self.decoder.forward(embeddings, &pass, cache, &taps, &[])?;
+        taps.settle()?;
+        Ok(hidden)
+    }
+
     fn assemble(checkpoint: &Checkpoint, parts: Parts) -> Result<Self> {
         let Parts { text, decoder, processor, family } = parts;
         let mut info = checkpoint.info()?;
@@ -171,6 +187,12 @@ impl AutoMllm {
         }
         Ok(Self { info, taps: TapRegistry::default(), processor, decoder, family })
     }
+}
+
+/// Does work on a thread of rayon's, as batches of [`Generator`](crate::Generator) are: from elsewhere, every parallel operation of candle's would be
+/// handed over to such a thread and waited for, which takes a small model twice as long as the operations.
+fn on_a_worker<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if rayon::current_thread_index().is_some() { work() } else { rayon::scope(|_| work()) }
 }
 
 /// The caller's own numbering of the tokens, i64 `[batch, tokens]`; each sequence goes on from its last one.
@@ -216,9 +238,11 @@ impl Mllm for AutoMllm {
     }
 
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
-        let (embeddings, pass, after) = self.enter(inputs, cache)?;
-        cache.remember(&embeddings);
-        self.begin(&embeddings, &pass, cache, &after)
+        on_a_worker(|| {
+            let (embeddings, pass, after) = self.enter(inputs, cache)?;
+            cache.remember(&embeddings);
+            self.begin(&embeddings, &pass, cache, &after)
+        })
     }
 
     fn begin_prefill(&self, inputs: &ModelInputs) -> Result<PartialPrefill> {
@@ -231,7 +255,7 @@ impl Mllm for AutoMllm {
         let next = partial.layers..partial.layers.saturating_add(layers).min(self.decoder.layers());
         let taps = PassTaps::new(&self.taps, partial.cache.views(), || partial.cache.spans());
         let (hidden, mut cache) = (partial.hidden.clone(), partial.cache.clone());
-        let hidden = self.decoder.through(next.clone(), hidden, &partial.pass, &mut cache, &taps, &partial.after)?;
+        let hidden = on_a_worker(|| self.decoder.through(next.clone(), hidden, &partial.pass, &mut cache, &taps, &partial.after))?;
         Ok(PartialPrefill { hidden, layers: next.end, ..partial.clone() })
     }
 
@@ -241,18 +265,7 @@ impl Mllm for AutoMllm {
                 format!("{} tokens for a cache of {} sequences; prefill first, then give one token each", tokens.len(), cache.batch());
             return Err(Error::Inputs { reason });
         }
-        let embeddings = self.decoder.embed(&Tensor::new(tokens, self.decoder.device())?.unsqueeze(1)?)?;
-        cache.remember(&embeddings);
-        let pass = cache.extend(self.decoder.window(), self.decoder.device())?;
-        if self.decoder.begins_anew(&pass) {
-            let (embeddings, pass) = cache.begin_anew(self.decoder.window(), self.decoder.device())?;
-            let hidden = self.begin(&embeddings, &pass, cache, &[])?;
-            return Ok(hidden.narrow(1, hidden.dim(1)? - 1, 1)?.contiguous()?);
-        }
-        let taps = PassTaps::new(&self.taps, cache.views(), || cache.response_spans());
-        let hidden = self.decoder.forward(embeddings, &pass, cache, &taps, &[])?;
-        taps.settle()?;
-        Ok(hidden)
+        on_a_worker(|| self.step(tokens, cache))
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {

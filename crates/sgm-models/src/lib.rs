@@ -32,7 +32,8 @@
 //! candle takes its threads from the environment. `RAYON_NUM_THREADS` unset, it reads `/proc/cpuinfo` at every
 //! matrix product, which small models notice. `CANDLE_NUM_THREADS=1` suits programs that run many batches, which
 //! [`Generator::generate`] and [`response_nll`] do in parallel: candle's own pool for elementwise operations serves
-//! one caller at a time.
+//! one caller at a time. A model that is called from outside of rayon's threads does its work on one of them; who decodes token
+//! by token saves that change of threads by doing so inside of [`rayon::scope`] or a pool's `install`.
 #![deny(unsafe_code)]
 
 mod activation;
