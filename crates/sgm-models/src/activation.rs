@@ -1,7 +1,11 @@
 use candle_core::{Device, Result as CandleResult, Tensor};
 use candle_nn::Module;
+use rayon::prelude::*;
 
 use crate::{Error, Result};
+
+/// Numbers that a thread takes at a time.
+const CHUNK: usize = 1 << 14;
 
 /// An activation function under the name configurations give it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,11 +32,20 @@ impl Activation {
 }
 
 impl Activation {
+    /// Whether [`replace`](Self::replace) does without a tensor; of this one only, the one of most decoders, candle's formula is repeated here.
+    pub(crate) fn is_direct(self) -> bool {
+        self == Self::Candle(candle_nn::Activation::Silu)
+    }
+
     /// Replaces numbers by their values, those of the tensor of them.
     pub(crate) fn replace(self, values: &mut [f32]) -> CandleResult<()> {
-        if self == Self::Candle(candle_nn::Activation::Silu) {
-            // A few numbers are done sooner than a tensor is made.
-            values.iter_mut().for_each(|x| *x /= 1.0 + (-*x).exp());
+        if self.is_direct() {
+            let silu = |values: &mut [f32]| values.iter_mut().for_each(|x| *x /= 1.0 + (-*x).exp());
+            if values.len() <= CHUNK {
+                silu(values);
+            } else {
+                values.par_chunks_mut(CHUNK).for_each(silu);
+            }
             return Ok(());
         }
         let activated = self.forward(&Tensor::new(&*values, &Device::Cpu)?)?.to_vec1::<f32>()?;

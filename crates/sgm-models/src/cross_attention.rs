@@ -6,10 +6,10 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_nn::Module;
 
 use crate::attention::attend;
-use crate::decoder::Mlp;
 use crate::decoder_config::DecoderConfig;
 use crate::derivative::RmsNorm;
 use crate::linear::{Linear, Weights};
+use crate::mlp::Mlp;
 use crate::tap::PassTaps;
 use crate::{Error, Result};
 
@@ -117,7 +117,7 @@ impl CrossLayer {
             keys_values.ok_or_else(|| Error::Inputs { reason: format!("the cache has no image for layer {}", self.layer) })?;
         let attended = self.attention.forward(&self.input_norm.forward(&hidden)?, keys_values, &sight.mask)?;
         let hidden = (hidden + attended.broadcast_mul(&self.attention_gate)?)?;
-        let transformed = self.mlp.forward(&self.mlp_norm.forward(&hidden)?, taps)?;
+        let transformed = self.mlp.forward(&self.mlp_norm.forward(&hidden)?, None, taps)?;
         let transformed = transformed.broadcast_mul(&sight.seeing.to_dtype(hidden.dtype())?)?;
         Ok((hidden + transformed.broadcast_mul(&self.mlp_gate)?)?)
     }

@@ -6,17 +6,16 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Module;
 use candle_nn::kv_cache::KvCache;
-use sgm_core::{Projection, Site};
 
-use crate::activation::Activation;
 use crate::attention::{Attention, Rotation, softcapped};
 use crate::cache::Pass;
 use crate::cross_attention::{CrossLayer, KeysValues};
 use crate::decoder_config::{Attends, DecoderConfig};
 use crate::derivative::RmsNorm;
 use crate::linear::{Embedding, Linear, Weights};
+use crate::mlp::Mlp;
 use crate::rope::Rope;
-use crate::tap::{MlpInput, PassTaps};
+use crate::tap::PassTaps;
 use crate::{Cache, Result};
 
 /// The decoder's weights.
@@ -210,42 +209,11 @@ impl TokenLayer {
         let normed = |y: Tensor, norm: &Option<RmsNorm>| norm.as_ref().map_or(Ok(y.clone()), |norm| norm.forward(&y));
         let attended = self.attention.forward(&self.input_norm.forward(&hidden)?, context.rotation, context.mask, cache)?;
         let hidden = (hidden + normed(attended, &self.attention_output_norm)?)?;
-        let transformed = self.mlp.forward(&self.mlp_norm.forward(&hidden)?, taps)?;
-        Ok((hidden + normed(transformed, &self.mlp_output_norm)?)?)
-    }
-}
-
-/// The gated MLP, with a tap on the output of each projection.
-#[derive(Debug)]
-pub(crate) struct Mlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    activation: Activation,
-    layer: usize,
-}
-
-impl Mlp {
-    pub(crate) fn new(config: &DecoderConfig, layer: usize, weights: &Weights<'_>) -> Result<Self> {
-        let DecoderConfig { hidden, intermediate, mlp_bias, activation, .. } = *config;
-        let [gate, up] = if config.fused {
-            let parts = weights.fused("gate_up_proj", hidden, &[intermediate, intermediate])?;
-            <[Linear; 2]>::try_from(parts).map_err(|_| candle_core::Error::Msg("gate_up_proj has two parts".to_owned()))?
-        } else {
-            let linear = |p: Projection| weights.linear(p.name(), hidden, intermediate, mlp_bias);
-            [linear(Projection::Gate)?, linear(Projection::Up)?]
-        };
-        let down = weights.linear(Projection::Down.name(), intermediate, hidden, mlp_bias)?;
-        Ok(Self { gate, up, down, activation, layer })
-    }
-
-    pub(crate) fn forward(&self, x: &Tensor, taps: &PassTaps) -> Result<Tensor> {
-        let site = |projection| Site::new(self.layer, projection);
-        let gate = taps.apply(site(Projection::Gate), self.gate.forward(x)?)?;
-        let up = taps.apply(site(Projection::Up), self.up.forward(x)?)?;
-        let y = (self.activation.forward(&gate)? * up)?;
-        let output = taps.apply(site(Projection::Down), self.down.forward(&y)?)?;
-        taps.after_mlp(&MlpInput::new(self.layer, x, self.activation), output)
+        let x = self.mlp_norm.forward(&hidden)?;
+        match &self.mlp_output_norm {
+            None => self.mlp.forward(&x, Some(&hidden), taps),
+            Some(norm) => Ok((hidden + norm.forward(&self.mlp.forward(&x, None, taps)?)?)?),
+        }
     }
 }
 

@@ -8,8 +8,8 @@
 //! * [`Checkpoint`] is a model directory in the Hugging Face layout; [`AutoMllm`] is the model in it, of any supported
 //!   family ([`ARCHITECTURES`]);
 //! * [`Mllm`] is what a model can do: prefill, at once or layer by layer ([`PartialPrefill`]), decode, logits;
-//! * [`Tap`] sees, and may replace, the output of each site; [`TapRegistry::attach`] returns a guard, and
-//!   dropping the guard restores the model. A model without taps does nothing extra;
+//! * [`Tap`] sees, and may replace, the output of each site, as a tensor or as numbers in place ([`Edit`]); [`TapRegistry::attach`] returns
+//!   a guard, and dropping the guard restores the model. A model without taps does nothing extra;
 //! * [`View`] is a model with taps of its own, so that one model runs with and without them at once;
 //! * [`Generator`] answers [`Prompt`]s; every model is one, and defences wrap one;
 //! * [`response_nll`] gives the likelihood of given responses, [`backpropagate`] its gradients, to taps that ask for them
@@ -66,6 +66,7 @@ mod mapped;
 mod memory;
 mod mllama;
 mod mllama_vision;
+mod mlp;
 mod model;
 mod paligemma;
 mod partial_prefill;
@@ -79,6 +80,7 @@ mod rope;
 mod tap;
 mod text;
 mod tokens;
+mod values;
 mod view;
 mod vision;
 mod weights_identity;
@@ -97,8 +99,9 @@ pub use model::{Mllm, ModelInfo, ModelInputs, SiteInfo};
 pub use partial_prefill::PartialPrefill;
 pub use processor::{Padding, Processor};
 pub use prompt::{Content, Message, Prompt, Role};
-pub use tap::{MlpInput, Tap, TapGuard, TapRegistry, with_values};
+pub use tap::{Edit, MlpInput, Part, Tap, TapGuard, TapRegistry};
 pub use tokens::{TokenKind, TokenMask, TokenSpans};
+pub use values::{change_values, with_values};
 pub use view::View;
 
 /// The result of an operation of this crate.

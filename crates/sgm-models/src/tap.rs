@@ -1,6 +1,6 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
-use candle_core::{CpuStorage, DType, Storage, Tensor};
+use candle_core::Tensor;
 use candle_nn::Module;
 use sgm_core::{Projection, Site};
 
@@ -12,10 +12,10 @@ use crate::{Result, TokenSpans};
 /// Capture is a tap, and so is run-time suppression. A tap is shared by all threads that run the
 /// model, so it keeps what it gathers behind a lock; [`TokenSpans::rows`] tells batches apart.
 pub trait Tap: Send + Sync {
-    /// Whether the tap has anything to do in a pass that is about to begin; if not, nothing else is asked of it until the next.
-    fn takes_part(&self, spans: &TokenSpans) -> bool {
+    /// The tap's part in a pass that is about to begin.
+    fn part(&self, spans: &TokenSpans) -> Part {
         let _ = spans;
-        true
+        Part::Tensors
     }
 
     /// Receives the output of `site` and returns what the model goes on with.
@@ -61,6 +61,38 @@ pub trait Tap: Send + Sync {
     fn settle(&self, spans: &TokenSpans) -> Result<bool> {
         let _ = spans;
         Ok(false)
+    }
+}
+
+/// A tap's part in one pass.
+pub enum Part {
+    /// It has nothing to do, and nothing else is asked of it until the next pass.
+    Nothing,
+    /// It is called with tensors.
+    Tensors,
+    /// What it has to do can be done to plain numbers, and here is what does it: the same as the tap does to tensors, to the bit. Where that is so
+    /// of all taps, and the model computes in f32 on the CPU, they get its numbers where they are, and a pass through small layers is
+    /// hardly longer with taps than without. Otherwise, and where gradients are wanted, the tap is called with tensors.
+    Numbers(Box<dyn Edit>),
+}
+
+/// What a tap does in one pass to numbers, in place.
+pub trait Edit: Send + Sync {
+    /// Changes the output of `site`: `[batch, tokens, neurons]` in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// Any error ends the forward pass.
+    fn apply(&self, site: Site, output: &mut [f32]) -> Result<()>;
+
+    /// Changes the output of a layer's MLP, `[batch, tokens, hidden]` in row-major order, after the edits of `down_proj`.
+    ///
+    /// # Errors
+    ///
+    /// Any error ends the forward pass.
+    fn after_mlp(&self, input: &MlpInput<'_>, output: &mut [f32]) -> Result<()> {
+        let _ = (input, output);
+        Ok(())
     }
 }
 
@@ -156,23 +188,40 @@ impl Drop for TapGuard {
 }
 
 /// What a forward pass carries to its sites: nothing at all when no tap is attached.
-pub(crate) struct PassTaps(Option<(Vec<Arc<dyn Tap>>, TokenSpans)>);
+pub(crate) struct PassTaps {
+    /// The taps that take part, at least one, and what they are told of the pass.
+    taps: Option<(Vec<Arc<dyn Tap>>, TokenSpans)>,
+    /// What they do to numbers, if all of them can.
+    edits: Option<Vec<Box<dyn Edit>>>,
+}
 
 impl PassTaps {
     /// The taps of the model, then those of the views the cache was made by; spans are made only if there is a tap to see them.
     pub(crate) fn new(model: &TapRegistry, views: &[TapRegistry], spans: impl FnOnce() -> TokenSpans) -> Self {
         let attached: Vec<Attached> = std::iter::once(model).chain(views).filter_map(TapRegistry::snapshot).collect();
         if attached.is_empty() {
-            return Self(None);
+            return Self { taps: None, edits: Some(Vec::new()) };
         }
         let spans = spans();
-        let taps = attached.iter().flat_map(|taps| taps.iter()).map(|(_, tap)| tap);
-        let taps: Vec<_> = taps.filter(|tap| tap.takes_part(&spans)).cloned().collect();
-        Self((!taps.is_empty()).then_some((taps, spans)))
+        let (mut taps, mut edits) = (Vec::new(), Some(Vec::new()));
+        for (_, tap) in attached.iter().flat_map(|taps| taps.iter()) {
+            match (tap.part(&spans), &mut edits) {
+                (Part::Nothing, _) => continue,
+                (Part::Numbers(edit), Some(edits)) => edits.push(edit),
+                _ => edits = None,
+            }
+            taps.push(tap.clone());
+        }
+        Self { taps: (!taps.is_empty()).then_some((taps, spans)), edits }
+    }
+
+    /// What all taps do to numbers, if all of them can: nothing if there are none.
+    pub(crate) fn edits(&self) -> Option<&[Box<dyn Edit>]> {
+        self.edits.as_deref()
     }
 
     pub(crate) fn apply(&self, site: Site, mut output: Tensor) -> Result<Tensor> {
-        if let Some((taps, spans)) = &self.0 {
+        if let Some((taps, spans)) = &self.taps {
             for tap in taps {
                 output = checked(site, output, |output| tap.apply(site, output, spans))?;
             }
@@ -181,7 +230,7 @@ impl PassTaps {
     }
 
     pub(crate) fn after_mlp(&self, input: &MlpInput<'_>, mut output: Tensor) -> Result<Tensor> {
-        if let Some((taps, spans)) = &self.0 {
+        if let Some((taps, spans)) = &self.taps {
             let site = Site::new(input.layer, Projection::Down);
             for tap in taps {
                 output = checked(site, output, |output| tap.after_mlp(input, output, spans))?;
@@ -193,7 +242,7 @@ impl PassTaps {
     /// Tells every tap that the pass is over; whether any wants it repeated.
     pub(crate) fn settle(&self) -> Result<bool> {
         let mut repeat = false;
-        if let Some((taps, spans)) = &self.0 {
+        if let Some((taps, spans)) = &self.taps {
             for tap in taps {
                 repeat |= tap.settle(spans)?;
             }
@@ -215,21 +264,4 @@ fn checked(site: Site, output: Tensor, act: impl FnOnce(Tensor) -> Result<Tensor
         return Err(crate::Error::Tap { site, reason });
     }
     Ok(output)
-}
-
-/// Gives access to a tensor's values in row-major order, without a copy where they lie so in memory as f32, as they do on the CPU.
-///
-/// # Errors
-///
-/// What candle reports.
-pub fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) = (&*storage, layout.contiguous_offsets())
-        && let Some(values) = values.get(start..end)
-    {
-        return Ok(read(values));
-    }
-    drop(storage);
-    Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?))
 }

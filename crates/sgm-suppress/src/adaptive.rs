@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 use sgm_core::{Gate, Intervention, Probe, Site};
-use sgm_models::{GenerateOptions, Generator, Mllm, MlpInput, Prompt, Tap, TapGuard, TokenKind, TokenSpans, View, with_values};
+use sgm_models::{GenerateOptions, Generator, Mllm, MlpInput, Part, Prompt, Tap, TapGuard, TokenKind, TokenSpans, View, with_values};
 
-use crate::glasses::Changes;
+use crate::glasses::{Changes, Worn};
 use crate::kernel::Strengths;
 use crate::sites::Sites;
 use crate::{Amplify, Error, Result};
@@ -124,7 +124,7 @@ struct Gated {
     weights: Sites<Vec<f32>>,
     /// Whether response tokens are scored too.
     follow: bool,
-    changes: Changes,
+    changes: Arc<Changes>,
     /// Where sequences are remembered, and the pass, with its first sequence.
     key: u64,
     pass_key: u64,
@@ -136,7 +136,7 @@ impl Gated {
         static KEYS: AtomicU64 = AtomicU64::new(0);
         let [key, pass_key] = [(); 2].map(|()| KEYS.fetch_add(1, Ordering::Relaxed));
         let weights = probe.weights().iter().map(|(site, weights)| (*site, weights.clone())).collect();
-        Self { probe, weights, follow, changes, key, pass_key, scores: Mutex::default() }
+        Self { probe, weights, follow, changes: Arc::new(changes), key, pass_key, scores: Mutex::default() }
     }
 
     fn take_scores(&self) -> BTreeMap<usize, Vec<f32>> {
@@ -222,8 +222,16 @@ impl Gated {
 }
 
 impl Tap for Gated {
-    fn takes_part(&self, spans: &TokenSpans) -> bool {
-        self.follow || self.pass(spans).strengths.is_some() || (0..spans.batch()).any(|index| begins(spans.row(index)))
+    fn part(&self, spans: &TokenSpans) -> Part {
+        if self.scores_any(spans) {
+            // They are read from tensors.
+            return Part::Tensors;
+        }
+        match self.strengths(spans) {
+            Some(strengths) => Part::Numbers(Box::new(Worn::new(self.changes.clone(), strengths))),
+            None if (0..spans.batch()).any(|index| begins(spans.row(index))) => Part::Tensors,
+            None => Part::Nothing,
+        }
     }
 
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
@@ -241,7 +249,7 @@ impl Tap for Gated {
         let Some(added) = self.changes.patches.of(input.layer) else { return Ok(output) };
         match &self.pass(spans).strengths {
             None => Ok(output),
-            Some(strengths) => added.apply_to(input, output, Some(strengths)),
+            Some(strengths) => added.apply_to(input, output, strengths),
         }
     }
 

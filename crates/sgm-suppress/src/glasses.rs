@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use sgm_core::{Intervention, Site, SiteIntervention};
-use sgm_models::{Mllm, MlpInput, Tap, TapGuard, TokenSpans};
+use sgm_models::{Edit, Mllm, MlpInput, Part, Tap, TapGuard, TokenSpans};
 
 use crate::kernel::Strengths;
 use crate::patches::Patches;
@@ -74,7 +74,8 @@ impl Glasses {
                 return Err(Error::Strength { row, strength });
             }
         }
-        Ok(Self { _attached: model.taps().attach(Arc::new(Suppression { changes, strength: wear.strength, rows: wear.rows })) })
+        let suppression = Suppression { changes: Arc::new(changes), strength: wear.strength, rows: wear.rows };
+        Ok(Self { _attached: model.taps().attach(Arc::new(suppression)) })
     }
 }
 
@@ -105,41 +106,69 @@ impl Changes {
     }
 }
 
+/// What an intervention changes in one pass.
+pub(crate) struct Worn {
+    changes: Arc<Changes>,
+    /// One for each token, batch by batch.
+    strengths: Vec<f32>,
+    /// That of all tokens, if it is the same.
+    same: Option<f32>,
+}
+
+impl Worn {
+    pub(crate) fn new(changes: Arc<Changes>, strengths: Vec<f32>) -> Self {
+        let same = strengths.first().copied().filter(|first| strengths.iter().all(|strength| strength == first));
+        Self { changes, strengths, same }
+    }
+}
+
+impl Edit for Worn {
+    fn apply(&self, site: Site, output: &mut [f32]) -> sgm_models::Result<()> {
+        if let Some(scaling) = self.changes.sites.get(site) {
+            scaling.apply_strengths(output, self.same.map_or(Strengths::Each(&self.strengths), Strengths::Same));
+        }
+        Ok(())
+    }
+
+    fn after_mlp(&self, input: &MlpInput<'_>, output: &mut [f32]) -> sgm_models::Result<()> {
+        self.changes.patches.of(input.layer).map_or(Ok(()), |added| added.add_to(input, output, &self.strengths))
+    }
+}
+
 /// The tap behind the glasses.
 struct Suppression {
-    changes: Changes,
+    changes: Arc<Changes>,
     strength: f32,
     rows: BTreeMap<usize, f32>,
 }
 
 impl Suppression {
-    /// The strength at each token; none if it is the same at all.
-    fn strengths(&self, spans: &TokenSpans) -> Option<Vec<f32>> {
-        if self.changes.positions == Positions::All && self.rows.is_empty() {
-            return None;
-        }
+    /// The strength at each token.
+    fn strengths(&self, spans: &TokenSpans) -> Vec<f32> {
         let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
         for (index, row) in spans.rows().iter().enumerate() {
             let strength = self.rows.get(row).copied().unwrap_or(self.strength);
             strengths.extend(self.changes.positions.chosen(spans.row(index)).map(|chosen| if chosen { strength } else { 0.0 }));
         }
-        Some(strengths)
+        strengths
     }
 }
 
 impl Tap for Suppression {
+    fn part(&self, spans: &TokenSpans) -> Part {
+        Part::Numbers(Box::new(Worn::new(self.changes.clone(), self.strengths(spans))))
+    }
+
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
         let Some(scaling) = self.changes.sites.get(site) else { return Ok(output) };
-        match self.strengths(spans) {
-            None => Ok(scaling.apply_to(output, Strengths::Same(self.strength))?),
-            Some(strengths) => Ok(scaling.apply_to(output, Strengths::Each(&strengths))?),
+        if self.changes.positions == Positions::All && self.rows.is_empty() {
+            return Ok(scaling.apply_to(output, Strengths::Same(self.strength))?);
         }
+        Ok(scaling.apply_to(output, Strengths::Each(&self.strengths(spans)))?)
     }
 
     fn after_mlp(&self, input: &MlpInput<'_>, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
         let Some(added) = self.changes.patches.of(input.layer) else { return Ok(output) };
-        #[allow(clippy::float_cmp, reason = "full strength is exactly 1")]
-        let same = || (self.strength != 1.0).then(|| vec![self.strength; spans.batch() * spans.tokens()]);
-        added.apply_to(input, output, self.strengths(spans).or_else(same).as_deref())
+        added.apply_to(input, output, &self.strengths(spans))
     }
 }

@@ -143,11 +143,14 @@ impl Scaling {
         if self.experts.is_empty() || matches!(strengths, Strengths::Same(0.0)) {
             return;
         }
-        let serial = responses.len() < PARALLEL_FROM || rayon::current_num_threads() == 1;
-        let rows = if serial { usize::MAX / neurons } else { BLOCK.div_ceil(neurons) };
+        if responses.len() < PARALLEL_FROM || rayon::current_num_threads() == 1 {
+            return match strengths {
+                Strengths::Same(strength) => self.block(responses, strength),
+                Strengths::Each(strengths) => self.runs(responses, strengths),
+            };
+        }
+        let rows = BLOCK.div_ceil(neurons);
         match strengths {
-            Strengths::Same(strength) if serial => self.block(responses, strength),
-            Strengths::Each(strengths) if serial => self.runs(responses, strengths),
             Strengths::Same(strength) => responses.par_chunks_mut(rows * neurons).for_each(|block| self.block(block, strength)),
             Strengths::Each(strengths) => {
                 let blocks = responses.par_chunks_mut(rows * neurons).zip(strengths.par_chunks(rows));
@@ -214,14 +217,13 @@ impl<T: Element> pulp::WithSimd for Dense<'_, T> {
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let Self { responses, scaling: Scaling { scale, shift, kept, .. }, strength } = self;
-        for row in responses.chunks_exact_mut(scale.len()) {
-            // The strength is decided on outside of the loop over neurons.
-            match (shift, strength == 1.0) {
-                (None, true) => scale_row(row, scale, kept, |scale| scale),
-                (None, false) => scale_row(row, scale, kept, |scale| factor(scale, strength)),
-                (Some(shift), true) => shift_row(row, scale, shift, kept, |scale| scale, 1.0),
-                (Some(shift), false) => shift_row(row, scale, shift, kept, |scale| factor(scale, strength), strength),
-            }
+        let rows = responses.chunks_exact_mut(scale.len());
+        // The strength is decided on outside of the loops.
+        match (shift, strength == 1.0) {
+            (None, true) => rows.for_each(|row| scale_row(row, scale, kept, |scale| scale)),
+            (None, false) => rows.for_each(|row| scale_row(row, scale, kept, |scale| factor(scale, strength))),
+            (Some(shift), true) => rows.for_each(|row| shift_row(row, scale, shift, kept, |scale| scale, 1.0)),
+            (Some(shift), false) => rows.for_each(|row| shift_row(row, scale, shift, kept, |scale| factor(scale, strength), strength)),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sgm_core::{Intervention, PatchNeuron};
-use sgm_models::{MlpInput, with_values};
+use sgm_models::{MlpInput, change_values, with_values};
 
 /// The added neurons of all layers.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +13,9 @@ pub(crate) struct Patches(BTreeMap<usize, Added>);
 /// The added neurons of one layer, at least one.
 #[derive(Debug, Clone)]
 pub(crate) struct Added {
-    neurons: Vec<PatchNeuron>,
+    /// f32 `[added, 3, hidden]`: the weights of each neuron's gate, up and down side by side, so that they come from memory together.
+    neurons: Vec<f32>,
+    added: usize,
     /// The same as matrices, f32 `[hidden, added]`.
     gate: Tensor,
     up: Tensor,
@@ -30,7 +32,8 @@ impl Patches {
                 Ok(Tensor::from_vec(rows, (added, hidden), &Device::Cpu)?)
             };
             let [gate, up] = [matrix(|n| &n.gate)?.t()?.contiguous()?, matrix(|n| &n.up)?.t()?.contiguous()?];
-            Ok(Added { gate, up, down: matrix(|n| &n.down)?, neurons: neurons.clone() })
+            let side_by_side = neurons.iter().flat_map(|n| [&n.gate, &n.up, &n.down]).flatten().copied().collect();
+            Ok(Added { gate, up, down: matrix(|n| &n.down)?, neurons: side_by_side, added })
         };
         let layers = intervention.patches().iter().filter(|(_, neurons)| !neurons.is_empty());
         Ok(Self(layers.map(|(index, neurons)| Ok((*index, layer(neurons)?))).collect::<sgm_models::Result<_>>()?))
@@ -47,79 +50,97 @@ impl Patches {
 }
 
 impl Added {
-    /// Adds what the neurons say to the output of the layer's MLP; `strengths` has a factor for each token, batch by batch, if not 1 for all.
-    pub(crate) fn apply_to(&self, input: &MlpInput<'_>, output: Tensor, strengths: Option<&[f32]>) -> sgm_models::Result<Tensor> {
+    /// Adds what the neurons say to the output of the layer's MLP; `strengths` has a factor for each token, batch by batch.
+    pub(crate) fn apply_to(&self, input: &MlpInput<'_>, output: Tensor, strengths: &[f32]) -> sgm_models::Result<Tensor> {
         let (batch, tokens, hidden) = output.dims3()?;
         let (dtype, device) = (output.dtype(), output.device());
         // Where gradients are wanted, candle must record what happens.
         if device.is_cpu() && dtype == DType::F32 && !output.track_op() && !input.hidden.track_op() {
             let output = output.contiguous()?;
-            let active = self.active(input, strengths)?;
-            output.inplace_op1(&Sum { neurons: &self.neurons, active })?;
+            change_values(&output, |output| self.add_to(input, output, strengths))?;
             return Ok(output);
         }
         let x = input.hidden.reshape((batch * tokens, hidden))?;
         let read = |weights: &Tensor| x.matmul(&weights.to_device(device)?.to_dtype(dtype)?);
-        let mut active = (input.activate(&read(&self.gate)?)? * read(&self.up)?)?;
-        if let Some(strengths) = strengths {
-            let strengths = Tensor::from_slice(strengths, (batch * tokens, 1), device)?.to_dtype(dtype)?;
-            active = active.broadcast_mul(&strengths)?;
-        }
+        let active = (input.activate(&read(&self.gate)?)? * read(&self.up)?)?;
+        let strengths = Tensor::from_slice(strengths, (batch * tokens, 1), device)?.to_dtype(dtype)?;
+        let active = active.broadcast_mul(&strengths)?;
         let added = active.matmul(&self.down.to_device(device)?.to_dtype(dtype)?)?;
         Ok((output + added.reshape((batch, tokens, hidden))?)?)
     }
 
-    /// How active the neurons are, `[tokens, added]`, in plain loops: as precise as candle's products, and free of what ten operations on small
-    /// tensors cost.
-    fn active(&self, input: &MlpInput<'_>, strengths: Option<&[f32]>) -> sgm_models::Result<Vec<f32>> {
-        let added = self.neurons.len();
-        let (mut active, ups) = with_values(input.hidden, |values| {
-            let hidden = self.neurons.first().map_or(1, |neuron| neuron.gate.len().max(1));
-            let room = values.len() / hidden * added;
-            let (mut gates, mut ups) = (Vec::with_capacity(room), Vec::with_capacity(room));
-            for row in values.chunks_exact(hidden) {
-                gates.extend(self.neurons.iter().map(|neuron| dot(&neuron.gate, row)));
-                ups.extend(self.neurons.iter().map(|neuron| dot(&neuron.up, row)));
-            }
-            (gates, ups)
-        })?;
-        input.activate_values(&mut active)?;
-        active.iter_mut().zip(&ups).for_each(|(active, up)| *active *= up);
-        for (active, strength) in active.chunks_exact_mut(added).zip(strengths.unwrap_or_default()) {
+    /// The same on numbers `[batch, tokens, hidden]`, in place and in plain loops: as precise as candle's products, and free of what ten operations
+    /// on small tensors cost.
+    pub(crate) fn add_to(&self, input: &MlpInput<'_>, output: &mut [f32], strengths: &[f32]) -> sgm_models::Result<()> {
+        let (neurons, added) = (&self.neurons, self.added);
+        let mut read = with_values(input.hidden, |hidden| pulp::Arch::new().dispatch(Read { neurons, added, hidden }))?;
+        let half = read.len() / 2;
+        let (active, ups) = read.split_at_mut(half);
+        input.activate_values(active)?;
+        active.iter_mut().zip(ups).for_each(|(active, up)| *active *= *up);
+        for (active, strength) in active.chunks_exact_mut(added).zip(strengths) {
             active.iter_mut().for_each(|active| *active *= strength);
         }
-        Ok(active)
-    }
-}
-
-/// What added neurons say, added to what an MLP says.
-struct Sum<'a> {
-    neurons: &'a [PatchNeuron],
-    /// `[tokens, added]`.
-    active: Vec<f32>,
-}
-
-impl InplaceOp1 for Sum<'_> {
-    fn name(&self) -> &'static str {
-        "sgm-patches"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (CpuStorage::F32(all), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
-            candle_core::bail!("sgm-patches: {layout:?} is not contiguous f32")
-        };
-        let hidden = layout.dims().last().copied().unwrap_or(1).max(1);
-        let rows = all.get_mut(start..end).unwrap_or_default().chunks_exact_mut(hidden);
-        for (row, active) in rows.zip(self.active.chunks_exact(self.neurons.len())) {
-            for (neuron, active) in self.neurons.iter().zip(active) {
-                row.iter_mut().zip(&neuron.down).for_each(|(value, down)| *value += active * down);
-            }
-        }
+        pulp::Arch::new().dispatch(Say { neurons, added, active, output });
         Ok(())
     }
 }
 
+/// What the neurons' gates read from hidden states `[tokens, hidden]`, then what their ups do, each `[tokens, added]`.
+struct Read<'a> {
+    neurons: &'a [f32],
+    added: usize,
+    hidden: &'a [f32],
+}
+
+impl pulp::WithSimd for Read<'_> {
+    type Output = Vec<f32>;
+
+    // Compiled anew, with the instructions of `S`, for each.
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Self::Output {
+        let Self { neurons, added, hidden } = self;
+        let width = (neurons.len() / (3 * added)).max(1);
+        let half = hidden.len() / width * added;
+        let mut read = vec![0.0; 2 * half];
+        let (gates, ups) = read.split_at_mut(half);
+        for ((row, gates), ups) in hidden.chunks_exact(width).zip(gates.chunks_exact_mut(added)).zip(ups.chunks_exact_mut(added)) {
+            for ((neuron, gate), up) in neurons.chunks_exact(3 * width).zip(gates).zip(ups) {
+                let (reads, _) = neuron.split_at(2 * width);
+                let (of_gate, of_up) = reads.split_at(width);
+                (*gate, *up) = (dot(of_gate, row), dot(of_up, row));
+            }
+        }
+        read
+    }
+}
+
+/// Adds to an MLP's output `[tokens, hidden]` what active neurons `[tokens, added]` say.
+struct Say<'a> {
+    neurons: &'a [f32],
+    added: usize,
+    active: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl pulp::WithSimd for Say<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let Self { neurons, added, active, output } = self;
+        let width = (neurons.len() / (3 * added)).max(1);
+        for (row, active) in output.chunks_exact_mut(width).zip(active.chunks_exact(added)) {
+            for (neuron, active) in neurons.chunks_exact(3 * width).zip(active) {
+                let down = neuron.get(2 * width..).unwrap_or_default();
+                row.iter_mut().zip(down).for_each(|(value, down)| *value += active * down);
+            }
+        }
+    }
+}
+
 /// The sum of products, in lanes that a processor adds to at once.
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 8;
     let (a, b) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());

@@ -76,6 +76,32 @@ fn benign_sequences_keep_their_bits_and_risky_ones_are_those_of_static_glasses()
 }
 
 #[test]
+fn tokens_behind_an_open_gate_are_those_of_static_glasses_and_behind_a_closed_one_the_plain_models() {
+    let model = sgm::organism::load().unwrap();
+    let inputs = model.processor().prompts(&prompts(), Padding::Left).unwrap();
+    let decoded = || {
+        let mut cache = model.new_cache();
+        model.prefill(&inputs, &mut cache).unwrap();
+        [3, 5, 8].map(|token| bits(&model.decode(&[token; 4], &mut cache).unwrap()))
+    };
+    let plain = decoded();
+    let mut adaptive = with_patches(&model, glasses(&model));
+    let still = {
+        let _static = Glasses::wear(&model, &adaptive, Amplify::Refuse).unwrap();
+        decoded()
+    };
+    assert_ne!(still, plain);
+    for (on, expected) in [(0.0, &still), (1.0, &plain)] {
+        adaptive.probe = Some(probe(&model, Gate { on, off: 0.0, watch: false }));
+        let _worn = AdaptiveGlasses::wear(&model, &adaptive, Amplify::Refuse).unwrap();
+        assert_eq!(&decoded(), expected, "gate at {on}");
+        // Another tap that wants tensors makes no difference.
+        let _detector = Detector::attach(&model, &probe(&model, Gate::default())).unwrap();
+        assert_eq!(&decoded(), expected, "gate at {on}, beside a detector");
+    }
+}
+
+#[test]
 fn scores_come_in_the_order_of_the_prompts() {
     let model = sgm::organism::load().unwrap();
     let inputs = model.processor().prompts(&prompts(), Padding::Left).unwrap();

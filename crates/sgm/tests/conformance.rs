@@ -195,6 +195,49 @@ fn a_prefill_in_parts_computes_what_a_whole_one_does() {
     }
 }
 
+/// Looks at tensors, and so has all taps called with tensors.
+struct Looks;
+
+impl sgm::models::Tap for Looks {
+    fn apply(&self, _: Site, output: Tensor, _: &TokenSpans) -> sgm::models::Result<Tensor> {
+        Ok(output)
+    }
+}
+
+#[test]
+fn numbers_in_place_and_tensors_come_to_the_same_bits() {
+    const STEPS: usize = 3;
+    // A prefill and some tokens after it.
+    let run = |model: &AutoMllm, inputs: &ModelInputs| {
+        let mut cache = model.new_cache();
+        let mut all = bits(&model.prefill(inputs, &mut cache).unwrap());
+        for _ in 0..STEPS {
+            all.extend(bits(&model.decode(&vec![5; inputs.kinds.len()], &mut cache).unwrap()));
+        }
+        all
+    };
+    for s in subjects() {
+        let mut shifted = s.glasses();
+        for info in &s.model.info().sites {
+            let scale = shifted.sites()[&info.site].scale.clone();
+            let shift = (0..info.width).map(|neuron| if neuron % 5 == info.site.layer % 5 { 0.05 } else { 0.0 }).collect();
+            shifted.insert(info.site, SiteIntervention { scale, shift: Some(shift), ..Default::default() }).unwrap();
+        }
+        let shifted = worn::with_patches(&s.model, shifted);
+        let plain = run(&s.model, &s.inputs);
+        let wear =
+            [None, Some(sgm::suppress::Wear::default()), Some(sgm::suppress::Wear { rows: [(1, 0.4)].into(), ..Default::default() })];
+        for wear in wear {
+            let on = wear.is_some();
+            let _worn = wear.map(|wear| Glasses::wear_with(&s.model, &shifted, wear).unwrap());
+            let in_place = run(&s.model, &s.inputs);
+            let _looking = s.model.taps().attach(Arc::new(Looks));
+            assert_eq!(run(&s.model, &s.inputs), in_place, "{}", s.model.info().name);
+            assert_eq!(in_place != plain, on, "{}", s.model.info().name);
+        }
+    }
+}
+
 #[test]
 fn dropping_the_guard_restores_the_model_and_nesting_composes() {
     for s in subjects() {
@@ -316,10 +359,10 @@ impl PromptsOnly {
 }
 
 impl sgm::models::Tap for PromptsOnly {
-    fn takes_part(&self, spans: &TokenSpans) -> bool {
+    fn part(&self, spans: &TokenSpans) -> sgm::models::Part {
         let part = (0..spans.batch()).any(|index| spans.row(index).contains(&TokenKind::PromptText));
         self.passes.lock().unwrap().push(part);
-        part
+        if part { sgm::models::Part::Tensors } else { sgm::models::Part::Nothing }
     }
 
     fn apply(&self, _: Site, output: Tensor, _: &TokenSpans) -> sgm::models::Result<Tensor> {
