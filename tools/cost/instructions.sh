@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# How many instructions the organism takes for a token with glasses on and without, on one thread, by valgrind's callgrind: what a noisy machine
-# cannot blur. Prints a table. Those of the allocator are left out: they depend on what the heap happens to look like.
+# How many instructions the organism, or the model that is asked for, takes for a token with glasses on and without, on one thread, by valgrind's
+# callgrind: what a noisy machine cannot blur. Prints a table. Those of the allocator are left out: they depend on what the heap happens to look like.
 #
 #     cargo run --release --example cost                  # writes out/cost.sgm.safetensors
-#     tools/cost/instructions.sh out/cost.sgm.safetensors
+#     tools/cost/instructions.sh out/cost.sgm.safetensors [--model MODEL and what else `cost` takes]
 set -euo pipefail
-glasses=${1:?usage: tools/cost/instructions.sh GLASSES}
+glasses=${1:?usage: tools/cost/instructions.sh GLASSES [--model MODEL ..]}
+shift
+subject=("$@")
 cost=${CARGO_TARGET_DIR:-target}/release/examples/cost
 export RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1
 counts=$(mktemp)
@@ -14,7 +16,7 @@ trap 'rm -f "$counts"' EXIT
 # What decoding executes in a run, but for the allocator.
 instructions() {
     valgrind --tool=callgrind --callgrind-out-file="$counts" --toggle-collect='*AutoMllm*Mllm*decode*' \
-        "$cost" --intervention "$glasses" "$@" >/dev/null 2>&1
+        "$cost" --intervention "$glasses" "${subject[@]}" "$@" >/dev/null 2>&1
     callgrind_annotate --threshold=100 --tree=none --auto=no "$counts" |
         awk '$2 ~ /^\(/ && !/PROGRAM TOTALS/ && !/:_?mi_/ { gsub(",", "", $1); sum += $1 } END { printf "%d", sum }'
 }
