@@ -5,6 +5,7 @@
 #     cargo run --release --example cost                  # writes out/cost.sgm.safetensors
 #     tools/cost/instructions.sh out/cost.sgm.safetensors [--model MODEL and what else `cost` takes]
 set -euo pipefail
+shopt -s inherit_errexit
 glasses=${1:?usage: tools/cost/instructions.sh GLASSES [--model MODEL ..]}
 shift
 subject=("$@")
@@ -15,8 +16,8 @@ trap 'rm -f "$counts"' EXIT
 
 # What decoding executes in a run, but for the allocator.
 instructions() {
-    valgrind --tool=callgrind --callgrind-out-file="$counts" --toggle-collect='*AutoMllm*Mllm*decode*' \
-        "$cost" --intervention "$glasses" "${subject[@]}" "$@" >/dev/null 2>&1
+    valgrind -q --tool=callgrind --callgrind-out-file="$counts" --toggle-collect='*AutoMllm*Mllm*decode*' \
+        "$cost" --intervention "$glasses" "${subject[@]}" "$@" >/dev/null
     callgrind_annotate --threshold=100 --tree=none --auto=no "$counts" |
         awk '$2 ~ /^\(/ && !/PROGRAM TOTALS/ && !/:_?mi_/ { gsub(",", "", $1); sum += $1 } END { printf "%d", sum }'
 }

@@ -190,7 +190,7 @@ impl AutoMllm {
 }
 
 /// Does work on a thread of rayon's, as batches of [`Generator`](crate::Generator) are: from elsewhere, every parallel operation of candle's would be
-/// handed over to such a thread and waited for, which takes a small model twice as long as the operations.
+/// handed over to such a thread and waited for, and a small model would mostly wait.
 fn on_a_worker<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if rayon::current_thread_index().is_some() { work() } else { rayon::scope(|_| work()) }
 }
