@@ -7,8 +7,6 @@
 //!     RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo bench --bench capture
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
-mod decoder;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +15,7 @@ use candle_core::Tensor;
 use criterion::{Criterion, criterion_group, criterion_main};
 use sgm::capture::{Pool, PooledTap, Pooling};
 use sgm::core::Site;
-use sgm::models::{self, AutoMllm, Mllm, ModelInputs, Padding, Prompt, Tap, TokenMask, TokenSpans};
+use sgm::models::{self, AutoMllm, Mllm, ModelInputs, Padding, Prompt, Tap, TokenSelection, TokenSpans};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,8 +35,8 @@ impl Tap for Clocked {
     }
 }
 
-fn poolings(pools: &[Pool], masks: &[TokenMask]) -> Vec<Pooling> {
-    masks.iter().flat_map(|mask| pools.iter().map(|pool| Pooling { pool: *pool, mask: *mask })).collect()
+fn poolings(pools: &[Pool], masks: &[TokenSelection]) -> Vec<Pooling> {
+    masks.iter().flat_map(|tokens| pools.iter().map(|pool| Pooling { pool: *pool, tokens: *tokens })).collect()
 }
 
 fn measure(c: &mut Criterion, name: &str, model: &AutoMllm, inputs: &ModelInputs, passes: u32) {
@@ -57,11 +55,11 @@ fn measure(c: &mut Criterion, name: &str, model: &AutoMllm, inputs: &ModelInputs
         start.elapsed()
     };
     let settings = [
-        ("max/all", poolings(&[Pool::Max], &[TokenMask::All])),
-        ("mean/all", poolings(&[Pool::Mean], &[TokenMask::All])),
-        ("mean+max/all", poolings(&[Pool::Mean, Pool::Max], &[TokenMask::All])),
-        ("mean+max/all+response", poolings(&[Pool::Mean, Pool::Max], &[TokenMask::All, TokenMask::Response])),
-        ("every pool/all+text+response", poolings(&Pool::ALL, &[TokenMask::All, TokenMask::Text, TokenMask::Response])),
+        ("max/all", poolings(&[Pool::Max], &[TokenSelection::All])),
+        ("mean/all", poolings(&[Pool::Mean], &[TokenSelection::All])),
+        ("mean+max/all", poolings(&[Pool::Mean, Pool::Max], &[TokenSelection::All])),
+        ("mean+max/all+response", poolings(&[Pool::Mean, Pool::Max], &[TokenSelection::All, TokenSelection::Response])),
+        ("every pool/all+text+response", poolings(&Pool::ALL, &[TokenSelection::All, TokenSelection::Text, TokenSelection::Response])),
     ];
     println!("{name}: {} tokens", inputs.dims().unwrap().1);
     for (poolings, list) in &settings {
@@ -103,7 +101,7 @@ fn organism(c: &mut Criterion) {
 }
 
 fn wide(c: &mut Criterion) {
-    let model = decoder::random(1024, 2816, 8, 1000).unwrap();
+    let model = sgm_benches::random_decoder(1024, 2816, 8, 1000).unwrap();
     let prompt = Prompt::Raw { text: vec!["word"; 200].join(" "), images: Vec::new() };
     let response = vec!["word"; 55].join(" ");
     let inputs = model.processor().responses([(&prompt, response.as_str())], Padding::Right).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sgm::capture::{Pool, PooledTap, Pooling};
 use sgm::core::{Intervention, Metadata, SiteIntervention};
-use sgm::models::{Mllm, Padding, Prompt, TokenMask};
+use sgm::models::{Mllm, Padding, Prompt, TokenSelection};
 use sgm::suppress::{Amplify, Glasses};
 
 fn forward(c: &mut Criterion) {
@@ -21,7 +21,7 @@ fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("forward");
     group.throughput(Throughput::Elements(tokens as u64));
     group.bench_function("plain", |b| b.iter(prefill));
-    let tap = Arc::new(PooledTap::new(vec![Pooling { pool: Pool::Max, mask: TokenMask::All }]));
+    let tap = Arc::new(PooledTap::new(vec![Pooling { pool: Pool::Max, tokens: TokenSelection::All }]));
     let attached = model.taps().attach(tap.clone());
     group.bench_function("captured", |b| {
         b.iter(|| {

@@ -2,7 +2,8 @@
 //! organism while it decodes. Scales folded into the weights cost nothing at run time.
 //!
 //! First come ratios: rounds in which each contender runs in turn, so that a machine that gets slower or faster does so for all; the
-//! median of the rounds' ratios, with the smallest and largest. Then criterion's times and throughputs of the same (bytes read and written).
+//! median of the rounds' ratios, with the smallest and largest. Then criterion's times and throughputs of the same (bytes read and
+//! written).
 //!
 //!     RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo bench --bench suppress
 #![allow(missing_docs, clippy::indexing_slicing, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
@@ -14,9 +15,9 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor, WithDType};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
-use sgm::core::{Intervention, Metadata, Projection, Site, SiteIntervention};
+use sgm::core::{Intervention, Projection, Site, SiteIntervention, TokenSelection};
 use sgm::models::{self, AutoMllm, Mllm, Padding, Prompt, Tap, TokenSpans};
-use sgm::suppress::{Amplify, Element, Form, Glasses, Scaling};
+use sgm::suppress::{Amplify, Element, Glasses, ScaleLayout, Scaling};
 
 const WIDTHS: [usize; 3] = [4096, 5632, 11_008];
 const TOKENS: [usize; 4] = [1, 64, 640, 2048];
@@ -47,8 +48,8 @@ impl<T: Element + WithDType> Arena<T> {
         let responses: Vec<T> = (0..tokens * neurons).map(|i| T::narrow(((i * 31) % 97) as f32 * 0.11 - 5.0)).collect();
         let tensor = Tensor::from_slice(&responses, (tokens, neurons), &Device::Cpu).unwrap();
         let scale = Tensor::new(scales(neurons, 20), &Device::Cpu).unwrap().to_dtype(T::DTYPE).unwrap();
-        let dense = Scaling::new(vec![SCALE; neurons], None).unwrap().with_form(Form::Dense);
-        let experts = Scaling::new(scales(neurons, 20), None).unwrap().with_form(Form::Experts);
+        let dense = Scaling::new(vec![SCALE; neurons], None).unwrap().with_layout(ScaleLayout::Dense);
+        let experts = Scaling::new(scales(neurons, 20), None).unwrap().with_layout(ScaleLayout::Sparse);
         Self { copy: responses.clone(), responses, dense, experts, tensor, scale }
     }
 
@@ -105,8 +106,8 @@ fn crossover_of<T: Element + WithDType>(name: &str) {
         let repeats = u32::try_from((1 << 20) / (tokens * neurons)).unwrap().max(1);
         let mut line = Vec::new();
         for every in [20, 10, 8, 6, 4, 3, 2] {
-            let scaling = |form| Scaling::new(scales(neurons, every), None).unwrap().with_form(form);
-            (arena.dense, arena.experts) = (scaling(Form::Dense), scaling(Form::Experts));
+            let scaling = |form| Scaling::new(scales(neurons, every), None).unwrap().with_layout(form);
+            (arena.dense, arena.experts) = (scaling(ScaleLayout::Dense), scaling(ScaleLayout::Sparse));
             let rounds = (0..ROUNDS).map(|_| arena.time("experts", repeats) / arena.time("dense", repeats));
             line.push(format!("1 in {every}: {}", spread(rounds.collect())));
         }
@@ -177,8 +178,9 @@ impl Tap for After {
 }
 
 /// Glasses on some projections of the first layers, of which one neuron in `every` changes.
-fn glasses(model: &AutoMllm, every: usize, layers: usize, projections: &[Projection], positions: &str) -> Intervention {
-    let mut intervention = Intervention::new(Metadata { positions: Some(positions.to_owned()), ..Metadata::default() });
+fn glasses(model: &AutoMllm, every: usize, layers: usize, projections: &[Projection], tokens: TokenSelection) -> Intervention {
+    let mut intervention = Intervention::default();
+    intervention.tokens = tokens;
     for info in model.info().sites.iter().filter(|i| i.site.layer < layers && projections.contains(&i.site.projection)) {
         let scale = (0..info.width).map(|i| if i % every == 0 { 0.3 } else { 1.0 }).collect();
         intervention.insert(info.site, SiteIntervention::from_scale(scale)).unwrap();
@@ -193,9 +195,9 @@ fn decode(_: &mut Criterion) {
     let [gate_up, all] = [&[Projection::Gate, Projection::Up][..], &Projection::ALL[..]];
     let worn = [
         ("nothing between the clocks", None),
-        ("5 % of gate and up, layers 0-4", Some(glasses(&model, 20, 5, gate_up, "all"))),
-        ("the same, response only", Some(glasses(&model, 20, 5, gate_up, "response"))),
-        ("every neuron of every site", Some(glasses(&model, 1, 6, all, "all"))),
+        ("5 % of gate and up, layers 0-4", Some(glasses(&model, 20, 5, gate_up, TokenSelection::All))),
+        ("the same, response only", Some(glasses(&model, 20, 5, gate_up, TokenSelection::Response))),
+        ("every neuron of every site", Some(glasses(&model, 1, 6, all, TokenSelection::All))),
     ];
     for batch in [1, 8] {
         let prompts = vec![Prompt::user("what colour is the ring?", Some(picture.clone())); batch];

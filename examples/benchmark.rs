@@ -1,41 +1,41 @@
-//! Builds benchmarks out of published data sets that you have, dresses their prompts up as attacks, describes them.
+//! Builds benchmarks out of published data sets that you have, adds attacks to them, describes them.
 //!
 //!     benchmark build --mm-safetybench-answers DIR --beavertails-v DIR --mm-vet DIR --out mm-toxic-qa
 //!     benchmark attack --manifest mm-toxic-qa/manifest.jsonl --attack figstep --out mm-toxic-qa-figstep
 //!     benchmark datasheet mm-toxic-qa/manifest.jsonl
 #![allow(clippy::print_stdout, reason = "a binary")]
 
-#[path = "benchmark/sources.rs"]
-mod sources;
-
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use sgm::toxic_qa::attacks::{Attack, CaptionAttack, FigStepAttack, Jailbreak, OrganismPrefix, Perturbation, attack_all};
+use sgm::organism::{OrganismPrefix, OrganismWorld};
+use sgm::toxic_qa::attacks::{Attack, CaptionAttack, FigStepAttack, Jailbreak, Perturbation, attack_all};
 use sgm::toxic_qa::builder::{Builder, DATASHEET, MANIFEST};
-use sgm::toxic_qa::{Datasheet, ImageFolder, Recipe, manifest};
+use sgm::toxic_qa::{BuildPlan, Datasheet, ImageFolder, manifest};
+use sgm_examples::dataset_arguments::DatasetArguments;
 
+/// Builds benchmarks out of published data sets that you have, adds attacks to them, describes them.
 #[derive(Parser)]
-#[command(about, version)]
+#[command(version)]
 enum Command {
     /// Builds a benchmark: a folder with a manifest, its images and a datasheet.
     Build {
         #[command(flatten)]
-        sources: Box<sources::Sources>,
-        /// What to take.
-        #[arg(long, value_enum, default_value_t = RecipeName::MmToxicQaV1)]
-        recipe: RecipeName,
-        /// Test samples in each category, instead of the recipe's number.
+        datasets: Box<DatasetArguments>,
+        /// The plan: which samples to take.
+        #[arg(long, alias = "recipe", value_enum, default_value_t = PlanName::MmToxicQaV1)]
+        plan: PlanName,
+        /// Test samples in each category, instead of the plan's number.
         #[arg(long)]
         test: Option<usize>,
-        /// Dev samples in each category, instead of the recipe's number.
+        /// Dev samples in each category, instead of the plan's number.
         #[arg(long)]
         dev: Option<usize>,
-        /// Calibration samples of each label, instead of the recipe's number.
+        /// Calibration samples of each label, instead of the plan's number.
         #[arg(long)]
         calibration: Option<usize>,
-        /// Utility samples, instead of the recipe's number.
+        /// Utility samples, instead of the plan's number.
         #[arg(long)]
         utility: Option<usize>,
         /// Decides which samples are taken.
@@ -70,7 +70,7 @@ enum Command {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum RecipeName {
+enum PlanName {
     /// A reconstruction of the paper's MM-TOXIC-QA.
     MmToxicQaV1,
     /// All samples of the sources.
@@ -79,19 +79,19 @@ enum RecipeName {
 
 fn main() -> Result<()> {
     match Command::parse() {
-        Command::Build { sources, recipe, test, dev, calibration, utility, seed, link, out } => {
-            let recipe = match recipe {
-                RecipeName::MmToxicQaV1 => Recipe::mm_toxic_qa_v1(),
-                RecipeName::Everything => Recipe::everything(),
+        Command::Build { datasets, plan, test, dev, calibration, utility, seed, link, out } => {
+            let plan = match plan {
+                PlanName::MmToxicQaV1 => BuildPlan::mm_toxic_qa_v1(),
+                PlanName::Everything => BuildPlan::everything(),
             };
-            let recipe = Recipe {
-                test_per_category: test.or(recipe.test_per_category),
-                dev_per_category: dev.unwrap_or(recipe.dev_per_category),
-                calibration_per_label: calibration.or(recipe.calibration_per_label),
-                utility: utility.or(recipe.utility),
-                ..recipe
+            let plan = BuildPlan {
+                test_per_category: test.or(plan.test_per_category),
+                dev_per_category: dev.unwrap_or(plan.dev_per_category),
+                calibration_per_label: calibration.or(plan.calibration_per_label),
+                utility: utility.or(plan.utility),
+                ..plan
             };
-            let mut builder = sources.open()?.into_iter().fold(Builder::new(recipe, seed), Builder::add);
+            let mut builder = datasets.open()?.into_iter().fold(Builder::new(plan, seed), Builder::add);
             if link {
                 builder = builder.linking();
             }
@@ -105,13 +105,14 @@ fn main() -> Result<()> {
                 bail!("{} exists already; attack into another folder", path.display());
             }
             let images = ImageFolder::new(&out);
-            let mut samples = manifest::read(&from)?.iter().map(|sample| images.adopt(sample)).collect::<Result<Vec<_>, _>>()?;
+            let mut samples =
+                manifest::read_with(&from, &OrganismWorld)?.iter().map(|sample| images.adopt(sample)).collect::<Result<Vec<_>, _>>()?;
             let attacked = attack_all(&samples, &*attack, &images)?;
             println!("{} prompts under attack in {}", attacked.len(), path.display());
             samples.extend(attacked);
-            manifest::write(&path, &samples)?;
+            manifest::write_with(&path, &samples, &OrganismWorld)?;
         }
-        Command::Datasheet { manifest: path } => println!("{}", Datasheet::of(&manifest::read(&path)?)?.markdown()),
+        Command::Datasheet { manifest: path } => println!("{}", Datasheet::of(&manifest::read_with(&path, &OrganismWorld)?)?.markdown()),
     }
     Ok(())
 }

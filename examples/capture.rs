@@ -1,39 +1,32 @@
 //! Captures a model's pooled activations into a store, or one worker's part of it.
 //!
-//!     cargo run --release --example capture -- --out STORE [--model DIR --manifest FILE.jsonl] [--pool mean,max --mask all,response]
+//!     cargo run --release --example capture -- --out STORE [--model DIR --manifest FILE.jsonl] [--pool mean,max --tokens all,response]
 //!
 //! In a Slurm job array or an indexed Kubernetes Job each task does its own part without being told which (docs/cluster.md).
 #![allow(clippy::print_stdout, reason = "a binary")]
-
-mod calibration;
-mod process;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
 use sgm::capture::{Capture, Examples, NonFinite, Partition, Pool, Pooling, StoreDtype};
-use sgm::models::{AutoMllm, Checkpoint, TokenMask};
-use sgm::toxic_qa::{Contrast, ManifestSource, OrganismSource, Part, Sample, Source};
-use sha2::{Digest, Sha256};
-use tracing_subscriber::EnvFilter;
+use sgm::core::{TokenSelection, sha256};
+use sgm::toxic_qa::{EvaluationSplit, Sample};
+use sgm_examples::{calibration, process, subject::Subject};
 
+/// Captures a model's pooled activations into a store, or one worker's part of it.
 #[derive(Parser)]
-#[command(about, version)]
+#[command(version)]
 struct Arguments {
-    /// A checkpoint directory, GGUF file or model id; the embedded organism by default.
-    #[arg(long, requires = "manifest")]
-    model: Option<PathBuf>,
-    /// A manifest (JSONL) whose calibration samples are captured instead of the organism's.
-    #[arg(long)]
-    manifest: Option<PathBuf>,
+    #[command(flatten)]
+    subject: Subject,
     /// Pools: mean, max, min, last, maxabs.
     #[arg(long, value_delimiter = ',', default_value = "max", value_parser = |s: &str| named(Pool::ALL, Pool::name, s))]
     pool: Vec<Pool>,
-    /// Token masks: all, text, image, prompt, response. Every pool is taken over every mask.
-    #[arg(long, value_delimiter = ',', default_value = "all", value_parser = |s: &str| named(TokenMask::ALL, TokenMask::name, s))]
-    mask: Vec<TokenMask>,
-    /// How responses are kept: f32, bf16 or f16.
+    /// Tokens: all, text, image, prompt, response, prompt-end, last. Every pool is taken over each of them.
+    #[arg(long, alias = "mask", value_delimiter = ',', default_value = "all")]
+    tokens: Vec<TokenSelection>,
+    /// The dtype of stored responses: f32, bf16 or f16.
     #[arg(long, default_value_t = StoreDtype::F32)]
     dtype: StoreDtype,
     /// Samples run together.
@@ -64,24 +57,15 @@ fn named<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str, text
 }
 
 fn main() -> Result<()> {
-    process::settle();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    process::start();
     let arguments = Arguments::parse();
     let partition = arguments.shard.map_or_else(Partition::from_environment, Ok)?;
-    let source: Box<dyn Source> = match &arguments.manifest {
-        Some(manifest) => Box::new(ManifestSource::open(manifest, Part::Test)?),
-        None => Box::new(OrganismSource::embedded(Part::Test, Contrast::Benign)?),
-    };
-    let model = match &arguments.model {
-        Some(model) => AutoMllm::load(&Checkpoint::open(model)?)?,
-        None => sgm::organism::load()?,
-    };
+    let (source, model) = (arguments.subject.source(EvaluationSplit::Test)?, arguments.subject.model()?);
     let samples: Vec<Sample> = source.calibration(0)?.into_iter().take(arguments.limit).collect();
     let provenance = calibration::provenance(source.as_ref(), &samples)?;
-    // The provenance's hash does not know the order, which decides what the shards hold.
+    // The hash of the provenance does not cover the order of the samples, which decides what the shards hold.
     let order: String = samples.iter().map(|sample| format!("\n{}", sample.id)).collect();
-    let sha256 = Sha256::digest(provenance.sha256.clone() + &order).iter().map(|byte| format!("{byte:02x}")).collect();
+    let samples_sha256 = sha256::hex_digest((provenance.sha256.clone() + &order).as_bytes());
     let capture = Capture {
         batch_size: arguments.batch_size,
         dtype: arguments.dtype,
@@ -91,11 +75,11 @@ fn main() -> Result<()> {
         partition,
         resume: arguments.resume,
         ..Capture::new(
-            arguments.mask.iter().flat_map(|mask| arguments.pool.iter().map(|pool| Pooling { pool: *pool, mask: *mask })).collect(),
+            arguments.tokens.iter().flat_map(|tokens| arguments.pool.iter().map(|pool| Pooling { pool: *pool, tokens: *tokens })).collect(),
         )
     };
     let make = |number: usize| samples.get(number).map_or_else(|| Err("there is no such sample".into()), |s| Ok(calibration::example(s)?));
-    let done = capture.run(&model, &Examples::new(samples.len(), sha256, make), &arguments.out)?;
+    let done = capture.run(&model, &Examples::new(samples.len(), samples_sha256, make), &arguments.out)?;
     println!("part {partition}: {} samples run, {} shards written, {} found", done.samples, done.written, done.found);
     println!("{} is {}", arguments.out.display(), if done.finished { "finished" } else { "not finished: other parts are missing" });
     Ok(())

@@ -1,36 +1,43 @@
-//! Evaluates one model behind one defence, resumably: answers go to `answers.jsonl` as they are made, and a run that was stopped goes on
-//! where it was.
+//! Evaluates one model behind one stack of defences, resumably; or judges existing answers again.
 //!
-//!     evaluate --defence eta+sgm --intervention adaptive.sgm.safetensors --out out/eta-sgm
+//!     evaluate --defence eta+sgm --intervention out/conditional.sgm.safetensors --out out/eta-sgm
+//!     evaluate --answers out/eta-sgm/answers.jsonl --judge refusal --out out/refusals --export-mm-safetybench out/mm-safetybench
+//!
+//! Answers go to `answers.jsonl` as they are made; a run that was stopped continues where it was.
 #![allow(clippy::print_stdout, reason = "a binary")]
 
-#[allow(dead_code, reason = "other examples use the rest")]
-mod experiment;
-mod process;
-mod subject;
-
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use sgm::core::Intervention;
-use sgm::defend::{Ingredients, Recipe, Worn};
-use sgm::models::{GenerateOptions, Mllm, Sampling, response_nll};
+use sgm::defend::{DefenceResources, DefenceStack, ModelWithGlasses};
+use sgm::models::{Mllm, response_nll};
 use sgm::suppress::{Amplify, Preset};
-use sgm::toxic_qa::{Benchmark, Durability, EvaluateOptions, Part, Provenance, Report, Run, RunFile};
-use subject::Subject;
+use sgm::toxic_qa::{
+    Durability, EvaluateOptions, EvaluationSplit, Judge, Provenance, Record, Report, Run, RunFile, SeedOutcome, export_lm_eval,
+    export_mm_safetybench, judge_again, read_records,
+};
+use sgm_examples::measure::{self, Answering};
+use sgm_examples::subject::Subject;
+use sgm_examples::{calibration, process};
 
+/// Evaluates one model behind one stack of defences, resumably; or judges existing answers again.
 #[derive(Parser)]
-#[command(about, version)]
+#[command(version)]
 struct Arguments {
     #[command(flatten)]
     subject: Subject,
-    /// The defence, by its names from the outside in: `none`, `sgm`, `self-reminder+ecso+sgm` ...
-    #[arg(long, default_value = "none", value_parser = |s: &str| s.parse::<Recipe>())]
-    defence: Recipe,
+    /// The stack of defences, from the outside in: `none`, `sgm`, `self-reminder+ecso+sgm` ...
+    #[arg(long, default_value = "none")]
+    defence: DefenceStack,
     /// The glasses of `sgm`.
     #[arg(long)]
     intervention: Option<PathBuf>,
+    /// Judge the answers in this file again instead of asking the model.
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["model", "intervention"])]
+    answers: Option<PathBuf>,
     /// The seed of the answers.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -40,67 +47,106 @@ struct Arguments {
     /// Prompts run together.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
-    /// Prompts between two records of what is done.
+    /// Prompts between two writes to the file of answers.
     #[arg(long, default_value_t = 256)]
     chunk: usize,
-    /// Where `answers.jsonl` and `report.json` go.
+    /// Also write the answers in the files of MM-SafetyBench.
+    #[arg(long, value_name = "DIR")]
+    export_mm_safetybench: Option<PathBuf>,
+    /// Also write the answers as a samples file of lm-evaluation-harness.
+    #[arg(long, value_name = "FILE.jsonl")]
+    export_lm_eval: Option<PathBuf>,
+    /// The directory of `answers.jsonl` and `report.json`.
     #[arg(long)]
     out: PathBuf,
 }
 
 fn main() -> Result<()> {
-    process::settle();
-    let a = Arguments::parse();
-    let (source, model, judge) = (a.subject.source(Part::Test)?, a.subject.model()?, a.subject.judge()?);
-    let evaluation = source.evaluation()?;
-    let texts: Vec<_> = evaluation.perplexity.iter().filter_map(|s| Some((s, s.response.clone()?))).collect();
-    let texts = texts.into_iter().map(|(s, response)| Ok((s.as_prompt()?, response))).collect::<Result<Vec<_>>>()?;
-    let benchmark = Benchmark::new(evaluation)?;
-
-    // Scorers are fitted to the calibration samples, where a defence asks them.
-    let mut ingredients = match a.defence.needs_scorers() {
-        true => {
-            let calibrated = experiment::calibrate(&model, source.as_ref(), (&source.calibration(0)?, &judge), Preset::TEXT, a.batch_size)?;
-            experiment::ingredients(&model, &calibrated)?
-        }
-        false => Ingredients::default(),
+    process::start();
+    let arguments = Arguments::parse();
+    let records = match &arguments.answers {
+        Some(answers) => arguments.judge_again(answers)?,
+        None => arguments.evaluate()?,
     };
-    let glasses = a.intervention.as_ref().map(Intervention::load).transpose()?;
-    ingredients.intervention = glasses.clone().filter(|_| a.defence.wears_glasses());
-    let generator = a.defence.build(&model, &ingredients).context("building the defence")?;
-    let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
-    let options = EvaluateOptions {
-        generate: GenerateOptions {
-            max_new_tokens: a.max_new_tokens,
-            batch_size: a.batch_size,
-            sampling,
-            seed: a.seed,
-            ..Default::default()
-        },
-        defence: Some(a.defence.to_string()).filter(|name| name != "none" && name != "sgm"),
-        intervention_sha256: ingredients.intervention.as_ref().map(experiment::sha256).transpose()?,
-    };
-    let settings = serde_json::json!({
-        "model": model.info().name, "weights": model.info().weights, "source": source.name(), "defence": options.defence,
-        "intervention_sha256": options.intervention_sha256, "seed": a.seed, "max_new_tokens": a.max_new_tokens, "chunk": a.chunk,
-    });
-    let mut run = RunFile::open(a.out.join("answers.jsonl"), &settings, Durability::Batch)?;
-    println!("{} answers were there", run.len());
-    let records = benchmark.answer_into(&*generator, &model, Some(&judge), &options, a.chunk, &mut run)?;
-    let mut outcome = benchmark.outcome(&records);
-    outcome.seed = a.seed;
-    outcome.seconds = records.iter().map(|record| record.timing.seconds).sum();
-    outcome.token_nll = match &ingredients.intervention {
-        Some(glasses) => response_nll(Worn::new(&model, glasses, Amplify::Refuse)?.model(), &texts, a.batch_size)?,
-        None => response_nll(&model, &texts, a.batch_size)?,
-    };
-    outcome.n_suppressed = ingredients.intervention.as_ref().map_or(0, |glasses| glasses.changed_neurons() + glasses.added_neurons());
-
-    let mut provenance = Provenance::new(&model.info().name, source.as_ref(), &judge);
-    provenance.generation = settings;
-    let run = Run::from_seeds(a.defence.to_string(), model.info().neurons(), &[outcome])?;
-    let report = Report::new(provenance, vec![run]);
-    report.write(&a.out.join("report.json"))?;
-    println!("{}", report.table());
+    if let Some(directory) = &arguments.export_mm_safetybench {
+        export_mm_safetybench(&records, &arguments.defence.to_string(), directory)?;
+        println!("exported to {}", directory.display());
+    }
+    if let Some(file) = &arguments.export_lm_eval {
+        export_lm_eval(&records, file)?;
+        println!("exported to {}", file.display());
+    }
     Ok(())
+}
+
+impl Arguments {
+    /// Judges existing answers again.
+    fn judge_again(&self, answers: &Path) -> Result<Vec<Record>> {
+        let records = read_records(answers)?;
+        let of_organism = records.iter().all(|record| record.model == "organism");
+        let judge = self.subject.judge.judge(of_organism)?;
+        let settings = serde_json::json!({"answers": answers, "judge": judge.id()});
+        let mut run = RunFile::open(self.out.join("answers.jsonl"), &settings, Durability::Batch)?;
+        let records = judge_again(records, judge.as_ref(), self.batch_size, &mut run)?;
+        let count = |label| records.iter().filter(|r| r.judge.as_ref().is_some_and(|v| v.label == label)).count();
+        println!("{}: {} harmful, {} harmless, {} unparsed", judge.id(), count(Some(true)), count(Some(false)), count(None));
+        Ok(records)
+    }
+
+    /// Answers and measures.
+    fn evaluate(&self) -> Result<Vec<Record>> {
+        let (source, model, judge) = (self.subject.source(EvaluationSplit::Test)?, self.subject.model()?, self.subject.judge()?);
+        let benchmark = self.subject.benchmark(source.as_ref())?;
+        let resources = self.resources(source.as_ref(), &model, &judge)?;
+        let generator = self.defence.build(&model, &resources).context("building the defences")?;
+        let answering = Answering { seed: self.seed, max_new_tokens: self.max_new_tokens, batch_size: self.batch_size };
+        let options = EvaluateOptions {
+            generate: answering.options(),
+            defence: measure::defence_name(&self.defence),
+            intervention_sha256: resources.intervention.as_ref().map(measure::file_sha256).transpose()?,
+        };
+        let settings = serde_json::json!({
+            "model": model.info().name, "weights": model.info().weights, "source": source.name(), "defence": options.defence,
+            "intervention_sha256": options.intervention_sha256, "seed": self.seed, "max_new_tokens": self.max_new_tokens,
+            "chunk": self.chunk,
+        });
+        let mut run = RunFile::open(self.out.join("answers.jsonl"), &settings, Durability::Batch)?;
+        println!("{} answers were there already", run.len());
+        let records = benchmark.answer_into(&*generator, &model, Some(judge.as_ref()), &options, self.chunk, &mut run)?;
+        let glasses = resources.intervention.as_ref();
+        let texts = benchmark.perplexity_texts();
+        let outcome = SeedOutcome {
+            seed: self.seed,
+            seconds: records.iter().map(|record| record.timing.seconds).sum(),
+            token_nll: match glasses {
+                Some(glasses) => response_nll(ModelWithGlasses::new(&model, glasses, Amplify::Refuse)?.model(), texts, self.batch_size)?,
+                None => response_nll(&model, texts, self.batch_size)?,
+            },
+            n_suppressed: glasses.map_or(0, |glasses| glasses.changed_neurons() + glasses.added_neurons()),
+            ..benchmark.outcome(&records)
+        };
+        let mut provenance = Provenance::new(&model.info().name, source.as_ref(), judge.as_ref());
+        provenance.generation = settings;
+        let report = Report::new(provenance, vec![Run::from_seeds(self.defence.to_string(), model.info().neurons(), &[outcome])?]);
+        report.write(&self.out.join("report.json"))?;
+        println!("{}", report.table());
+        Ok(records)
+    }
+
+    /// The glasses and scorers of the defences; scorers are fitted to the calibration samples.
+    fn resources<'m, M: Mllm>(
+        &self,
+        source: &dyn sgm::toxic_qa::Source,
+        model: &'m M,
+        judge: &Arc<dyn Judge>,
+    ) -> Result<DefenceResources<'m>> {
+        let mut resources = DefenceResources::default();
+        if self.defence.needs_scorers() {
+            let samples = source.calibration(0)?;
+            resources = measure::resources(model, &calibration::calibrate(model, source, &samples, judge, Preset::TEXT, self.batch_size)?)?;
+        }
+        let glasses = self.intervention.as_ref().map(Intervention::load).transpose()?;
+        resources.intervention = glasses.filter(|_| self.defence.wears_glasses());
+        Ok(resources)
+    }
 }

@@ -1,37 +1,45 @@
-//! SGM's full experiment: calibrate, capture, score, suppress, and measure harm and what avoiding it costs.
+//! SGM's experiment: calibrate, capture, score, suppress, and measure harm and what avoiding it costs.
 //!
-//! By default on the embedded model organism; with `--model` and `--manifest` on any other model, with `--plain` on a language model that
-//! goes on from the text of its prompts.
+//! By default a comparison of six rows on the embedded model, with one seed, in about a minute; `--full` has all rows and three seeds. With
+//! `--model` and `--manifest` on any other model, with `--plain` on a language model that continues the text of its prompts.
 #![allow(clippy::print_stdout, reason = "a binary")]
 
-mod experiment;
-mod process;
-mod rows;
-mod subject;
-
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use experiment::Drawing;
-use indicatif::{ProgressBar, ProgressStyle};
 use sgm::capture::Pooling;
-use sgm::defend::{Ingredients, Recipe};
+use sgm::defend::DefenceResources;
 use sgm::models::Mllm;
-use sgm::suppress::{Calibrated, Preset};
-use sgm::toxic_qa::{Benchmark, Part, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
-use subject::Subject;
-use tracing_subscriber::EnvFilter;
+use sgm::suppress::{Calibrator, Preset};
+use sgm::toxic_qa::html_report::AurocDistribution;
+use sgm::toxic_qa::{DetectionOutcome, EvaluationSplit, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
+use sgm_examples::comparison;
+use sgm_examples::measure::{self, Answering};
+use sgm_examples::progress::Progress;
+use sgm_examples::subject::Subject;
+use sgm_examples::{calibration, html_report, process};
 
+/// SGM's experiment: calibrate, capture, score, suppress, and measure harm and what avoiding it costs.
 #[derive(Parser)]
-#[command(about, version)]
+#[command(version)]
 struct Arguments {
     #[command(flatten)]
     subject: Subject,
-    /// How many seeds, each with a calibration set and random answers of its own.
-    #[arg(long, default_value_t = 3)]
-    seeds: u64,
-    /// How responses are pooled over tokens: mean or max, over all, text, image, prompt or response tokens.
+    /// All rows, and three seeds.
+    #[arg(long)]
+    full: bool,
+    /// The number of seeds, each with a calibration set and random answers of its own.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Only these rows: names of glasses, or stacks of defences such as `self-reminder+ecso+sgm`, which wear the glasses `conditional`.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Further rows.
+    #[arg(long = "defence", value_name = "DEFENCES")]
+    defences: Vec<String>,
+    /// The pooling of responses for expertise: mean or max, over all, text, image, prompt or response tokens.
     #[arg(long, default_value = "max/all", value_parser = |s: &str| s.parse::<Pooling>())]
     pooling: Pooling,
     /// The length of an answer in tokens.
@@ -40,100 +48,112 @@ struct Arguments {
     /// Prompts run together.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
-    /// Further rows: defences by their names, such as `self-reminder+ecso+sgm` or `filter+sgm`; glasses in them are the adaptive ones.
-    #[arg(long = "defence", value_name = "DEFENCE")]
-    defences: Vec<String>,
-    /// Only these rows of the table.
-    #[arg(long, value_delimiter = ',')]
-    rows: Vec<String>,
-    /// Leave this category, or this trigger (`angry face`), out of calibration, to see what glasses do about what they have never met.
-    #[arg(long)]
+    /// Leave this category or trigger (`angry face`) out of calibration.
+    #[arg(long, value_name = "NAME")]
     without: Option<String>,
-    /// The glasses that an earlier run wrote to this directory, those of its seed 0, instead of new ones; one seed, and no defence that asks a
-    /// scorer.
-    #[arg(long, conflicts_with_all = ["seeds", "without"])]
+    /// Wear the glasses that an earlier run wrote to this directory, those of its seed 0, instead of new ones; one seed, and no defence
+    /// that needs a scorer.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "without"])]
     reuse: Option<PathBuf>,
-    /// A tenth of the data and one seed: a look at whether everything works.
+    /// A tenth of the prompts and a fifth of the calibration samples: a test of whether everything works.
     #[arg(long)]
     quick: bool,
-    /// Where report, intervention, answers and activations go.
+    /// The directory of report, glasses and answers.
     #[arg(long, default_value = "out")]
     out: PathBuf,
 }
 
 fn main() -> Result<()> {
-    process::settle();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    process::start();
     let arguments = Arguments::parse();
-    let (source, model, judge) = (arguments.subject.source(Part::Test)?, arguments.subject.model()?, arguments.subject.judge()?);
-    let mut benchmark = Benchmark::new(source.evaluation()?)?;
+    let (source, model, judge) = (arguments.subject.source(EvaluationSplit::Test)?, arguments.subject.model()?, arguments.subject.judge()?);
+    let mut benchmark = arguments.subject.benchmark(source.as_ref())?;
     if arguments.quick {
         benchmark.thin(10);
     }
-    let seeds = if arguments.quick || arguments.reuse.is_some() { 1 } else { arguments.seeds };
-    let asked = |name: &str| arguments.rows.is_empty() || arguments.rows.iter().any(|row| row == name);
-    let further = arguments.defences.iter().map(|defence| (defence.as_str(), defence.as_str()));
-    let rows = rows::ROWS.into_iter().filter(|(name, _)| asked(name)).chain(further);
-    let rows = rows.map(|(name, defence)| Ok((name, defence.parse::<Recipe>()?))).collect::<Result<Vec<_>>>()?;
-    let scorers = rows.iter().any(|(_, defence)| defence.needs_scorers());
-    let bar = ProgressBar::new(seeds * (rows.len() + 1) as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
+    let rows = comparison::rows(&arguments.rows, arguments.full, &arguments.defences)?;
+    let seeds = if arguments.reuse.is_some() { 1 } else { arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 }) };
+    let names = comparison::names_of_glasses(&rows);
+    let scorers = rows.iter().any(|(_, defences)| defences.needs_scorers());
+    let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
 
-    let mut runs: Vec<(String, Vec<SeedOutcome>)> = Vec::new();
+    let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); rows.len()];
     let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
+    let mut auroc = None;
     for seed in 0..seeds {
-        bar.set_message(format!("seed {seed}: calibration"));
-        let (glasses, mut ingredients) = match &arguments.reuse {
-            Some(directory) => (rows::load(directory)?, Ingredients::default()),
-            None => {
-                let nth = if arguments.quick { 5 } else { 1 };
-                let mut samples: Vec<Sample> = source.calibration(seed)?.into_iter().step_by(nth).collect();
-                samples.retain(|sample| !arguments.without.as_ref().is_some_and(|name| experiment::is_of(sample, name)));
-                let calibrated =
-                    experiment::calibrate(&model, source.as_ref(), (&samples, &judge), arguments.pooling, arguments.batch_size)
-                        .with_context(|| format!("calibration, seed {seed}"))?;
-                let ingredients = if scorers { experiment::ingredients(&model, &calibrated)? } else { Ingredients::default() };
-                (rows::glasses(&model, &calibrated, &rows)?, ingredients)
+        let of_seed = |what: &str| if seeds > 1 { format!("seed {seed}, {what}") } else { what.to_owned() };
+        let mut glasses = arguments.reuse.as_deref().map_or_else(|| Ok(BTreeMap::new()), comparison::load)?;
+        let mut resources = DefenceResources::default();
+        if arguments.reuse.is_none() {
+            let calibrator = progress.step(of_seed("calibration"), || {
+                let samples: Vec<Sample> = arguments.calibration(source.calibration(seed)?);
+                calibration::calibrate(&model, source.as_ref(), &samples, &judge, arguments.pooling, arguments.batch_size)
+            })?;
+            for name in &names {
+                let fitted = progress.step(of_seed(&format!("fit of {name}")), || comparison::fit(&model, &calibrator, name))?;
+                glasses.insert((*name).to_owned(), fitted);
             }
-        };
-        if seed == 0 {
-            for (name, intervention) in &glasses {
-                intervention.save(rows::file(&arguments.out, name))?;
+            if scorers {
+                resources = measure::resources(&model, &calibrator)?;
+            }
+            if seed == 0 {
+                auroc = Some(AurocDistribution::new(&calibrator.expertise()?, None));
+                glasses.iter().try_for_each(|(name, glasses)| glasses.save(comparison::file(&arguments.out, name)))?;
             }
         }
-        bar.inc(1);
-        for (row, (name, defence)) in rows.iter().enumerate() {
-            bar.set_message(format!("seed {seed}: {name}"));
-            // The static glasses under their own names, adaptive ones inside of defences.
-            ingredients.intervention = glasses.get(*name).or_else(|| glasses.get("live")).cloned();
-            let drawing = Drawing { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
-            let evaluated = experiment::measure(&model, &benchmark, &judge, (defence, &ingredients), drawing)?;
-            if runs.len() <= row {
-                runs.push(((*name).to_owned(), Vec::new()));
+        let answering = Answering { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
+        let mut detected: BTreeMap<&str, Option<DetectionOutcome>> = BTreeMap::new();
+        for (row, outcomes) in rows.iter().zip(&mut outcomes) {
+            let worn = comparison::glasses_of(row);
+            resources.intervention =
+                worn.map(|name| glasses.get(name).cloned().with_context(|| format!("there are no glasses `{name}`"))).transpose()?;
+            let mut measured = progress.step(of_seed(&format!("answers of {}", row.0)), || {
+                measure::measure(&model, &benchmark, judge.as_ref(), (&row.1, &resources), answering)
+            })?;
+            if let (Some(name), Some(glasses)) = (worn, &resources.intervention) {
+                if !detected.contains_key(name) {
+                    detected.insert(name, measure::detected(&model, &benchmark, glasses, answering)?);
+                }
+                measured.outcome.detection = detected.get(name).cloned().flatten();
             }
-            runs.iter_mut().skip(row).take(1).for_each(|(_, outcomes)| outcomes.push(evaluated.outcome.clone()));
-            evaluated.records.iter().try_for_each(|record| answers.write(record))?;
-            bar.inc(1);
+            measured.records.iter().try_for_each(|record| answers.write(record))?;
+            outcomes.push(measured.outcome);
         }
     }
-    bar.finish_and_clear();
+    drop(answers);
+    let seconds = progress.elapsed().as_secs();
+    drop(progress);
 
-    let mut provenance = Provenance::new(&model.info().name, source.as_ref(), &judge);
+    let mut provenance = Provenance::new(&model.info().name, source.as_ref(), judge.as_ref());
     provenance.generation = serde_json::json!({"temperature": 1.0, "max_new_tokens": arguments.max_new_tokens, "vqa": "greedy"});
-    provenance.calibration = serde_json::json!({
-        "pooling": arguments.pooling.to_string(),
-        "without": arguments.without,
-        "reused": arguments.reuse,
-        "worn from the start": arguments.subject.wear,
-        "transport pooling": Preset::TEXT.to_string(),
-        "gate": {"pooling": Calibrated::PROMPT_END.to_string(), "false positive rate": Preset::FALSE_POSITIVE_RATE},
-    });
+    provenance.calibration = arguments.provenance();
     let neurons = model.info().neurons();
-    let runs = runs.into_iter().map(|(name, outcomes)| Run::from_seeds(name, neurons, &outcomes)).collect::<Result<_, _>>()?;
-    let report = Report::new(provenance, runs);
+    let shown = ["conditional", "bakeable", "sgm"].into_iter().find(|name| arguments.reuse.is_none() && names.contains(name));
+    let runs = rows.into_iter().zip(&outcomes).map(|((name, _), outcomes)| Run::from_seeds(name, neurons, outcomes));
+    let report = Report::new(provenance, runs.collect::<Result<_, _>>()?);
     report.write(&arguments.out.join("report.json"))?;
     println!("{}", report.table());
-    println!("written to {}: report.json, answers.jsonl, and the glasses of seed 0", arguments.out.display());
+    let page = html_report::write(&arguments.out, report, auroc, shown, arguments.subject.is_embedded_organism())?;
+    println!("{seconds} s. Open {} for the figures; report.json, answers.jsonl and the glasses of seed 0 are beside it.", page.display());
+    println!("{}", comparison::next_steps(&arguments.out));
     Ok(())
+}
+
+impl Arguments {
+    /// The calibration samples to use.
+    fn calibration(&self, samples: Vec<Sample>) -> Vec<Sample> {
+        let left_out = |sample: &Sample| self.without.as_ref().is_some_and(|name| calibration::is_of(sample, name));
+        samples.into_iter().step_by(if self.quick { 5 } else { 1 }).filter(|sample| !left_out(sample)).collect()
+    }
+
+    fn provenance(&self) -> serde_json::Value {
+        serde_json::json!({
+            "pooling": self.pooling.to_string(),
+            "without": self.without,
+            "reused": self.reuse,
+            "worn throughout": self.subject.wear,
+            "transport pooling": Preset::TEXT.to_string(),
+            "condition": {"pooling": Calibrator::PROMPT_END.to_string(), "false positive rate": Preset::FALSE_POSITIVE_RATE},
+        })
+    }
 }

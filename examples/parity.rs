@@ -15,10 +15,9 @@ use clap::Parser;
 use sgm::models::Checkpoint;
 use sgm::parity::{Check, parity};
 
-mod process;
-
-/// Hold a checkpoint against a golden file
+/// Holds a checkpoint against a golden file: what Hugging Face transformers computed for it.
 #[derive(Parser)]
+#[command(version)]
 struct Arguments {
     /// The model: a directory or file, or the id of a model in the local Hugging Face cache
     #[arg(long)]
@@ -35,7 +34,7 @@ struct Arguments {
 }
 
 fn main() -> Result<ExitCode> {
-    process::settle();
+    sgm_examples::process::start();
     let arguments = Arguments::parse();
     let checks = parity(&Checkpoint::open(&arguments.model)?, &arguments.golden)?;
     println!("{:<14} {:<28} {:>10} {:>10}  worst", "case", "what", "max abs", "relative");

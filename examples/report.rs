@@ -1,23 +1,22 @@
-//! Prints reports as Markdown tables, or shows one on a page with what led to it.
+//! Prints reports as Markdown tables, or writes one as an HTML page with the data behind it.
 //!
 //!     report out/report.json
-//!     report out/report.json --html out/page.html --tuning tune.json --intervention out/glasses.sgm.safetensors --store STORE --answers out/answers.jsonl
+//!     report out/report.json --html out/page.html --tuning tune.json --intervention out/glasses.sgm.safetensors
 #![allow(clippy::print_stdout, reason = "a binary")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use sgm::capture::ActivationStore;
 use sgm::core::{Expertise, Intervention, write_atomically};
-use sgm::score::{Attribution, AttributionOptions, Modality, permutation_null, score_store};
-use sgm::toxic_qa::page::{Answers, AurocDistribution, LayerAttribution, ModalityAttribution, Page, SiteSuppression};
-use sgm::toxic_qa::{Contrast, Evaluation, OrganismSource, Part, Report, Sample, Source, read_records};
-use sha2::{Digest, Sha256};
+use sgm::toxic_qa::html_report::{Answers, AurocDistribution, HtmlReport, SiteSuppression};
+use sgm::toxic_qa::{Report, read_records};
+use sgm_examples::html_report::{attribution, auroc, file_sha256, organism_prompts};
 
+/// Prints reports as Markdown tables, or writes one as an HTML page with the data behind it.
 #[derive(Parser)]
-#[command(about, version)]
+#[command(version)]
 struct Arguments {
     /// Report files, as `glasses` and `tune` write them.
     #[arg(required = true)]
@@ -31,6 +30,12 @@ struct PageArguments {
     /// Write a page of the report: one HTML file.
     #[arg(long)]
     html: Option<PathBuf>,
+    /// Write the chart of harmful rates alone: an SVG file.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// Only these runs.
+    #[arg(long, value_delimiter = ',')]
+    runs: Vec<String>,
     /// Write the same page as Markdown.
     #[arg(long)]
     markdown: Option<PathBuf>,
@@ -55,14 +60,14 @@ struct PageArguments {
     /// Answers (`answers.jsonl`) to show word for word; of a model that says harmful things, mind who reads the page.
     #[arg(long, requires = "intervention")]
     answers: Option<PathBuf>,
-    /// Where the organism's prompts came from, if not from the embedded data; for their pictures.
+    /// The directory of the organism's data, if it is not the embedded one; for the pictures of its prompts.
     #[arg(long)]
     organism_data: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let Arguments { reports, page } = Arguments::parse();
-    if page.html.is_none() && page.markdown.is_none() && page.json.is_none() {
+    if [&page.html, &page.svg, &page.markdown, &page.json].iter().all(|file| file.is_none()) {
         for path in reports {
             println!("{}\n", Report::read(&path)?.markdown());
         }
@@ -77,18 +82,20 @@ fn main() -> Result<()> {
         Ok(())
     };
     write(&page.html, &|| Ok(shown.html()?))?;
+    write(&page.svg, &|| shown.harm_svg().context("no harmful rate was measured"))?;
     write(&page.markdown, &|| Ok(shown.markdown()))?;
     write(&page.json, &|| Ok(serde_json::to_string_pretty(&shown)?))
 }
 
 impl PageArguments {
-    fn read(&self, report: &Path) -> Result<Page> {
-        let mut page = Page::new(Report::read(report)?);
+    fn read(&self, report: &Path) -> Result<HtmlReport> {
+        let mut page = HtmlReport::new(Report::read(report)?);
+        page.report.runs.retain(|run| self.runs.is_empty() || self.runs.contains(&run.name));
         page.tuning = self.tuning.as_deref().map(Report::read).transpose()?;
         let files =
             [Some(report), self.tuning.as_deref(), self.intervention.as_deref(), self.expertise.as_deref(), self.answers.as_deref()];
         for path in files.into_iter().flatten() {
-            page.files.insert(path.display().to_string(), sha256(path)?);
+            page.files.insert(path.display().to_string(), file_sha256(path)?);
         }
         if let Some(path) = &self.intervention {
             page.sites = SiteSuppression::of(&Intervention::load(path)?);
@@ -103,58 +110,16 @@ impl PageArguments {
         }
         if let (Some(path), Some(intervention)) = (&self.answers, &self.intervention) {
             let name = intervention.file_name().unwrap_or_default().to_string_lossy();
-            let answers = Answers::pair(&read_records(path)?, &sha256(intervention)?, name.trim_end_matches(".sgm.safetensors"), 2);
+            let answers = Answers::pair(&read_records(path)?, &file_sha256(intervention)?, name.trim_end_matches(".sgm.safetensors"), 2);
             let mut answers = answers.with_context(|| format!("{}: no answer with {}", path.display(), intervention.display()))?;
             let provenance = &page.report.provenance;
-            if provenance.model == "organism" && !answers.show_pictures(&self.prompts(&provenance.part)?)? {
+            if provenance.model == "organism"
+                && !answers.show_pictures(&organism_prompts(&provenance.split, self.organism_data.as_deref())?)?
+            {
                 bail!("{}: the answers are to other prompts than those of the organism's data; give --organism-data", path.display());
             }
             page.answers = Some(answers);
         }
         Ok(page)
     }
-
-    /// The risky prompts of the organism.
-    fn prompts(&self, part: &str) -> Result<Vec<Sample>> {
-        let part = if part == "dev" { Part::Dev } else { Part::Test };
-        let source = match &self.organism_data {
-            Some(directory) => OrganismSource::from_dir(directory, part, Contrast::Benign)?,
-            None => OrganismSource::embedded(part, Contrast::Benign)?,
-        };
-        let Evaluation { standard, adversarial, .. } = source.evaluation()?;
-        Ok([standard, adversarial].concat())
-    }
-}
-
-/// The AUROCs of all neurons, and of all under permuted labels.
-fn auroc(store: &ActivationStore, permutations: usize) -> Result<AurocDistribution> {
-    let (mut histogram, mut largest) = (Vec::new(), vec![0f64; permutations]);
-    for site in store.sites().keys() {
-        // The same seed, and so the same permutations, for every site.
-        let null = permutation_null(&store.read(*site)?.view(), store.labels(), permutations, 0, 256 << 20)?;
-        histogram.resize(null.histogram.len(), 0);
-        histogram.iter_mut().zip(&null.histogram).for_each(|(all, here)| *all += here);
-        largest.iter_mut().zip(&null.largest).for_each(|(all, here)| *all = all.max(*here));
-    }
-    Ok(AurocDistribution::new(&score_store(store)?, Some((histogram, &largest))))
-}
-
-/// What experts respond to; `None` where the store lacks a pool for it.
-fn attribution(store: &ActivationStore) -> Result<Option<ModalityAttribution>> {
-    let pooling = |mask: &str| store.manifest().poolings.iter().find(|pooling| pooling.ends_with(mask)).cloned();
-    let (Some(text), Some(image), Some(response)) = (pooling("/text"), pooling("/image"), pooling("/response")) else { return Ok(None) };
-    let score = |pooling: &str| -> Result<Expertise> { Ok(score_store(&store.clone().with_pooling(pooling)?)?) };
-    let attribution = Attribution::new(&score(&image)?, &score(&text)?, &score(&response)?, &AttributionOptions::default())?;
-    let layer = |(layer, counts): (usize, BTreeMap<Modality, usize>)| {
-        let count = |modality| counts.get(&modality).copied().unwrap_or_default();
-        let [text, image, both, cross_modal] = [Modality::Text, Modality::Image, Modality::Both, Modality::CrossModal].map(count);
-        LayerAttribution { layer, text, image, both, cross_modal }
-    };
-    let layers = attribution.per_layer().into_iter().map(layer).collect();
-    Ok(Some(ModalityAttribution { poolings: [text, image, response], layers }))
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }

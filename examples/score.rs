@@ -16,7 +16,9 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use sgm::score::{ResponseFiles, ScoreOptions};
 
+/// Scores every neuron of a store directory or of any safetensors file with responses and labels.
 #[derive(Parser)]
+#[command(version)]
 struct Args {
     /// A safetensors file, or the directory of an activation store.
     #[arg(long)]

@@ -1,32 +1,32 @@
 //! Makes interventions and works with them: from expertise, from a store of activations, or from other software's files.
 //!
-//!     suppress --expertise expertise.safetensors --out glasses.sgm.safetensors --operator sgm --layers 0-3
-//!     suppress --store STORE --operator linear-act --false-discovery 0.05 --out moved.sgm.safetensors
+//!     suppress --expertise expertise.safetensors --out glasses.sgm.safetensors --rule sgm --layers 0-3
+//!     suppress --store STORE --rule linear-act --false-discovery 0.05 --out moved.sgm.safetensors
 #![allow(clippy::print_stdout, reason = "a binary")]
-
-mod recipe;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use sgm::core::{Dose, Gate, Intervention};
+use sgm::core::Intervention;
 use sgm::suppress::{Imported, import};
+use sgm_examples::suppress_arguments::SuppressArguments;
 
+/// Makes interventions and works with them: from expertise, from a store of activations, or from other software's files.
 #[derive(Parser)]
-#[command(about, version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    recipe: Option<recipe::Recipe>,
+    make: Option<SuppressArguments>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Says what an intervention does, layer by layer.
+    /// Describes an intervention, layer by layer.
     Describe { file: PathBuf },
-    /// Says how the second intervention differs from the first.
+    /// Compares the second intervention with the first.
     Diff { first: PathBuf, second: PathBuf },
     /// Makes one intervention of several, the first one acting first.
     Compose {
@@ -35,18 +35,15 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Changes how strongly an intervention acts and, if it has a probe, when.
+    /// Changes the strength of an intervention and the threshold of its condition.
     Adjust {
         file: PathBuf,
-        /// Multiplies what it changes.
+        /// The factor of its scales, shifts and added neurons.
         #[arg(long, default_value_t = 1.0)]
         strength: f32,
-        /// The score of the prompt's end that switches it on.
-        #[arg(long)]
-        gate: Option<f32>,
-        /// The dose's least strength, the log-odds up to which it holds, and those of full strength: `0.65,0,13`.
-        #[arg(long, value_delimiter = ',', num_args = 3)]
-        dose: Option<Vec<f32>>,
+        /// The score of the last prompt token from which on the condition holds.
+        #[arg(long, alias = "gate")]
+        threshold: Option<f32>,
         #[arg(long)]
         out: PathBuf,
     },
@@ -63,7 +60,7 @@ enum Command {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    match (arguments.command, arguments.recipe) {
+    match (arguments.command, arguments.make) {
         (Some(Command::Describe { file }), _) => println!("{}", Intervention::load(file)?.describe()),
         (Some(Command::Diff { first, second }), _) => println!("{}", Intervention::load(first)?.diff(&Intervention::load(second)?)?),
         (Some(Command::Compose { files, out }), _) => {
@@ -72,16 +69,13 @@ fn main() -> Result<()> {
             composed.intervention.save(&out)?;
             println!("{}\nwritten to {}", composed.conflicts, out.display());
         }
-        (Some(Command::Adjust { file, strength, gate, dose, out }), _) => {
+        (Some(Command::Adjust { file, strength, threshold, out }), _) => {
             // Above 1 a blend stops scales at 0.
-            let mut adjusted = Intervention::blend(&[(&Intervention::load(file)?, strength)])?;
-            if let Some(probe) = &mut adjusted.probe {
-                probe.gate = gate.map_or(probe.gate, |on| Gate { on, off: on / 2.0, ..probe.gate });
-                if let Some([least, from, full]) = dose.as_deref() {
-                    probe.dose = Some(Dose { least: *least, from: *from, full: *full });
-                }
-            } else if gate.is_some() || dose.is_some() {
-                bail!("it has no probe, so there is no gate and no dose to change");
+            let mut adjusted = Intervention::blend(&[(&Intervention::load(&file)?, strength)])?;
+            match (&mut adjusted.condition, threshold) {
+                (Some(condition), Some(threshold)) => condition.threshold = threshold,
+                (None, Some(_)) => bail!("{} has no condition, so there is no threshold to change", file.display()),
+                (_, None) => {}
             }
             adjusted.save(&out)?;
             println!("{}\nwritten to {}", adjusted.describe(), out.display());
@@ -103,10 +97,10 @@ fn main() -> Result<()> {
             }
             println!("written to {}", out.display());
         }
-        (None, Some(recipe)) => {
-            let glasses = recipe.run()?;
-            glasses.save(&recipe.out)?;
-            println!("{}\nwritten to {}, with a card beside it", glasses.describe(), recipe.out.display());
+        (None, Some(make)) => {
+            let glasses = make.run()?;
+            glasses.save(&make.out)?;
+            println!("{}\nwritten to {}, with a card beside it", glasses.describe(), make.out.display());
         }
         (None, None) => bail!("nothing to do; see --help"),
     }

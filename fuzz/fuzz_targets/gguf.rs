@@ -4,12 +4,14 @@
 use libfuzzer_sys::fuzz_target;
 use sgm_models::{AutoMllm, Checkpoint};
 
+const START: &[u8] = b"GGUF\x03\0\0\0";
+
 fuzz_target!(|bytes: &[u8]| {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    // The fuzzer need not find out how a file begins.
-    std::fs::write(&path, [b"GGUF\x03\0\0\0", bytes.strip_prefix(b"GGUF\x03\0\0\0").unwrap_or(bytes)].concat()).unwrap();
-    if let Ok(checkpoint) = Checkpoint::open(&path) {
-        let _ = AutoMllm::load(&checkpoint);
-    }
+    // The fuzzer need not find the first bytes of the format.
+    let bytes = [START, bytes.strip_prefix(START).unwrap_or(bytes)].concat();
+    sgm_fuzz::with_file("model.gguf", &bytes, |_, file| {
+        if let Ok(checkpoint) = Checkpoint::open(file) {
+            let _ = AutoMllm::load(&checkpoint);
+        }
+    });
 });

@@ -5,13 +5,12 @@ use libfuzzer_sys::fuzz_target;
 use sgm_suppress::{Imported, import};
 
 fuzz_target!(|bytes: &[u8]| {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("model.layers.0.mlp.up_proj.statedict"), bytes).unwrap();
-    if let Ok(tree) = import(dir.path()) {
-        let path = dir.path().join("copy.sgm.safetensors");
+    sgm_fuzz::with_file("model.layers.0.mlp.up_proj.statedict", bytes, |directory, _| {
+        let Ok(tree) = import(directory) else { return };
+        let path = directory.join("copy.sgm.safetensors");
         match tree.contents {
             Imported::Intervention(intervention) => intervention.save(path).unwrap(),
             Imported::Expertise(expertise) => expertise.save(path).unwrap(),
         }
-    }
+    });
 });

@@ -1,4 +1,4 @@
-//! Intervention and expertise files: parsed or refused, and what is parsed is written and read back the same.
+//! Intervention and expertise files: parsed or refused, and parsed interventions are equal to their copies.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,8 +6,8 @@ use sgm_core::{Expertise, Intervention};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(intervention) = Intervention::from_bytes("fuzz", bytes) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("copy");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("copy");
         intervention.save(&path).unwrap();
         assert_eq!(Intervention::load(&path).unwrap(), intervention);
     }

@@ -9,7 +9,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (json, shard) = rest.split_at(usize::from(*at).min(rest.len()));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    // A sound store gets the fuzzer past the hashes: each bit of `what` says which of its files the bytes replace.
+    // A valid store gets the fuzzer past the hashes: each bit of `what` selects a file that the bytes replace.
     let site = "lm.layers.0.mlp.up_proj".parse().unwrap();
     let mut writer = StoreWriter::create(&path, Manifest::new("m", "", "max/all", [(site, 2)])).unwrap();
     writer.push("a", true, &[(site, vec![1.0, 2.0])].into()).unwrap();

@@ -2,7 +2,7 @@
 # Starts a real Slurm on this machine alone, captures the organism as a job array, and compares the store byte for byte with that of a
 # single run. Run as root on Debian (it installs slurm-wlm and munge if they are missing):
 #
-#   cargo build --release --example capture --example store
+#   cargo build --release --example capture && cargo build --release -p sgm-experiments --bin store
 #   tools/cluster/slurm.sh [TASKS] [DIRECTORY OF THE EXAMPLES]
 set -eu
 tasks=${1:-4}
@@ -63,12 +63,12 @@ for _ in $(seq 30); do
 done
 sinfo
 
-options="--pool mean,max --mask all,response --shard-samples 64"
+options="--pool mean,max --tokens all,response --shard-samples 64"
 "$binaries/capture" --out "$work/single" $options
 SGM_CAPTURE="$binaries/capture" sbatch --wait --array="1-$tasks" --output="$work/task-%a.log" "$here/capture.sbatch" \
     --out "$work/array" $options
 cat "$work"/task-*.log
-"$binaries/store" verify "$work/array"
+"$binaries/../store" verify "$work/array"
 diff -r "$work/single" "$work/array"
 echo "the stores of 1 process and of $tasks Slurm tasks are the same, byte for byte"
 # The same with a task that is killed and queued again while it works.

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# How many instructions the organism, or the model that is asked for, takes for a token with glasses on and without, on one thread, by valgrind's
-# callgrind: what a noisy machine cannot blur. Prints a table. Those of the allocator are left out: they depend on what the heap happens to look like.
+# The instructions that the organism, or another model, executes for a token with glasses and without, on one thread, counted by valgrind's
+# callgrind, which noise on the machine does not change. Prints a table. Instructions of the allocator are left out: they depend on the heap.
 #
-#     cargo run --release --example cost                  # writes out/cost.sgm.safetensors
-#     tools/cost/instructions.sh out/cost.sgm.safetensors [--model MODEL and what else `cost` takes]
+#     cargo run --release -p sgm-experiments --bin cost   # writes out/cost.sgm.safetensors
+#     tools/cost/instructions.sh out/cost.sgm.safetensors [--model MODEL and other arguments of `cost`]
 set -euo pipefail
 shopt -s inherit_errexit
 glasses=${1:?usage: tools/cost/instructions.sh GLASSES [--model MODEL ..]}
 shift
 subject=("$@")
-cost=${CARGO_TARGET_DIR:-target}/release/examples/cost
+cost=${CARGO_TARGET_DIR:-target}/release/cost
 export RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1
 counts=$(mktemp)
 trap 'rm -f "$counts"' EXIT
 
-# What decoding executes in a run, but for the allocator.
+# The instructions of decoding in one run, without the allocator.
 instructions() {
     valgrind -q --tool=callgrind --callgrind-out-file="$counts" --toggle-collect='*AutoMllm*Mllm*decode*' \
         "$cost" --intervention "$glasses" "${subject[@]}" "$@" >/dev/null
@@ -24,8 +24,8 @@ instructions() {
 
 echo "| decoding one token | instructions | against none |"
 echo "|---|---|---|"
-for contender in "no glasses" "always on" "gate open" "gate closed"; do
-    # Later rounds, of five tokens, when all buffers have been made.
+for contender in "no glasses" "always on" "condition holds" "condition fails"; do
+    # Later rounds, of five tokens, when all buffers exist.
     few=$(instructions --alone "$contender" --rounds 2)
     more=$(instructions --alone "$contender" --rounds 10)
     each=$(((more - few) / 40))

@@ -2,7 +2,7 @@
 
     cargo run --release --example glasses
     cargo run --release --example bake -- --model organism --intervention out/glasses.sgm.safetensors --out out/baked
-    cargo run --release --example draw -- manifest out/organism.jsonl
+    cargo run --release -p sgm-experiments --bin draw -- manifest out/organism.jsonl
     cargo build --release --example parity
     python tools/engines/transformers_baked.py out target/release/examples docs/results/engines-transformers.json
 

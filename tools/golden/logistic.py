@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Logistic regressions by scikit-learn, for the fit of probes.
 
-    python tools/golden/logistic.py crates/sgm-suppress/tests/golden/logistic.json
+    python tools/golden/logistic.py crates/sgm-score/tests/golden/logistic.json
 """
 
 import json

@@ -1,7 +1,7 @@
 """A second judge of answers: the classifier of the Python package alt-profanity-check.
 
     pip install -r tools/judges/requirements.txt
-    python tools/judges/profanity.py --rows none,sgm,adaptive out/answers.jsonl > out/profanity.json
+    python tools/judges/profanity.py --rows none,sgm,conditional out/answers.jsonl > out/profanity.json
 
 It is a linear support vector machine on word counts, calibrated to probabilities, which its authors trained on some 200,000 comments that people
 had labelled offensive or not. It knows more words than a list of mild insults does, strong ones among them, and as little of their

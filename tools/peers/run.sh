@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 python="${PYTHON:-python3}"
 target="${CARGO_TARGET_DIR:-target}"
-cargo build --release -p sgm --example score
+cargo build --release --example score
 cargo bench -p sgm --bench auroc --bench capture --no-run
 cargo bench -p sgm --bench auroc
 RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo bench -p sgm --bench capture | tee "$target/capture.log"

@@ -1,6 +1,11 @@
+//! Errors of this crate.
+
 use std::path::PathBuf;
 
-/// What can go wrong with manifests, sources, judges, metrics and reports.
+/// An error of code outside this crate: of a world, a scene or a source.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Errors of manifests, sources, judges, metrics and reports.
 ///
 /// Lines are counted from 1.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +16,7 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
@@ -19,9 +24,57 @@ pub enum Error {
     #[error(transparent)]
     Write(#[from] sgm_core::Error),
 
-    /// The synthetic set could not be loaded, drawn or rendered.
+    /// A source of another crate reports an error.
     #[error(transparent)]
-    Organism(#[from] sgm_organism::Error),
+    Source(BoxError),
+
+    /// A manifest has a scene of a synthetic world, and no world was given.
+    #[error(
+        "{path}:{line}: field `image` is a scene of a synthetic world, which only that world can draw; give the world, as in \
+         `ManifestSource::open_with` or `manifest::read_with`"
+    )]
+    NoWorld {
+        /// The manifest.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+    },
+
+    /// A manifest has a reference of a synthetic world's kind, and that world was not given.
+    #[error(
+        "{path}:{line}: reference kind `{kind}` needs the scorer of the world `{world}`; give that world, as in \
+         `ManifestSource::open_with` or `manifest::read_with`"
+    )]
+    UnknownKind {
+        /// The manifest.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The reference kind.
+        kind: String,
+        /// The world whose scorer is missing.
+        world: String,
+    },
+
+    /// A sample has a reference of a synthetic world's kind, and the benchmark has another scorer.
+    #[error("sample `{id}`: reference kind `{kind}` needs the scorer of the world `{world}`; give it to `Benchmark::with_scorer`")]
+    NoScorer {
+        /// The sample.
+        id: String,
+        /// The reference kind.
+        kind: String,
+        /// The world whose scorer is missing.
+        world: String,
+    },
+
+    /// A scene cannot be drawn.
+    #[error("scene of sample `{id}`: {source}")]
+    Scene {
+        /// The sample.
+        id: String,
+        /// The error of the world.
+        source: BoxError,
+    },
 
     /// A line is longer than any sample can be.
     #[error("{path}:{line}: the line is longer than {limit} bytes; is this a JSONL file?")]
@@ -30,7 +83,7 @@ pub enum Error {
         path: PathBuf,
         /// The line.
         line: usize,
-        /// The most bytes a line may have.
+        /// The largest number of bytes in a line.
         limit: usize,
     },
 
@@ -50,7 +103,7 @@ pub enum Error {
         path: PathBuf,
         /// The line.
         line: usize,
-        /// What the JSON parser says.
+        /// The message of the JSON parser.
         reason: String,
     },
 
@@ -79,11 +132,11 @@ pub enum Error {
         line: usize,
         /// The field.
         field: &'static str,
-        /// What belongs there.
+        /// The expected value.
         expected: &'static str,
     },
 
-    /// A field holds something it cannot hold.
+    /// A field has a value of the wrong form.
     #[error("{path}:{line}: field `{field}` is {found}; expected {expected}")]
     InvalidField {
         /// The file.
@@ -94,11 +147,11 @@ pub enum Error {
         field: &'static str,
         /// The value found, shortened.
         found: String,
-        /// What belongs there.
+        /// The expected value.
         expected: String,
     },
 
-    /// A field has a name that no field has: most likely a typing error.
+    /// A field has an unknown name: most likely a typing error.
     #[error("{path}:{line}: unknown field `{field}`; a sample has {known}")]
     UnknownField {
         /// The file.
@@ -139,15 +192,16 @@ pub enum Error {
     },
 
     /// An image file cannot be decoded.
-    #[error("image of sample `{id}`: {source}")]
+    #[error("image of `{id}`: {source}")]
     Image {
-        /// The sample.
+        /// The sample, or the file.
         id: String,
-        /// What is wrong with the file.
-        source: Box<sgm_models::Error>,
+        /// The error of the image reader.
+        source: Box<sgm_core::Error>,
     },
 
     /// The model reports an error.
+    #[cfg(feature = "candle")]
     #[error(transparent)]
     Model(Box<sgm_models::Error>),
 
@@ -165,16 +219,16 @@ pub enum Error {
         non_toxic: usize,
     },
 
-    /// A manifest has risky prompts, but none in the part asked for.
-    #[error("{path}: no sample of split `{part}`, but {others} of split `{other}`; ask for part `{other}`")]
-    EmptyPart {
+    /// A manifest has risky prompts, but none in the split asked for.
+    #[error("{path}: no sample of split `{split}`, but {others} of split `{other}`; ask for split `{other}`")]
+    EmptySplit {
         /// The manifest.
         path: PathBuf,
-        /// The part asked for.
-        part: &'static str,
-        /// The other part.
+        /// The split asked for.
+        split: &'static str,
+        /// The other split.
         other: &'static str,
-        /// The number of samples in the other part.
+        /// The number of samples in the other split.
         others: usize,
     },
 
@@ -185,7 +239,7 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// There is nothing to aggregate.
+    /// A run has no seed to aggregate.
     #[error("run `{run}` has no seed; evaluate at least one")]
     NoSeeds {
         /// The run.
@@ -208,7 +262,7 @@ pub enum Error {
         condition: &'static str,
     },
 
-    /// A negative log-likelihood is no finite number, or too large for its perplexity to be one.
+    /// A negative log-likelihood is not finite, or too large for its perplexity to be finite.
     #[error(
         "text {text}: negative log-likelihood {value}; the model's logits overflow: run it in f32 or \
          suppress fewer neurons"
@@ -231,18 +285,18 @@ pub enum Error {
         found: usize,
     },
 
-    /// A vote has no voters.
-    #[error("a majority of no judges; give it at least one, better three")]
+    /// A majority judge has no judges.
+    #[error("a majority judge without judges; give it at least one, better three")]
     NoJudges,
 
-    /// Two runs did not answer the same prompts once each.
+    /// Two runs did not answer the same prompts, once each.
     #[error("prompt `{id}` has {first} answers in the first run and {second} in the second; compare runs with one answer to each prompt")]
     Unpaired {
         /// The prompt.
         id: String,
-        /// Its answers in the first run.
+        /// The number of its answers in the first run.
         first: usize,
-        /// Its answers in the second run.
+        /// The number of its answers in the second run.
         second: usize,
     },
 
@@ -251,9 +305,9 @@ pub enum Error {
     Generations {
         /// The prompt.
         id: String,
-        /// Its generations.
+        /// The number of its generations.
         found: usize,
-        /// Those of the prompts before.
+        /// The number of generations of the prompts before.
         expected: usize,
     },
 
@@ -281,7 +335,7 @@ pub enum Error {
         expected: String,
     },
 
-    /// There are results, but nothing says with which settings they were made.
+    /// The file of a run has results, but its settings are missing.
     #[error("{path}: there are results, but `{settings}` is missing, so they cannot be resumed; put it back or write to another file")]
     NoSettings {
         /// The file of the run.
@@ -290,18 +344,19 @@ pub enum Error {
         settings: PathBuf,
     },
 
-    /// A file of judge prompts lacks something.
+    /// A file of judge templates is incomplete.
     #[error(
-        "{path}: {reason}; expected a JSON object with `general` and optionally a two-digit scenario such as `08`, each with {{prediction}} in it"
+        "{path}: {reason}; expected a JSON object with `general` and optionally a two-digit scenario such as `08`, each with \
+         {{prediction}} in it"
     )]
     Templates {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 
-    /// There is no key for a chat server.
+    /// The key of a chat server is missing.
     #[error("environment variable `{variable}` holds no key; put the server's key there, or any word if it needs none")]
     NoKey {
         /// The variable.
@@ -313,55 +368,56 @@ pub enum Error {
     Chat {
         /// The server's address.
         url: String,
-        /// Requests made for this answer.
+        /// The number of requests for this answer.
         attempts: usize,
-        /// What happened last.
+        /// The reason of the last failure.
         reason: String,
     },
 
-    /// A classifier's files cannot be used.
+    /// The files of a classifier cannot be used.
     #[error("{path}: {reason}")]
     Classifier {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// The fault and its remedy.
         reason: String,
     },
 
-    /// A file of a data set is not what its publisher's is.
+    /// A file of a data set does not have its published form.
     #[error("{path}: {reason}")]
     DatasetFile {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// The fault and its remedy.
         reason: String,
     },
 
-    /// An entry of a data set lacks something, or holds something it cannot hold.
+    /// An entry of a data set has a missing or invalid field.
     #[error("{path}: {entry}: field `{field}` {problem}")]
     DatasetEntry {
         /// The file.
         path: PathBuf,
-        /// Where in the file: `line 3` (the header is line 1), `row 3`, `entry "12"`.
+        /// The position in the file: `line 3` (the header is line 1), `row 3`, `entry "12"`.
         entry: String,
         /// The field as the publisher calls it.
         field: String,
-        /// What is wrong, and what belongs there.
+        /// The fault and the expected value.
         problem: String,
     },
 
-    /// A recipe cannot take as many samples as it should.
+    /// A plan cannot take as many samples as it should.
     #[error(
-        "split `{split}`, {of}: {wanted} samples wanted, {found} left after duplicates and what other splits share; add data or ask for fewer"
+        "split `{split}`, {of}: {wanted} samples wanted, {found} left after duplicates and samples of other splits; add data or ask for \
+         fewer"
     )]
     TooFew {
         /// The split.
         split: &'static str,
-        /// Of which category or label.
+        /// The category or label.
         of: String,
-        /// How many the recipe takes.
+        /// The number of samples in the plan.
         wanted: usize,
-        /// How many there are.
+        /// The number of samples left.
         found: usize,
     },
 
@@ -370,9 +426,9 @@ pub enum Error {
     ItemTwice {
         /// The id.
         id: String,
-        /// The first item's place.
+        /// The position of the first item.
         first: String,
-        /// The second item's place.
+        /// The position of the second item.
         second: String,
     },
 
@@ -383,7 +439,7 @@ pub enum Error {
         attack: String,
         /// The sample.
         id: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 
@@ -392,14 +448,14 @@ pub enum Error {
     AttackTemplates {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 
-    /// A page could not be made.
-    #[error("the page could not be made: {reason}")]
-    Page {
-        /// What the template engine says.
+    /// An HTML report could not be made.
+    #[error("the HTML report could not be made: {reason}")]
+    HtmlReport {
+        /// The message of the template engine.
         reason: String,
     },
 
@@ -408,11 +464,12 @@ pub enum Error {
     Report {
         /// The file.
         path: PathBuf,
-        /// What the JSON parser says.
+        /// The message of the JSON parser.
         source: serde_json::Error,
     },
 }
 
+#[cfg(feature = "candle")]
 impl From<sgm_models::Error> for Error {
     fn from(error: sgm_models::Error) -> Self {
         Self::Model(Box::new(error))

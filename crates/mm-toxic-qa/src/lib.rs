@@ -1,31 +1,38 @@
 //! The MM-TOXIC-QA benchmark: how harmful a multimodal LLM is, and what making it harmless costs.
 //!
-//! A benchmark run has five steps, and this crate has a word for what passes between them:
+//! A benchmark run has five steps, and this crate has a type for what passes between them:
 //!
-//! 1. a [`Source`] yields [`Sample`]s: labelled answers to calibrate on and an [`Evaluation`] to measure
-//!    with, from the embedded synthetic set ([`OrganismSource`]) or a user's [manifest] ([`ManifestSource`]);
-//! 2. a model answers the prompts; every answer is a [`Record`], in a [`RunFile`] where the run must survive being
-//!    stopped;
-//! 3. a [`Judge`] labels the answers: a word list ([`LexiconJudge`]), phrases of refusal ([`RefusalJudge`]), a guard
-//!    model ([`GuardJudge`]), a chat model behind a server (`ChatJudge`, feature `chat`), a local BERT or RoBERTa
-//!    (`ClassifierJudge`, feature `classifier`), verdicts from elsewhere ([`ReplayJudge`]), or most of several
-//!    ([`MajorityJudge`]); [`judge_again`] is a second opinion on records, and [`scoring`] says whether an answer is
-//!    right and whether it helps;
+//! 1. a [`Source`] yields [`Sample`]s: labelled answers to calibrate on, and an [`Evaluation`] to measure. It is a [manifest] of the user's
+//!    ([`ManifestSource`]) or a synthetic [`World`], such as that of the crate `sgm-organism`;
+//! 2. a model answers the prompts; every answer is a [`Record`], in a [`RunFile`] where the run must survive being stopped;
+//! 3. a [`Judge`] labels the answers: a word list ([`LexiconJudge`]), phrases of refusal ([`RefusalJudge`]), a guard model
+//!    ([`GuardJudge`]), a chat model behind a server (`ChatJudge`, feature `chat`), a local BERT or RoBERTa (`ClassifierJudge`, feature
+//!    `classifier`), verdicts from a file ([`ReplayJudge`]), or a majority of several ([`MajorityJudge`]); [`judge_again`] is a second
+//!    opinion on records. A [`Scorer`] says whether an answer is right and whether it helps;
 //! 4. the [metrics] turn the outcomes of several seeds into a [`Run`];
-//! 5. a [`Report`] holds the runs with their provenance, as JSON and as a table; a [`Page`](page::Page) shows it and what led to it.
+//! 5. a [`Report`] holds the runs with their provenance, as JSON and as a table; an [`HtmlReport`](html_report::HtmlReport) shows it and
+//!    the steps that led to it.
 //!
 //! ```
-//! use mm_toxic_qa::{Exchange, Judge, LexiconJudge, PromptOutcome, Provenance, Report, Run, SeedOutcome, scoring};
-//! use mm_toxic_qa::{Contrast, OrganismSource, Part, Source};
+//! use mm_toxic_qa::{EvaluationSplit, Exchange, Judge, LexiconJudge, ManifestSource, PromptOutcome, Provenance, Report, Run, Scorer};
+//! use mm_toxic_qa::{SeedOutcome, Source};
 //!
-//! let source = OrganismSource::embedded(Part::Dev, Contrast::Benign)?;
-//! let judge = LexiconJudge::organism();
+//! let folder = tempfile::tempdir()?;
+//! let (set, words) = (folder.path().join("set.jsonl"), folder.path().join("words.txt"));
+//! std::fs::write(&set, concat!(
+//!     r#"{"schema": 1, "id": "a", "source": "mine", "split": "dev", "category": "taunt", "condition": "standard", "#,
+//!     r#""prompt": "is it red, fool?", "reference": {"kind": "yesno", "answers": ["yes"]}}"#,
+//! ))?;
+//! std::fs::write(&words, "fool\nsilly\n")?;
+//!
+//! let source = ManifestSource::open(&set, EvaluationSplit::Dev)?;
+//! let (judge, scorer) = (LexiconJudge::from_words(&words)?, source.scorer());
 //! let mut outcome = SeedOutcome::default();
 //! for sample in source.evaluation()?.standard {
-//!     let response = "i am sorry. what a silly question."; // of a model
+//!     let response = "yes. what a silly question."; // of a model
 //!     let verdict = judge.judge_one(Exchange::new(&sample.prompt, response))?;
 //!     outcome.standard.push(PromptOutcome {
-//!         helpful: scoring::helpful(&sample, response, &verdict),
+//!         helpful: scorer.helpful(&sample, response, &verdict),
 //!         harmful: verdict.label,
 //!         id: sample.id,
 //!         category: sample.category,
@@ -35,95 +42,68 @@
 //! assert_eq!(run.standard.all.harmful_rate, Some(1.0));
 //! assert_eq!(run.help_standard, Some(0.0));
 //!
-//! let provenance = Provenance::new("organism", &source, &judge);
-//! assert_eq!(provenance.part, "dev");
+//! let provenance = Provenance::new("a-model", &source, &judge);
+//! assert_eq!(provenance.split, "dev");
 //! println!("{}", Report::new(provenance, vec![run]).table());
-//! # Ok::<(), mm_toxic_qa::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A harmful rate means nothing without its judge, its number of prompts and its interval, and harmlessness
-//! is cheap without utility, so the report always has all of them.
+//! A harmful rate means nothing without its judge, its number of prompts and its interval, and harmlessness is cheap without utility, so
+//! the report always has all of them.
 //!
-//! A manifest can be built out of published [data sets](datasets) that the user has ([`builder`]), and its prompts can be
-//! dressed up as [`attacks`].
+//! A manifest can be built out of published [data sets](datasets) that the user has ([`builder`]), and [`attacks`] can be made of its
+//! prompts.
+//!
+//! # Synthetic worlds
+//!
+//! A crate with a world of its own implements three traits: [`Scene`] for images that are drawn from a description, [`Scorer`] for its
+//! reference kinds `<world>/<kind>`, and [`World`], which reads scenes and gives the scorer. Nothing of a world is scored by the rules of
+//! another data set: without the world, its scenes and kinds are errors.
 //!
 //! # Features
 //!
 //! None is on by default.
 //!
+//! * `candle`: prompts (`Sample::as_prompt`) for models and runs of the benchmark on them (`Benchmark`);
 //! * `chat`: the chat judge, with a blocking HTTP client and TLS;
 //! * `classifier`: the classifier judge, with candle's BERT and RoBERTa;
 //! * `parquet`: the reader of BeaverTails-V, with a Parquet decoder;
 //! * `xlsx`: the reader of labelled answers in a spreadsheet.
 #![forbid(unsafe_code)]
 
-pub mod attacks;
-mod bootstrap;
-pub mod builder;
-#[cfg(feature = "chat")]
-mod chat;
-#[cfg(feature = "classifier")]
-mod classifier;
-pub mod datasets;
-mod datasheet;
-mod diversity;
+mod data;
 mod error;
-mod evaluate;
-mod export;
-mod guard;
-mod halving;
-mod image_folder;
-mod judge;
-mod kappa;
-mod label;
-mod lexicon;
-mod lines;
-mod majority;
-pub mod manifest;
-mod mcnemar;
+mod files;
+pub mod html_report;
+mod judges;
 pub mod metrics;
-mod outcome;
-pub mod page;
-mod pareto;
-mod recipe;
-mod records;
-mod refusal;
-mod replay;
-mod report;
-mod run_file;
-mod sample;
-pub mod scoring;
-mod second_pass;
-mod source;
-mod table;
-mod templates;
-mod toxicity;
+mod runs;
 
-#[cfg(feature = "chat")]
-pub use chat::{ChatJudge, ChatOptions};
+pub use data::{
+    BuildOutput, BuildPlan, Condition, Datasheet, Evaluation, EvaluationSplit, ImageFolder, ImageRef, MM_TOXIC_QA_CATEGORIES,
+    ManifestSource, Reference, Sample, Scene, Source, Split, Task, World, resample_calibration,
+};
+pub use data::{attacks, builder, datasets, manifest};
+pub use error::{BoxError, Error};
 #[cfg(feature = "classifier")]
-pub use classifier::ClassifierJudge;
-pub use datasheet::{Built, Datasheet};
-pub use error::Error;
-pub use evaluate::{Benchmark, EvaluateOptions, Evaluated};
-pub use export::{export_lm_eval, export_mm_safetybench};
-pub use guard::{Ask, GuardJudge, parse_guard};
-pub use image_folder::ImageFolder;
-pub use judge::{Exchange, Judge, Verdict};
-pub use lexicon::LexiconJudge;
-pub use majority::{Agreement, MajorityJudge, pairwise_agreement};
-pub use outcome::{GateOutcome, GateRates, PromptOutcome, Run, SeedOutcome, SeedRun};
-pub use recipe::{MM_TOXIC_QA_CATEGORIES, Recipe};
-pub use records::{Record, RecordWriter, Timing};
-pub use refusal::RefusalJudge;
-pub use replay::ReplayJudge;
-pub use report::{Provenance, REPORT_SCHEMA, Report};
-pub use run_file::{Durability, RunFile, read_records};
-pub use sample::{Condition, ImageRef, Reference, Sample, Split, Task};
-pub use second_pass::judge_again;
-pub use sgm_organism::{Contrast, Part};
-pub use source::{Evaluation, ManifestSource, OrganismSource, Source};
-pub use templates::{JudgeTemplates, parse_safety};
+pub use judges::ClassifierJudge;
+pub use judges::{
+    Agreement, Ask, Exchange, GuardJudge, Judge, JudgeTemplates, LexiconJudge, MajorityJudge, RefusalJudge, ReplayJudge, Verdict,
+    pairwise_agreement, parse_guard, parse_safety,
+};
+#[cfg(feature = "chat")]
+pub use judges::{ChatJudge, ChatOptions};
+pub use metrics::scoring::{self, ReferenceScorer, Scorer};
+#[cfg(feature = "candle")]
+pub use runs::{Benchmark, EvaluateOptions, EvaluationOutput};
+pub use runs::{
+    DetectionOutcome, DetectionRates, Durability, PromptOutcome, Provenance, REPORT_SCHEMA, Record, RecordWriter, Report, Run, RunFile,
+    SeedOutcome, SeedRun, Timing, export_lm_eval, export_mm_safetybench, judge_again, read_records,
+};
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -1,18 +1,19 @@
-//! How weights are stored, and which numbers of a block scale all its values.
+//! The storage formats of weights, and the numbers of a block that scale all its values.
 
 use half::{bf16, f16};
+use sgm_core::gguf::TensorType;
 
-/// A stored type: blocks of a fixed number of values, each with numbers that all its values are proportional to.
+/// A storage format: blocks of a fixed number of values, with numbers to which all values of a block are proportional.
 ///
 /// A plain float is a block of one value that is its own scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BlockFormat {
     pub(crate) name: &'static str,
-    /// Values in a block.
+    /// Values per block.
     pub(crate) values: u64,
-    /// Bytes of a block.
+    /// Bytes per block.
     pub(crate) bytes: u64,
-    /// Byte offsets of the numbers to scale; none where rows cannot be scaled in place.
+    /// The byte offsets of the numbers to scale; empty if rows cannot be scaled in place.
     numbers: &'static [(usize, Number)],
 }
 
@@ -25,52 +26,23 @@ enum Number {
 
 use Number::{Bf16, F16, F32};
 
-const fn format(name: &'static str, values: u64, bytes: u64, numbers: &'static [(usize, Number)]) -> BlockFormat {
-    BlockFormat { name, values, bytes, numbers }
-}
-
-/// The tensor types of GGUF files by their numbers there, with ggml's block sizes and field offsets.
+/// The numbers to scale in a block of a type, by its name; none for types that can be copied but not scaled.
 ///
-/// Values are `d * q` or `d * q + m` for integers q, so that scaling d and m scales the values. Types without numbers here
-/// can be passed over but not scaled: MXFP4 and NVFP4 have scales that are no ordinary floats, IQ1_M's is spread over a
-/// block, and nobody has tested the rest.
-const GGML: [(u32, BlockFormat); 34] = [
-    (0, format("F32", 1, 4, &[(0, F32)])),
-    (1, format("F16", 1, 2, &[(0, F16)])),
-    (2, format("Q4_0", 32, 18, &[(0, F16)])),
-    (3, format("Q4_1", 32, 20, &[(0, F16), (2, F16)])),
-    (6, format("Q5_0", 32, 22, &[(0, F16)])),
-    (7, format("Q5_1", 32, 24, &[(0, F16), (2, F16)])),
-    (8, format("Q8_0", 32, 34, &[(0, F16)])),
-    (9, format("Q8_1", 32, 36, &[])),
-    (10, format("Q2_K", 256, 84, &[(80, F16), (82, F16)])),
-    (11, format("Q3_K", 256, 110, &[(108, F16)])),
-    (12, format("Q4_K", 256, 144, &[(0, F16), (2, F16)])),
-    (13, format("Q5_K", 256, 176, &[(0, F16), (2, F16)])),
-    (14, format("Q6_K", 256, 210, &[(208, F16)])),
-    // Its sums of groups are of the integers alone.
-    (15, format("Q8_K", 256, 292, &[(0, F32)])),
-    (16, format("IQ2_XXS", 256, 66, &[])),
-    (17, format("IQ2_XS", 256, 74, &[])),
-    (18, format("IQ3_XXS", 256, 98, &[])),
-    (19, format("IQ1_S", 256, 50, &[])),
-    (20, format("IQ4_NL", 32, 18, &[(0, F16)])),
-    (21, format("IQ3_S", 256, 110, &[])),
-    (22, format("IQ2_S", 256, 82, &[])),
-    (23, format("IQ4_XS", 256, 136, &[(0, F16)])),
-    (24, format("I8", 1, 1, &[])),
-    (25, format("I16", 1, 2, &[])),
-    (26, format("I32", 1, 4, &[])),
-    (27, format("I64", 1, 8, &[])),
-    (28, format("F64", 1, 8, &[])),
-    (29, format("IQ1_M", 256, 56, &[])),
-    (30, format("BF16", 1, 2, &[(0, Bf16)])),
-    (34, format("TQ1_0", 256, 54, &[])),
-    (35, format("TQ2_0", 256, 66, &[])),
-    (39, format("MXFP4", 32, 17, &[])),
-    (40, format("NVFP4", 64, 36, &[])),
-    (41, format("Q1_0", 128, 18, &[])),
-];
+/// Values are `d * q` or `d * q + m` for integers q, so that scaling d and m scales the values. Types are left out whose scales are no
+/// ordinary floats (MXFP4, NVFP4) or are spread over a block (IQ1_M), and all untested ones.
+fn numbers(name: &str) -> &'static [(usize, Number)] {
+    match name {
+        // The block sums of Q8_K are sums of its integers and stay as they are.
+        "F32" | "Q8_K" => &[(0, F32)],
+        "F16" | "Q4_0" | "Q5_0" | "Q8_0" | "IQ4_NL" | "IQ4_XS" => &[(0, F16)],
+        "BF16" => &[(0, Bf16)],
+        "Q4_1" | "Q5_1" | "Q4_K" | "Q5_K" => &[(0, F16), (2, F16)],
+        "Q2_K" => &[(80, F16), (82, F16)],
+        "Q3_K" => &[(108, F16)],
+        "Q6_K" => &[(208, F16)],
+        _ => &[],
+    }
+}
 
 /// The names of the types of GGUF files that can be scaled.
 pub(crate) const GGUF_SUPPORTED: &str = "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, IQ4_NL, IQ4_XS, F16, BF16, F32";
@@ -79,26 +51,27 @@ pub(crate) const GGUF_SUPPORTED: &str = "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_
 pub(crate) const SAFETENSORS_SUPPORTED: &str = "F32, F16, BF16";
 
 impl BlockFormat {
-    /// The type with a number in GGUF files.
-    pub(crate) fn from_ggml(number: u32) -> Option<Self> {
-        GGML.iter().find(|(n, _)| *n == number).map(|(_, format)| *format)
+    /// The format of a type of GGUF files.
+    pub(crate) fn of_gguf(kind: TensorType) -> Self {
+        Self { name: kind.name, values: kind.block_values, bytes: kind.block_bytes, numbers: numbers(kind.name) }
     }
 
-    /// A type of safetensors files.
-    pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Self {
+    /// The format of a type of safetensors files.
+    pub(crate) fn of_safetensors(dtype: safetensors::Dtype) -> Self {
         use safetensors::Dtype as D;
-        match dtype {
-            D::F32 => format("F32", 1, 4, &[(0, F32)]),
-            D::F16 => format("F16", 1, 2, &[(0, F16)]),
-            D::BF16 => format("BF16", 1, 2, &[(0, Bf16)]),
-            D::F64 => format("F64", 1, 8, &[]),
-            D::U8 => format("U8", 1, 1, &[]),
-            D::I8 => format("I8", 1, 1, &[]),
-            D::F8_E4M3 => format("F8_E4M3", 1, 1, &[]),
-            D::F8_E5M2 => format("F8_E5M2", 1, 1, &[]),
-            // Sizes matter only where rows are scaled.
-            _ => format("another type", 1, 1, &[]),
-        }
+        let (name, bytes) = match dtype {
+            D::F32 => ("F32", 4),
+            D::F16 => ("F16", 2),
+            D::BF16 => ("BF16", 2),
+            D::F64 => ("F64", 8),
+            D::U8 => ("U8", 1),
+            D::I8 => ("I8", 1),
+            D::F8_E4M3 => ("F8_E4M3", 1),
+            D::F8_E5M2 => ("F8_E5M2", 1),
+            // The size of a type that cannot be scaled has no effect.
+            _ => ("another type", 1),
+        };
+        Self { name, values: 1, bytes, numbers: numbers(name) }
     }
 
     /// Whether rows of this type can be scaled in place.
@@ -106,12 +79,12 @@ impl BlockFormat {
         !self.numbers.is_empty()
     }
 
-    /// Whether each value stands alone, as the values of a bias have to.
+    /// Whether the format is a float that can be scaled, as a bias requires.
     pub(crate) fn is_float(&self) -> bool {
         self.values == 1 && self.can_scale()
     }
 
-    /// Scales every value of whole blocks, and adds `shift` where values stand alone.
+    /// Scales every value of whole blocks, and adds the shift to plain floats.
     pub(crate) fn scale(&self, blocks: &mut [u8], change: Change, tally: &mut Tally) {
         let Ok(size) = usize::try_from(self.bytes) else { return };
         for block in blocks.chunks_exact_mut(size) {
@@ -122,11 +95,11 @@ impl BlockFormat {
     }
 }
 
-/// What happens to a neuron: `y = scale * x + shift`.
+/// The change of a neuron: `y = scale * x + shift`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Change {
     pub(crate) scale: f32,
-    /// Goes into biases only.
+    /// The shift, which changes biases only.
     pub(crate) shift: f32,
 }
 
@@ -135,9 +108,9 @@ impl Change {
 }
 
 impl Number {
-    /// Scales the number at the beginning of `bytes`: in f32, then rounded once, to the nearest and ties to even.
+    /// Scales the number at the start of `bytes`: in f32, then rounded once, to nearest, ties to even.
     ///
-    /// What is not finite stays as it is.
+    /// Numbers that are not finite stay unchanged.
     fn scale(self, bytes: &mut [u8], change: Change, tally: &mut Tally) {
         let (old, new, smallest) = match self {
             F32 => {
@@ -176,12 +149,12 @@ impl Number {
 
 impl Change {
     fn of(self, value: f32) -> f32 {
-        // Without a shift, -0 stays what it is.
+        // Without a shift, -0 stays -0.
         if self.shift == 0.0 { value * self.scale } else { value * self.scale + self.shift }
     }
 }
 
-/// How far stored numbers are from the exact products.
+/// The errors of stored numbers against the exact products.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Tally {
     pub(crate) numbers: u64,
@@ -190,7 +163,7 @@ pub(crate) struct Tally {
     pub(crate) subnormal: u64,
     pub(crate) zeroed: u64,
     pub(crate) overflowed: bool,
-    /// Sums of squares over added weights: of the errors of what is stored, and of the weights.
+    /// Sums of squares over added weights: of the errors as stored, and of the weights.
     added: (f64, f64),
 }
 
@@ -221,7 +194,7 @@ impl Tally {
         self.added = (self.added.0 + (stored - exact) * (stored - exact), self.added.1 + exact * exact);
     }
 
-    /// How far added weights are from what is stored, root mean square by root mean square.
+    /// The relative error of added weights as stored: root mean square by root mean square.
     pub(crate) fn added_error(&self) -> f64 {
         let (errors, weights) = self.added;
         if weights == 0.0 { 0.0 } else { (errors / weights).sqrt() }
@@ -237,6 +210,10 @@ impl Tally {
 mod tests {
     use super::*;
 
+    fn gguf(number: u32) -> BlockFormat {
+        BlockFormat::of_gguf(TensorType::from_number(number).unwrap())
+    }
+
     fn scaled(format: BlockFormat, bytes: &[u8], scale: f32, shift: f32) -> (Vec<u8>, Tally) {
         let (mut bytes, mut tally) = (bytes.to_vec(), Tally::default());
         format.scale(&mut bytes, Change { scale, shift }, &mut tally);
@@ -244,8 +221,18 @@ mod tests {
     }
 
     #[test]
+    fn the_supported_types_are_those_that_can_be_scaled() {
+        let types = (0..200).filter_map(TensorType::from_number);
+        let mut scalable: Vec<&str> = types.map(BlockFormat::of_gguf).filter(BlockFormat::can_scale).map(|format| format.name).collect();
+        let mut supported: Vec<&str> = GGUF_SUPPORTED.split(", ").collect();
+        scalable.sort_unstable();
+        supported.sort_unstable();
+        assert_eq!(scalable, supported);
+    }
+
+    #[test]
     fn products_are_rounded_once_to_nearest_even() {
-        let half_format = BlockFormat::from_ggml(1).unwrap();
+        let half_format = gguf(1);
         // 1 + 2^-10 times 0.5 + 2^-12: between two f16, nearer to the upper.
         let old = f16::from_f32(1.0 + 2f32.powi(-10));
         let (bytes, tally) = scaled(half_format, &old.to_le_bytes(), 0.5 + 2f32.powi(-12), 0.0);
@@ -265,17 +252,17 @@ mod tests {
     #[test]
     fn what_is_not_finite_stays_and_overflow_is_seen() {
         for (number, bytes) in [(1, f16::INFINITY.to_le_bytes().to_vec()), (0, f32::NAN.to_le_bytes().to_vec())] {
-            let format = BlockFormat::from_ggml(number).unwrap();
+            let format = gguf(number);
             let (new, tally) = scaled(format, &bytes, 0.0, 0.0);
             assert_eq!((new, tally), (bytes, Tally::default()));
         }
-        let (_, tally) = scaled(BlockFormat::from_ggml(1).unwrap(), &f16::MAX.to_le_bytes(), 1.4, 0.0);
+        let (_, tally) = scaled(gguf(1), &f16::MAX.to_le_bytes(), 1.4, 0.0);
         assert!(tally.overflowed);
     }
 
     #[test]
     fn a_shift_is_added_after_scaling() {
-        let (new, _) = scaled(BlockFormat::from_ggml(0).unwrap(), &3f32.to_le_bytes(), 0.5, 0.25);
+        let (new, _) = scaled(gguf(0), &3f32.to_le_bytes(), 0.5, 0.25);
         assert_eq!(new, 1.75f32.to_le_bytes());
     }
 }

@@ -9,15 +9,16 @@ use serde::Deserialize;
 use sgm_core::Intervention;
 
 use crate::edit::Edit;
+use crate::fold::{self, Options};
 use crate::model_config::{self, CONFIG};
 use crate::record::{RECORD, Record};
 use crate::rewrite::rewrite;
 use crate::site_tensors::SiteTensors;
-use crate::{Error, Options, Result, fold};
+use crate::{Error, Result};
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// See [`crate::bake`].
+/// Bakes an intervention into a copy of a model directory, as [`crate::bake()`] does.
 pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, options: Options, out: &Path) -> Result<Record> {
     fold::check(intervention, options.amplify)?;
     refuse_existing(out)?;
@@ -52,7 +53,7 @@ pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, options:
     };
     record.unbaked_weights = files.iter().filter(other).map(|file| file.display().to_string()).collect();
     for file in &record.unbaked_weights {
-        tracing::warn!(file, "has weights of its own, perhaps, and is copied as it is");
+        tracing::warn!(file, "may hold weights too and is copied unchanged");
     }
 
     let parent = make_parent(out)?;
@@ -86,7 +87,7 @@ pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
     if fs::symlink_metadata(out).is_ok() { Err(Error::Exists { path: out.to_owned() }) } else { Ok(()) }
 }
 
-/// Makes the directory that a result goes into.
+/// Creates the directory that contains a result.
 pub(crate) fn make_parent(out: &Path) -> Result<PathBuf> {
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -120,7 +121,7 @@ fn temporary_directory(parent: &Path, out: &Path) -> Result<tempfile::TempDir> {
     builder.prefix(".sgm-bake-");
     #[cfg(unix)]
     {
-        // As any other directory; the default is for its owner only.
+        // Like other new directories; the default of temporary ones is access by the owner only.
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o777));
     }
@@ -142,7 +143,7 @@ fn list(model: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
                 list(model, &name, files)?;
             }
         } else if fs::metadata(&path).map_err(io(&path))?.is_file() {
-            // Perhaps by a link, as in the Hugging Face cache; a link to a directory might lead in a circle.
+            // Links to files are followed, as in the Hugging Face cache; links to directories might be circular.
             files.push(name);
         } else {
             return Err(Error::NotAFile { path });
@@ -171,7 +172,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files that the index of a sharded checkpoint names, once it fits them; none without an index.
+/// The files named by the index of a sharded checkpoint, which must fit them; empty without an index.
 fn indexed(model: &Path, weights: &[&PathBuf], tensors: &[SiteTensors]) -> Result<BTreeSet<PathBuf>> {
     let path = model.join(INDEX);
     let wrong = |reason: String| Error::Index { path: path.clone(), reason };

@@ -1,48 +1,36 @@
-//! What is done to a file on the way to its copy.
+//! Edits of a file while it is copied.
 
 use sgm_core::Site;
 
 use crate::block::{BlockFormat, Change, Tally};
-use crate::widening::Insertion;
+use crate::insertion::Insertion;
+use crate::replacement::Replacement;
 
-/// A change to a file, at a place of the original.
+/// An edit at a position of the original file.
 #[derive(Debug)]
 pub(crate) enum Edit<'a> {
     Replace(Replacement),
     Tensor(Box<TensorEdit<'a>>),
 }
 
-/// Bytes of a file that give way to others: a number in a header, say.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Replacement {
-    /// Bytes from the beginning of the original.
-    pub(crate) start: u64,
-    /// The number of bytes that go.
-    pub(crate) length: u64,
-    /// Those that come instead.
-    pub(crate) bytes: Vec<u8>,
-    /// The number of zeros after them.
-    pub(crate) zeros: u64,
-}
-
 /// Rows of a tensor that are scaled, and weights that are added to it.
 #[derive(Debug)]
 pub(crate) struct TensorEdit<'a> {
     pub(crate) tensor: String,
-    /// The sites whose neurons change, or that get more of them.
+    /// The sites whose neurons change or are added to.
     pub(crate) sites: Vec<Site>,
     pub(crate) format: BlockFormat,
-    /// Bytes from the beginning of the original.
+    /// The position of the tensor's first byte in the original.
     pub(crate) start: u64,
     pub(crate) rows: u64,
     pub(crate) blocks_per_row: u64,
-    /// What happens to the rows, again and again until all have had their turn; nothing where it is empty.
+    /// The changes of the rows; the sequence repeats until the last row. Empty if no row changes.
     pub(crate) changes: Vec<Change>,
     pub(crate) insertion: Option<Insertion<'a>>,
 }
 
 impl<'a> Edit<'a> {
-    /// The place, from and to, in the original.
+    /// The range of the edit in the original: start and end.
     pub(crate) fn place(&self) -> (u64, u64) {
         match self {
             Self::Replace(r) => (r.start, r.start.saturating_add(r.length)),
@@ -59,12 +47,12 @@ impl<'a> Edit<'a> {
 }
 
 impl TensorEdit<'_> {
-    /// The blocks of all rows.
+    /// The number of blocks of all rows.
     pub(crate) fn blocks(&self) -> u64 {
         self.rows * self.blocks_per_row
     }
 
-    /// The bytes and the values that it gets, if it grows.
+    /// The numbers of bytes and of values by which the tensor grows, if it does.
     pub(crate) fn more(&self) -> Option<(u64, u64)> {
         let bytes = self.insertion.as_ref()?.growth().bytes;
         Some((bytes, bytes / self.format.bytes * self.format.values))
@@ -76,7 +64,7 @@ impl TensorEdit<'_> {
         changed * (self.rows / (self.changes.len() as u64).max(1))
     }
 
-    /// Scales consecutive blocks of the tensor, the first of which is its `first`.
+    /// Scales consecutive blocks of the tensor; `first` is the index of the first one.
     pub(crate) fn scale(&self, first: u64, mut blocks: &mut [u8], tally: &mut Tally) {
         if self.changes.is_empty() {
             return;
@@ -94,13 +82,4 @@ impl TensorEdit<'_> {
             (block, blocks) = (block + left, rest);
         }
     }
-}
-
-/// By how much a tensor grows.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Growth {
-    pub(crate) bytes: u64,
-    /// Rows of a matrix, values of a vector.
-    pub(crate) rows: u64,
-    pub(crate) columns: u64,
 }

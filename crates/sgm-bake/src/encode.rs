@@ -1,22 +1,22 @@
-//! Weights that are stored in a type for the first time.
+//! The encoding of new weights in the storage formats of files.
 
 use half::{bf16, f16};
 
 use crate::block::BlockFormat;
 
-/// The names of the types of GGUF files that weights can be added to.
+/// The names of the GGUF types to which weights can be added.
 pub(crate) const GGUF_ENCODABLE: &str = if cfg!(feature = "candle") {
     "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K"
 } else {
     "F32, F16, BF16 (and more with the feature `candle`)"
 };
 
-/// Whether weights can be stored in a type.
+/// Whether new weights can be encoded in a format.
 pub(crate) fn can_encode(format: &BlockFormat) -> bool {
     encode(format, &vec![0.0; usize::try_from(format.values).unwrap_or(0)]).is_some()
 }
 
-/// Values, whole blocks of them, as bytes of a type, and what they are when they are read again; none where the type is not encoded here.
+/// The bytes of whole blocks of values in a format, and the values that the bytes decode to; none if the format cannot be encoded.
 pub(crate) fn encode(format: &BlockFormat, values: &[f32]) -> Option<(Vec<u8>, Vec<f32>)> {
     let values = values.iter().copied();
     match format.name {
@@ -33,7 +33,7 @@ pub(crate) fn encode(format: &BlockFormat, values: &[f32]) -> Option<(Vec<u8>, V
     }
 }
 
-/// Blocks as candle quantises them, which is as ggml does without importances.
+/// Blocks quantised by candle, as ggml does without importance weights.
 #[cfg(feature = "candle")]
 fn blocks(format: &BlockFormat, values: Vec<f32>) -> Option<(Vec<u8>, Vec<f32>)> {
     use candle_core::quantized::{GgmlDType as G, QTensor};
@@ -67,10 +67,11 @@ fn blocks(_: &BlockFormat, _: Vec<f32>) -> Option<(Vec<u8>, Vec<f32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sgm_core::gguf::TensorType;
 
-    /// The largest error of values that have been stored, relative to the largest of them.
+    /// The largest error of values as stored, relative to the largest value.
     fn error(number: u32, values: &[f32]) -> Option<f32> {
-        let format = BlockFormat::from_ggml(number).unwrap();
+        let format = BlockFormat::of_gguf(TensorType::from_number(number).unwrap());
         let (bytes, stored) = encode(&format, values)?;
         assert_eq!(bytes.len() as u64, values.len() as u64 / format.values * format.bytes, "{}", format.name);
         let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0f32, |a, b| a.max(b.abs()));
@@ -83,14 +84,14 @@ mod tests {
         assert_eq!(error(0, &values), Some(0.0));
         assert!(error(1, &values).unwrap() <= 2f32.powi(-11) && error(30, &values).unwrap() <= 2f32.powi(-8));
         assert_eq!(error(1, &[1.0, 1e6]), Some(f32::INFINITY));
-        // A block type that nobody encodes here.
+        // A block type without an encoder.
         assert_eq!(error(20, &values[..32]), None);
     }
 
     #[cfg(feature = "candle")]
     #[test]
     fn blocks_hold_a_few_values_nearly_exactly() {
-        // A step between two values of the type, whose ends are -1 and 1 here.
+        // The number of steps of each type between -1 and 1.
         for (number, steps) in
             [(2, 16.0), (3, 15.0), (6, 32.0), (7, 31.0), (8, 254.0), (10, 3.0), (11, 8.0), (12, 15.0), (13, 31.0), (14, 64.0), (15, 254.0)]
         {
@@ -101,7 +102,7 @@ mod tests {
             (sparse[0], sparse[128]) = (0.75, -0.3);
             let got = error(number, &sparse).unwrap();
             assert!(got <= 0.025, "type {number}, sparse: {got}");
-            let zeros = encode(&BlockFormat::from_ggml(number).unwrap(), &[0.0; 256]).unwrap().1;
+            let zeros = encode(&BlockFormat::of_gguf(TensorType::from_number(number).unwrap()), &[0.0; 256]).unwrap().1;
             assert!(zeros.iter().all(|value| *value == 0.0), "type {number}");
         }
     }

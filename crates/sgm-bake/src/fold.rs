@@ -1,36 +1,52 @@
-//! From an intervention to the edits that put it into files.
+//! The plan of folding an intervention into a checkpoint: the edits of each file.
 
 use std::collections::BTreeMap;
 
-use sgm_core::{Intervention, Site, SiteIntervention};
-use sgm_suppress::Amplify;
+use sgm_core::{Amplify, Intervention, Site, SiteIntervention, TokenSelection};
 
 use crate::block::Change;
 use crate::edit::{Edit, TensorEdit};
-use crate::site_tensors::{Part, SiteTensor, SiteTensors};
+use crate::site_tensor::{Part, SiteTensor};
+use crate::site_tensors::SiteTensors;
 use crate::widening::Widening;
 use crate::{Error, Result};
 
-/// What is to be done to the files of a checkpoint.
+/// The options of baking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Whether scales above 1 or below 0 are allowed.
+    pub amplify: Amplify,
+    /// The divisibility of widths that MLPs keep when neurons are added, 64 by default: a width of 11,008 = 64 * 172 becomes another
+    /// multiple of 64, a width of 100 a multiple of 4. Tensor parallelism and block types need it. At 1 the fewest zeros are added.
+    pub alignment: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { amplify: Amplify::Refuse, alignment: 64 }
+    }
+}
+
+/// The edits of a checkpoint.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
-    /// The edits of each file, in the order of the file.
+    /// The edits of each file, by position.
     pub(crate) edits: Vec<Vec<Edit<'a>>>,
     pub(crate) widening: Option<Widening<'a>>,
 }
 
-/// Refuses interventions that may not, or cannot, go into any weights.
+/// Checks that an intervention is allowed and can be folded into weights at all.
 pub(crate) fn check(intervention: &Intervention, amplify: Amplify) -> Result<()> {
     if let (Amplify::Refuse, Some(a)) = (amplify, intervention.amplification()) {
         return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
     }
-    match &intervention.metadata.positions {
-        Some(positions) if positions != "all" => Err(Error::Positions { positions: positions.clone() }),
+    match intervention.tokens {
+        tokens if tokens != TokenSelection::All => Err(Error::Tokens { tokens }),
         _ => Ok(()),
     }
 }
 
-/// The edits that put an intervention into the files of a checkpoint; widths stay multiples of up to `alignment`.
+/// The edits that fold an intervention into the files of a checkpoint; widths keep their divisibility up to `alignment`.
 pub(crate) fn plan<'a>(files: &[SiteTensors], intervention: &'a Intervention, alignment: u64) -> Result<Plan<'a>> {
     let changed = |site: &Site| intervention.sites().get(site).is_some_and(changes_anything);
     for (file, tensor) in tensors(files) {
@@ -60,7 +76,7 @@ fn edits<'a>(file: &SiteTensors, intervention: &Intervention, widening: Option<&
     let mut edits = tensors.map(|tensor| Ok(Edit::Tensor(Box::new(tensor?)))).collect::<Result<Vec<_>>>()?;
     if let Some(widening) = widening {
         let grown = edits.iter().filter_map(Edit::tensor).filter_map(|t| Some((t.tensor.as_str(), t.insertion.as_ref()?.growth())));
-        let header = file.enlarge(widening, &grown.collect())?;
+        let header = file.enlarge(&widening.widths, widening.added, &grown.collect())?;
         edits.extend(header.into_iter().map(Edit::Replace));
     }
     edits.sort_by_key(Edit::place);
@@ -73,12 +89,12 @@ fn tensors(files: &[SiteTensors]) -> impl Iterator<Item = (&SiteTensors, &SiteTe
 
 /// Checks that each site of the intervention is one module of the checkpoint.
 ///
-/// The same module in two files is meant to be the same weights: some checkpoints have them in one file and in shards too.
+/// A module may occur in two files: some checkpoints have the same weights in one file and in shards.
 fn unambiguous(files: &[SiteTensors], intervention: &Intervention) -> Result<()> {
     let mut modules: BTreeMap<Site, &str> = BTreeMap::new();
     for (_, tensor) in tensors(files) {
         let module = |name: &str| name.rsplit_once('.').map(|(module, _)| module.to_owned());
-        // Neurons that are added widen every layer.
+        // Added neurons widen every layer.
         for site in tensor.sites.iter().filter(|site| intervention.sites().contains_key(site) || !intervention.patches().is_empty()) {
             let first = *modules.entry(*site).or_insert(&tensor.name);
             if module(first) != module(&tensor.name) {
@@ -89,7 +105,7 @@ fn unambiguous(files: &[SiteTensors], intervention: &Intervention) -> Result<()>
     Ok(())
 }
 
-/// What an intervention does to a tensor, if anything.
+/// The edit of a tensor; none if the intervention does not change it.
 fn edit<'a>(
     file: &SiteTensors,
     tensor: &SiteTensor,
@@ -110,7 +126,7 @@ fn edit<'a>(
         }
     }
     let mut changes = Vec::new();
-    // Nothing is allocated by a width that the file claims and no site has.
+    // Allocated only if the width equals that of the intervention.
     for site in tensor.sites.iter().filter(|_| !sites.is_empty()) {
         match intervention.sites().get(site) {
             None => changes.extend(std::iter::repeat_n(Change::NONE, width)),

@@ -9,13 +9,13 @@ use sgm_core::Intervention;
 use tempfile::NamedTempFile;
 
 use crate::directory::{make_parent, refuse_existing, sync_directory};
-use crate::fold;
+use crate::fold::{self, Options};
 use crate::record::{RECORD, Record};
 use crate::rewrite::rewrite;
 use crate::site_tensors::SiteTensors;
-use crate::{Error, Options, Result};
+use crate::{Error, Result};
 
-/// See [`crate::bake`].
+/// Bakes an intervention into a copy of a GGUF file, as [`crate::bake()`] does.
 pub(crate) fn bake_gguf(model: &Path, intervention: &Intervention, options: Options, out: &Path) -> Result<Record> {
     let io = |path: &Path, action| {
         let path = path.to_owned();
@@ -45,10 +45,10 @@ pub(crate) fn bake_gguf(model: &Path, intervention: &Intervention, options: Opti
     for (file, path) in [(&file, out), (&record_file, &record_path)] {
         file.as_file().sync_all().map_err(io(path, "flush to disk"))?;
     }
-    // The record first: there is never a baked model that does not say so.
+    // The record is renamed first, so that a baked model always has its record.
     record_file.persist_noclobber(&record_path).map_err(|e| io(&record_path, "give the finished record its name")(e.error))?;
     if let Err(e) = file.persist_noclobber(out) {
-        // Without its model the record says nothing; should it stay, it is an error of the next attempt.
+        // The record without its model is removed; if that fails, the next attempt reports it.
         let _ = fs::remove_file(&record_path);
         return Err(io(out, "give the finished file its name")(e.error));
     }
@@ -73,7 +73,7 @@ fn temporary_file(parent: &Path, out: &Path) -> Result<NamedTempFile> {
     builder.prefix(".sgm-bake-");
     #[cfg(unix)]
     {
-        // Readable like any other file; the default is for its owner only.
+        // Like other new files; the default of temporary files is access by the owner only.
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }

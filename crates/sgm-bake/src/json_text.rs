@@ -1,22 +1,22 @@
-//! Places in the text of a JSON document, so that a number can be changed and everything else stays as somebody wrote it.
+//! Positions in the text of a JSON document, by which a number is changed and all other text is kept.
 
 use std::ops::Range;
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use crate::edit::Replacement;
+use crate::replacement::Replacement;
 
 /// An object in the text of a document.
 #[derive(Debug, Clone)]
 pub(crate) struct Object<'a> {
     text: &'a str,
-    /// Behind its opening brace.
+    /// The position after the opening brace.
     inside: usize,
     members: Vec<(String, Range<usize>)>,
 }
 
 impl<'a> Object<'a> {
-    /// The object that a whole document is; none if it is something else, or no JSON.
+    /// The object that a document consists of; none for other values and malformed documents.
     pub(crate) fn of(text: &'a str) -> Option<Self> {
         serde_json::from_str::<IgnoredAny>(text).ok()?;
         Self::at(text, text.len() - text.trim_start().len())
@@ -27,13 +27,13 @@ impl<'a> Object<'a> {
         Self::at(self.text, self.value(key)?.start)
     }
 
-    /// The unsigned number under a key; an error, with the text of the value, if it is something else.
+    /// The unsigned number under a key; an error with the text of the value if it is another value.
     pub(crate) fn number(&self, key: &str) -> Option<Result<u64, &'a str>> {
         let text = self.text.get(self.value(key)?.clone())?;
         Some(text.parse().map_err(|_| text))
     }
 
-    /// The change that sets a number, under a key that may be new.
+    /// The change that sets a number under a new or existing key.
     pub(crate) fn set(&self, key: &str, number: u64) -> Replacement {
         match self.value(key) {
             Some(place) => {
@@ -47,12 +47,12 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The place of the value of a key; of equal keys, the last one counts.
+    /// The position of a key's value; of equal keys the last one counts.
     fn value(&self, key: &str) -> Option<&Range<usize>> {
         self.members.iter().rev().find(|(name, _)| name == key).map(|(_, place)| place)
     }
 
-    /// The object that begins at a place of a valid document.
+    /// The object that starts at a position of a valid document.
     fn at(text: &'a str, start: usize) -> Option<Self> {
         let inside = start + 1;
         let mut rest = text.get(start..)?.strip_prefix('{')?.trim_start();
@@ -70,7 +70,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// The value that a text begins with, and its length.
+/// The value at the start of a text, and its length.
 fn leading<T: DeserializeOwned>(text: &str) -> Option<(T, usize)> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter();
     let value = values.next()?.ok()?;
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(changed(text, &inner.set("new", 7)), text.replace("{\"x\"", "{\"new\": 7,\"x\""));
         assert_eq!(object.number("ab"), Some(Err("[1, {\"n\": 2}]")));
         assert_eq!(changed("{}", &Object::of("{}").unwrap().set("n", 1)), "{\"n\": 1}");
-        // The last of equal keys counts, as it does for Python.
+        // The last of equal keys counts, as in Python.
         let twice = r#"{"n":1,"n":2}"#;
         assert_eq!(changed(twice, &Object::of(twice).unwrap().set("n", 3)), r#"{"n":1,"n":3}"#);
     }

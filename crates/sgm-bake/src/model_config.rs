@@ -1,21 +1,22 @@
-//! What a directory in the Hugging Face layout says of its weights beside them.
+//! The statements of a model directory's JSON files about its weights: widths and sizes.
 
 use std::path::Path;
 
-use crate::edit::{Edit, Replacement};
+use crate::edit::Edit;
 use crate::json_text::Object;
+use crate::replacement::Replacement;
 use crate::widening::Widening;
 use crate::{Error, Result};
 
-/// The file of the model's shape.
+/// The name of the configuration file.
 pub(crate) const CONFIG: &str = "config.json";
 
 const WIDTH: &str = "intermediate_size";
 
 /// The change of `config.json` by which the language model becomes wider.
 ///
-/// Its part of the file is `text_config`, or the whole where there is none. A width that the file leaves to the defaults of the model type is
-/// written down.
+/// The language model's part of the file is `text_config` if it exists, the whole file otherwise. A width that the file does not state is
+/// added.
 pub(crate) fn widen(path: &Path, bytes: &[u8], widening: &Widening<'_>) -> Result<Edit<'static>> {
     let wrong = |reason: String| Error::Config { path: path.to_owned(), key: WIDTH.to_owned(), reason };
     let root = std::str::from_utf8(bytes).ok().and_then(Object::of).ok_or_else(|| wrong("the file is no JSON object".to_owned()))?;
@@ -29,7 +30,7 @@ pub(crate) fn widen(path: &Path, bytes: &[u8], widening: &Widening<'_>) -> Resul
         Some(Ok(n)) if n == width => {}
         Some(Ok(n)) => return Err(wrong(format!("it is {n}, and the weights have {width}"))),
         Some(Err(text)) => return Err(wrong(format!("expected the number {width}, found {text}"))),
-        // Nobody would read it there.
+        // A width at the top level would be ignored there.
         None if text.is_none() && root.object("vision_config").is_some() => {
             return Err(wrong(format!("write {width} into the language model's part of the file")));
         }
@@ -39,12 +40,12 @@ pub(crate) fn widen(path: &Path, bytes: &[u8], widening: &Widening<'_>) -> Resul
     Ok(Edit::Replace(text.unwrap_or(root).set(WIDTH, wider)))
 }
 
-/// The changes of the index of a sharded checkpoint: its sizes in bytes and in values, where it gives them.
+/// The changes of the index of a sharded checkpoint: its sizes in bytes and in values, if it has them.
 pub(crate) fn enlarge_index(bytes: &[u8], (more_bytes, more_values): (u64, u64)) -> Vec<Edit<'static>> {
     let metadata = std::str::from_utf8(bytes).ok().and_then(Object::of).and_then(|index| index.object("metadata"));
     let enlarged = |(key, more): (&str, u64)| -> Option<Replacement> {
         let metadata = metadata.as_ref()?;
-        // Some writers have a float here, which is no size of anything.
+        // Some writers store a float here, which is left unchanged.
         let size = metadata.number(key)?.ok()?;
         Some(metadata.set(key, size.saturating_add(more)))
     };

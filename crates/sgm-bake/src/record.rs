@@ -1,22 +1,24 @@
+//! The record of a baked model.
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
-use sgm_core::{Intervention, Metadata, PatchNeuron, Projection, Site};
-use sgm_suppress::Amplify;
-use sha2::{Digest, Sha256};
+use sgm_core::sha256::Sha256Hex;
+use sgm_core::{Amplify, Intervention, PatchNeuron, Projection, Site};
 
 use crate::block::Tally;
-use crate::edit::{Edit, Growth, TensorEdit};
+use crate::edit::{Edit, TensorEdit};
+use crate::insertion::Insertion;
+use crate::replacement::Growth;
 use crate::rewrite::Rewritten;
-use crate::widening::{Insertion, Widening};
+use crate::widening::Widening;
 use crate::{Error, Result};
 
-/// What was baked into what: the content of `sgm_bake.json`.
+/// The record of a baked model: the content of `sgm_bake.json`.
 ///
-/// The hashes say which files to put back to have the original again; weights that were scaled to 0 cannot be computed
-/// from the result.
+/// The hashes identify the original files, which cannot be restored from the result: weights scaled to 0 are lost.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Record {
@@ -28,13 +30,13 @@ pub struct Record {
     pub intervention: InterventionRecord,
     /// Every file of the result but the record.
     pub files: Vec<FileRecord>,
-    /// Every tensor with rows that changed.
+    /// Every tensor with changed or added rows.
     pub tensors: Vec<TensorRecord>,
-    /// How its MLPs have become wider, if they have.
+    /// The widening of the MLPs, if neurons were added.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub widened: Option<WideningRecord>,
-    /// Files of the result that seem to hold weights too and were copied as they are: a program that prefers them runs the
-    /// model without the intervention.
+    /// Files of the result that may hold weights too and were copied unchanged: a program that prefers them runs the model without the
+    /// intervention.
     pub unbaked_weights: Vec<String>,
 }
 
@@ -46,26 +48,26 @@ pub struct InterventionRecord {
     pub content_sha256: String,
     /// Whether scales above 1 or below 0 were allowed.
     pub amplification_allowed: bool,
-    /// The neurons of its sites.
+    /// The number of neurons of all sites.
     pub neurons: usize,
-    /// Those that are changed.
+    /// The number of neurons that are changed.
     pub changed_neurons: usize,
-    /// Patch neurons that it adds.
+    /// The number of patch neurons.
     pub added_neurons: usize,
-    /// Its metadata.
+    /// The metadata.
     pub metadata: serde_json::Value,
 }
 
-/// The neurons that the MLPs of a [`Record`]'s model have got.
+/// The neurons added to the MLPs of a [`Record`]'s model.
 ///
-/// A layer's i-th patch neuron, of n, is neuron `width + i * (added / n)` of a layer that had `width` of them; the others that are added are
-/// zeros, which do nothing.
+/// Of a layer's n patch neurons, the i-th is neuron `width + i * (added / n)`, where `width` is the original width; all other added neurons
+/// are zeros, which have no effect.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WideningRecord {
-    /// How many every layer has got.
+    /// The number of neurons added to every layer.
     pub added: u64,
-    /// The patch neurons among them, by layer.
+    /// The number of patch neurons among them, by layer.
     pub patch_neurons: BTreeMap<usize, usize>,
 }
 
@@ -77,14 +79,14 @@ pub struct FileRecord {
     pub file: String,
     /// SHA-256 of the original.
     pub sha256_original: String,
-    /// SHA-256 of the result; the same for files that were only copied.
+    /// SHA-256 of the result, which is the same for copied files.
     pub sha256_baked: String,
 }
 
-/// A tensor of a [`Record`], and how closely it holds the scaled and the added weights.
+/// A tensor of a [`Record`], with the rounding errors of scaled and added weights.
 ///
-/// Numbers are what scales a row in its stored type: every weight of a plain float tensor, the scales of each block of a
-/// quantised one. Errors are those of the numbers as stored against the exact products, relative to these.
+/// Numbers are the stored values that scale a row: every weight of a plain float tensor, the scales of each block of a quantised tensor.
+/// Errors are relative differences of the stored numbers from the exact products.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TensorRecord {
@@ -92,42 +94,42 @@ pub struct TensorRecord {
     pub file: String,
     /// The tensor.
     pub tensor: String,
-    /// Its type.
+    /// The tensor's type.
     pub dtype: String,
-    /// The sites whose neurons change, or that get more of them.
+    /// The sites whose neurons change or are added to.
     pub sites: Vec<String>,
-    /// Its rows; for a bias, its values.
+    /// The number of rows; for a bias, of values.
     pub rows: u64,
-    /// Those that changed.
+    /// The number of rows that changed.
     pub changed_rows: u64,
-    /// Rows that were added; for a bias, values.
+    /// The number of added rows; for a bias, of values.
     pub added_rows: u64,
-    /// Columns that were added.
+    /// The number of added columns.
     pub added_columns: u64,
-    /// The error of added weights as stored, root mean square relative to root mean square.
+    /// The error of added weights as stored: its root mean square relative to that of the weights.
     pub added_relative_error: f64,
-    /// The numbers that were multiplied.
+    /// The number of numbers that were multiplied.
     pub numbers: u64,
     /// The largest relative error of a number.
     pub max_relative_error: f64,
     /// The root mean square of the relative errors.
     pub rms_relative_error: f64,
-    /// Numbers that are below the normal range of their type now, where errors are larger.
+    /// The number of numbers that are now below the normal range of their type, where errors are larger.
     pub subnormal: u64,
-    /// Numbers that became 0 because they were too small for their type, not because their scale is 0.
+    /// The number of numbers that became 0 because they were too small for their type, not because their scale is 0.
     pub zeroed: u64,
 }
 
 /// The name of a record in a model directory.
 pub(crate) const RECORD: &str = "sgm_bake.json";
 
-/// The SHA-256, in hex, of what an intervention does, whatever its metadata.
+/// The SHA-256, in hex, of an intervention without its metadata.
 ///
-/// It is over, for each site in order, its name, a newline, and scales and shifts (0 where there are none) as little-endian f32; and then,
-/// for each layer that gets neurons and each of its sites, the site's name, `/patch`, a newline, and the neurons' weights there, one
-/// neuron after the other.
+/// The hashed bytes are, for each site in order, its name, a newline, and scales and shifts (0 without shifts) as little-endian f32; then,
+/// for each layer with patch neurons and each of its sites, the site's name, `/patch`, a newline, and the neurons' weights there, neuron
+/// after neuron.
 pub fn content_sha256(intervention: &Intervention) -> String {
-    let mut hash = Sha256::new();
+    let mut hash = Sha256Hex::default();
     for (site, s) in intervention.sites() {
         hash.update(format!("{site}\n"));
         s.scale.iter().for_each(|scale| hash.update(scale.to_le_bytes()));
@@ -144,7 +146,7 @@ pub fn content_sha256(intervention: &Intervention) -> String {
             weights.for_each(|weight| hash.update(weight.to_le_bytes()));
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finish()
 }
 
 impl Record {
@@ -158,7 +160,7 @@ impl Record {
                 neurons: intervention.neurons(),
                 changed_neurons: intervention.changed_neurons(),
                 added_neurons: intervention.added_neurons(),
-                metadata: metadata(&intervention.metadata),
+                metadata: metadata(intervention),
             },
             files: Vec::new(),
             tensors: Vec::new(),
@@ -182,9 +184,9 @@ impl Record {
 
     /// The tensors as a Markdown table.
     pub fn table(&self) -> String {
-        let mut table =
-            "| tensor | type | rows | changed | max error | rms error | subnormal | zeroed | added | its error |\n|---|---|---|---|---|---|---|---|---|---|\n"
-                .to_owned();
+        let mut table = "| tensor | type | rows | changed | max error | rms error | subnormal | zeroed | added | its error |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
         for t in &self.tensors {
             let errors = format!("{:.1e} | {:.1e}", t.max_relative_error, t.rms_relative_error);
             let (name, dtype) = (&t.tensor, &t.dtype);
@@ -228,16 +230,17 @@ impl TensorRecord {
     }
 }
 
-/// The metadata by the names they have in files.
-fn metadata(m: &Metadata) -> serde_json::Value {
+/// The metadata under their names in files.
+fn metadata(intervention: &Intervention) -> serde_json::Value {
+    let m = &intervention.metadata;
     let mut value = serde_json::json!({
         "base_model": m.base_model,
         "base_model_revision": m.base_model_revision,
         "config_sha256": m.config_sha256,
         "scorer": m.scorer,
-        "operator": m.operator,
+        "operator": m.method,
         "pooling": m.pooling,
-        "positions": m.positions,
+        "positions": intervention.tokens,
         "calibration": m.calibration,
         "created_by": m.created_by,
         "licence": m.licence,

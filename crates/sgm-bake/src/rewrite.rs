@@ -3,35 +3,35 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use sgm_core::sha256::Sha256Hex;
 
 use crate::block::Tally;
 use crate::edit::Edit;
 use crate::{Error, Result};
 
-/// Bytes held at a time.
+/// The number of bytes in memory at a time.
 const BUFFER: u64 = 1 << 20;
 
-/// What a copy came to.
+/// The result of a copy.
 #[derive(Debug)]
 pub(crate) struct Rewritten {
     /// SHA-256 of the source.
     pub(crate) original: String,
     /// SHA-256 of the result.
     pub(crate) baked: String,
-    /// For each edited tensor, how far its numbers are from the exact ones.
+    /// The rounding errors of each edited tensor.
     pub(crate) tallies: Vec<Tally>,
 }
 
 /// Copies the `length` bytes of a source to a sink, with edits that are in the order of the file and do not overlap.
 ///
-/// `from` and `to` say in errors which files these are.
+/// `from` and `to` name the files in errors.
 pub(crate) fn rewrite(
     (from, source, length): (&Path, impl Read, u64),
     (to, sink): (&Path, impl Write),
     edits: &[Edit<'_>],
 ) -> Result<Rewritten> {
-    let (original, baked) = (Sha256::new(), Sha256::new());
+    let (original, baked) = (Sha256Hex::default(), Sha256Hex::default());
     let mut copy = Copy { from, source, to, sink, original, baked, buffer: Vec::new(), at: 0 };
     let mut tallies = Vec::new();
     for edit in edits {
@@ -63,11 +63,7 @@ pub(crate) fn rewrite(
     }
     copy.pass(length.saturating_sub(copy.at), 1, |_, _| ())?;
     copy.sink.flush().map_err(|source| Error::Io { path: to.to_owned(), action: "write", source })?;
-    Ok(Rewritten { original: hex(copy.original), baked: hex(copy.baked), tallies })
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(Rewritten { original: copy.original.finish(), baked: copy.baked.finish(), tallies })
 }
 
 struct Copy<'a, R, W> {
@@ -75,14 +71,14 @@ struct Copy<'a, R, W> {
     source: R,
     to: &'a Path,
     sink: W,
-    original: Sha256,
-    baked: Sha256,
+    original: Sha256Hex,
+    baked: Sha256Hex,
     buffer: Vec<u8>,
     at: u64,
 }
 
 impl<R: Read, W: Write> Copy<'_, R, W> {
-    /// Copies bytes in pieces of whole units, each changed by a function that is told the number of its first unit.
+    /// Copies bytes in pieces of whole units; `change` may alter each piece and gets the index of its first unit.
     fn pass(&mut self, count: u64, unit: u64, mut change: impl FnMut(u64, &mut [u8])) -> Result<()> {
         let mut done = 0;
         while done < count {
@@ -95,7 +91,7 @@ impl<R: Read, W: Write> Copy<'_, R, W> {
         Ok(())
     }
 
-    /// Reads bytes that have no place in the copy.
+    /// Reads bytes that are not copied.
     fn pass_over(&mut self, count: u64) -> Result<()> {
         let mut done = 0;
         while done < count {
@@ -105,7 +101,7 @@ impl<R: Read, W: Write> Copy<'_, R, W> {
         Ok(())
     }
 
-    /// The next bytes of the source, in the buffer.
+    /// Reads the next bytes of the source.
     fn read(&mut self, size: u64) -> Result<Vec<u8>> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(usize::try_from(size).unwrap_or(0), 0);
@@ -118,7 +114,7 @@ impl<R: Read, W: Write> Copy<'_, R, W> {
         Ok(buffer)
     }
 
-    /// Writes bytes that the source does not have.
+    /// Writes bytes to the sink.
     fn add(&mut self, bytes: &[u8]) -> Result<()> {
         self.baked.update(bytes);
         self.sink.write_all(bytes).map_err(|source| Error::Io { path: self.to.to_owned(), action: "write", source })

@@ -1,45 +1,46 @@
+//! Weights that are scaled while candle loads them.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use sgm_core::{Intervention, Site, SiteIntervention};
-use sgm_suppress::Amplify;
+use sgm_core::{Amplify, Intervention, Site, SiteIntervention};
 
 use crate::fold;
-use crate::site_tensors::Part;
+use crate::site_tensor::Part;
 use crate::{Error, Result};
 
-/// A source of weights that scales the rows of every site as they load: weight and bias alike, and shifts into the bias.
+/// A source of weights that scales the rows of every site as they load, weights and biases alike, and adds shifts to biases.
 ///
-/// Tensors are matched by [`Site::all_in_checkpoint_tensor`], so all Hugging Face layouts work, and gate and up in one matrix. Products are
-/// computed in f32 and rounded to the dtype that is asked for.
+/// Tensors are matched by [`Site::all_in_checkpoint_tensor`], so that all Hugging Face layouts are supported, and gate and up in one
+/// matrix. Products are computed in f32 and rounded to the requested dtype.
 pub struct ScaledBackend {
     inner: VarBuilder<'static>,
     sites: BTreeMap<Site, SiteIntervention>,
-    met: Met,
+    loaded: Loaded,
 }
 
 /// The parts of sites that have been loaded.
-type Met = Arc<Mutex<BTreeSet<(Site, Part)>>>;
+type Loaded = Arc<Mutex<BTreeSet<(Site, Part)>>>;
 
-/// What a [`ScaledBackend`] has done so far.
+/// The state of a [`ScaledBackend`]: the parts of sites that have been loaded.
 #[derive(Debug, Clone)]
 pub struct Folded {
     needed: BTreeSet<(Site, Part)>,
-    met: Met,
+    loaded: Loaded,
 }
 
 impl Folded {
-    /// Checks, after the model has loaded, that all of the intervention is in it.
+    /// Checks, after the model has loaded, that the whole intervention is folded into it.
     ///
     /// # Errors
     ///
     /// [`Error::Unused`] naming the first site whose weight was not loaded, [`Error::NoBias`] one that is shifted and whose bias was not.
     pub fn check_complete(&self) -> Result<()> {
-        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.needed.difference(&met).next() {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.needed.difference(&loaded).next() {
             None => Ok(()),
             Some((site, Part::Weight)) => Err(Error::Unused { site: site.to_string() }),
             Some((site, Part::Bias)) => Err(Error::NoBias { site: site.to_string() }),
@@ -48,12 +49,12 @@ impl Folded {
 }
 
 impl ScaledBackend {
-    /// Wraps the root of a `VarBuilder`; load the model from the one returned, and then ask [`Folded::check_complete`].
+    /// Wraps the root of a `VarBuilder`. The model must be loaded from the returned one, and [`Folded::check_complete`] called then.
     ///
     /// # Errors
     ///
-    /// As [`bake`](crate::bake()) for the intervention alone: [`Error::Amplifies`], [`Error::Positions`]; and [`Error::AddsNeurons`], as the shapes
-    /// that a model asks for are those of its own weights.
+    /// The errors of [`bake`](crate::bake()) for the intervention alone, [`Error::Amplifies`] and [`Error::Tokens`]; and
+    /// [`Error::AddsNeurons`], because a model requests weights by their original shapes.
     pub fn fold(inner: VarBuilder<'static>, intervention: &Intervention, amplify: Amplify) -> Result<(VarBuilder<'static>, Folded)> {
         fold::check(intervention, amplify)?;
         if let Some(layer) = intervention.patches().keys().next() {
@@ -62,10 +63,10 @@ impl ScaledBackend {
         let sites = intervention.sites().clone();
         let weights = sites.keys().map(|site| (*site, Part::Weight));
         let biases = sites.iter().filter(|(_, s)| fold::shifts(s)).map(|(site, _)| (*site, Part::Bias));
-        let met = Met::default();
-        let folded = Folded { needed: weights.chain(biases).collect(), met: Arc::clone(&met) };
+        let loaded = Loaded::default();
+        let folded = Folded { needed: weights.chain(biases).collect(), loaded: Arc::clone(&loaded) };
         let (dtype, device) = (inner.dtype(), inner.device().clone());
-        let backend = Self { inner, sites, met };
+        let backend = Self { inner, sites, loaded };
         Ok((VarBuilder::from_backend(Box::new(backend), dtype, device), folded))
     }
 
@@ -98,7 +99,7 @@ impl ScaledBackend {
             Part::Weight => exact.broadcast_mul(&scales.unsqueeze(1)?)?,
             Part::Bias => ((exact * scales)? + Tensor::new(shifts, tensor.device())?)?,
         };
-        self.met.lock().unwrap_or_else(PoisonError::into_inner).extend(sites.into_iter().map(|site| (site, part)));
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).extend(sites.into_iter().map(|site| (site, part)));
         changed.to_dtype(tensor.dtype())
     }
 }

@@ -1,84 +1,53 @@
-//! Which tensors of a weight file hold rows of sites.
+//! The tensors of a weight file whose rows are neurons of sites.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Metadata;
+use sgm_core::gguf::{Header, ReadError};
 use sgm_core::{Projection, Site};
 
 use crate::block::{BlockFormat, GGUF_SUPPORTED, SAFETENSORS_SUPPORTED};
-use crate::edit::{Growth, Replacement};
-use crate::gguf_header::{self, Header};
-use crate::widening::Widening;
-use crate::{Error, Result, safetensors_header};
+use crate::replacement::{Growth, Replacement};
+use crate::site_tensor::{Part, SiteTensor};
+use crate::{Error, Result, gguf_growth, safetensors_growth};
 
-/// The tensors of one weight file whose rows are neurons of sites, and where in the file they are.
+/// The tensors of one weight file whose rows are neurons of sites, with their places in the file.
 ///
-/// Only the header is read, as hostile input: whatever the bytes, the result is a value of this type or an error, and memory is
-/// bounded by the size of the header that is really there.
+/// Only the header is read, as untrusted input: for any bytes the result is a value of this type or an error, and memory is bounded by the
+/// size of the header that is really in the file.
 #[derive(Debug)]
 pub struct SiteTensors {
     pub(crate) path: PathBuf,
     pub(crate) length: u64,
     pub(crate) tensors: Vec<SiteTensor>,
-    /// Every tensor of a safetensors file, in order, to be compared with an index.
+    /// The names of all tensors of a safetensors file, in order, for comparison with an index.
     pub(crate) names: Vec<String>,
-    /// The first tensor of a mixture of experts.
+    /// The name of the first tensor of a mixture of experts.
     pub(crate) expert: Option<String>,
     pub(crate) layout: Layout,
     /// The types of this kind of file that can be scaled.
     pub(crate) supported: &'static str,
 }
 
-/// What it takes to move tensors.
+/// The header of a file, from which it is rewritten when tensors grow.
 #[derive(Debug)]
 pub(crate) enum Layout {
-    /// The header of the file.
+    /// The header's bytes.
     Safetensors(Vec<u8>),
     Gguf(Header),
 }
 
-/// A tensor of sites.
-#[derive(Debug)]
-pub(crate) struct SiteTensor {
-    pub(crate) name: String,
-    /// In the order of their rows, with `width` rows each, all of which may repeat: experts.
-    pub(crate) sites: Vec<Site>,
-    pub(crate) width: u64,
-    pub(crate) part: Part,
-    pub(crate) format: BlockFormat,
-    /// Bytes from the beginning of the file.
-    pub(crate) start: u64,
-    pub(crate) rows: u64,
-    /// Values of a row.
-    pub(crate) inputs: u64,
-}
-
-/// What a tensor is to its linear layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Part {
-    Weight,
-    Bias,
-}
-
-impl Part {
-    /// A tensor's name without, and what stands for, its ending.
-    pub(crate) fn of(name: &str) -> Option<(&str, Self)> {
-        let weight = name.strip_suffix(".weight").map(|module| (module, Self::Weight));
-        weight.or_else(|| name.strip_suffix(".bias").map(|module| (module, Self::Bias)))
-    }
-}
-
-/// Architectures of GGUF files that keep gate and up in one matrix `ffn_up`, gate first.
+/// GGUF architectures with gate and up in one matrix `ffn_up`, gate first.
 const GATE_IN_UP: [&str; 3] = ["phi3", "chatglm", "glm4"];
 
 impl SiteTensors {
-    /// Reads the header of a safetensors file of `length` bytes; `path` says in errors which it is.
+    /// Reads the header of a safetensors file of `length` bytes; `path` names it in errors.
     ///
     /// # Errors
     ///
-    /// [`Error::Safetensors`] when it is damaged, [`Error::Shape`] when a tensor of a site is no weight or bias of a linear layer,
+    /// [`Error::Safetensors`] when it is damaged, [`Error::Shape`] when a tensor of a site is not a weight or bias of a linear layer,
     /// [`Error::Io`].
     pub fn read_safetensors(path: &Path, mut source: impl BufRead, length: u64) -> Result<Self> {
         let damaged = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
@@ -89,7 +58,7 @@ impl SiteTensors {
         }
         source.read_exact(&mut size).map_err(io)?;
         let size = u64::from_le_bytes(size);
-        // The limit of the format's own library.
+        // The limit of the safetensors library.
         if size > 100_000_000 || size > length - 8 {
             return Err(damaged(format!("its header is said to have {size} bytes")));
         }
@@ -123,7 +92,7 @@ impl SiteTensors {
             if rows == 0 || inputs == 0 || !rows.is_multiple_of(sites.len() as u64) {
                 return misshapen("the same number of rows, at least one, for each of its sites");
             }
-            let (width, format) = (rows / sites.len() as u64, BlockFormat::from_safetensors(info.dtype));
+            let (width, format) = (rows / sites.len() as u64, BlockFormat::of_safetensors(info.dtype));
             tensors.push(SiteTensor { name: name.clone(), sites, width, part, format, start, rows, inputs });
         }
         let expert = names.iter().find(|name| name.contains(".experts.") || name.contains("shared_expert")).cloned();
@@ -131,19 +100,23 @@ impl SiteTensors {
         Ok(Self { path: path.to_owned(), length, tensors, names, expert, layout, supported: SAFETENSORS_SUPPORTED })
     }
 
-    /// Reads the header of a GGUF file of `length` bytes; `path` says in errors which it is.
+    /// Reads the header of a GGUF file of `length` bytes; `path` names it in errors.
     ///
-    /// Tensors of sites are `blk.{i}.ffn_{gate|up|down}.{weight|bias}`; gate and up together in `ffn_up`, gate first, for the
+    /// Tensors of sites are `blk.{i}.ffn_{gate|up|down}.{weight|bias}`; `ffn_up` with gate and up together, gate first, for the
     /// architectures `phi3`, `chatglm` and `glm4`; and the experts' `ffn_{gate|up|down}_exps`, where the same neuron of each expert is one
-    /// neuron of the site. Shared experts (`_shexp`) are none.
+    /// neuron of the site. Shared experts (`_shexp`) are not sites.
     ///
     /// # Errors
     ///
-    /// [`Error::Gguf`] saying what is wrong with it, [`Error::Shape`] when a tensor of a site is no weight or bias of a linear layer,
+    /// [`Error::Gguf`] with the problem, [`Error::Shape`] when a tensor of a site is not a weight or bias of a linear layer,
     /// [`Error::Io`].
     pub fn read_gguf(path: &Path, source: impl BufRead, length: u64) -> Result<Self> {
-        let header = gguf_header::read(path, source, length)?;
-        let gate_in_up = header.architecture.as_deref().is_some_and(|a| GATE_IN_UP.contains(&a))
+        let header = Header::read(source, length).map_err(|error| match error {
+            ReadError::Io(source) => Error::Io { path: path.to_owned(), action: "read", source },
+            ReadError::Problem(problem) => Error::Gguf { path: path.to_owned(), problem },
+        })?;
+        header.check_whole().map_err(|problem| Error::Gguf { path: path.to_owned(), problem })?;
+        let gate_in_up = header.architecture().is_some_and(|a| GATE_IN_UP.contains(&a))
             && !header.tensors.iter().any(|t| t.name.starts_with("blk.") && t.name.ends_with(".ffn_gate.weight"));
         let mut tensors = Vec::new();
         for tensor in &header.tensors {
@@ -163,7 +136,7 @@ impl SiteTensors {
                 let expected = "[1, experts, neurons, inputs] or, for a bias, [1, 1, experts, neurons]";
                 return Err(Error::Shape { path: path.to_owned(), tensor: tensor.name.clone(), shape, expected });
             };
-            let (format, start) = (tensor.format, tensor.start);
+            let (format, start) = (BlockFormat::of_gguf(tensor.tensor_type), tensor.start);
             tensors.push(SiteTensor { name: tensor.name.clone(), sites, width, part, format, start, rows, inputs });
         }
         let expert = header.tensors.iter().find(|t| t.name.contains("_exps.") || t.name.contains("_shexp.")).map(|t| t.name.clone());
@@ -171,23 +144,23 @@ impl SiteTensors {
         Ok(Self { path: path.to_owned(), length, tensors, names: Vec::new(), expert, layout, supported: GGUF_SUPPORTED })
     }
 
-    /// The changes of the header, and of what lies between tensors, by which some tensors grow.
-    pub(crate) fn enlarge(&self, widening: &Widening<'_>, growths: &BTreeMap<&str, Growth>) -> Result<Vec<Replacement>> {
+    /// The changes of the header, and of the bytes between tensors, by which some tensors grow: layers of these widths by `added` neurons.
+    pub(crate) fn enlarge(&self, widths: &BTreeMap<usize, u64>, added: u64, growths: &BTreeMap<&str, Growth>) -> Result<Vec<Replacement>> {
         match &self.layout {
             Layout::Safetensors(header) => {
-                let replaced = safetensors_header::enlarge(header, &self.names, growths);
+                let replaced = safetensors_growth::enlarge(header, &self.names, growths);
                 let reason = || Error::Widen { path: self.path.clone(), reason: "its tensors would exceed any file".to_owned() };
                 Ok(vec![replaced.ok_or_else(reason)?])
             }
             Layout::Gguf(header) => {
-                let metadata = header.widen(&widening.widths, widening.added);
-                let changes = metadata.and_then(|metadata| Ok([metadata, header.enlarge(growths)?].concat()));
+                let metadata = gguf_growth::widen(header, widths, added);
+                let changes = metadata.and_then(|metadata| Ok([metadata, gguf_growth::enlarge(header, growths)?].concat()));
                 changes.map_err(|problem| Error::Gguf { path: self.path.clone(), problem })
             }
         }
     }
 
-    /// The sites that have a weight in this file, with their widths.
+    /// The sites with a weight in this file, with their widths.
     pub fn sites(&self) -> BTreeMap<Site, usize> {
         let weights = self.tensors.iter().filter(|tensor| tensor.part == Part::Weight);
         weights.flat_map(|t| t.sites.iter().map(|site| (*site, usize::try_from(t.width).unwrap_or(usize::MAX)))).collect()

@@ -1,10 +1,12 @@
-//! A bake that is killed leaves the original as it was, and nothing half done under the name of the result.
+//! A killed bake leaves the original unchanged and no partial result.
 //!
-//! The victims are processes of this test program: it calls itself with the test `worker`, which does nothing otherwise.
+//! The killed processes are instances of this test program, which starts itself with the test `worker`; that test does nothing otherwise.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, reason = "test code")]
 
-mod made;
+#[path = "it/weight_files.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use all of it")]
+mod weight_files;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,19 +14,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use made::{Gguf, glasses, safetensors};
 use sgm_bake::{Amplify, bake};
 use sgm_core::{Intervention, Projection, Site};
+use weight_files::{Gguf, glasses, safetensors};
 
 const KILLS: u32 = 40;
-/// Long enough for a bake to be hit in its middle.
+/// Enough rows for kills in the middle of a bake.
 const ROWS: usize = 2 << 20;
 
 fn intervention() -> Intervention {
     glasses([(Site::new(0, Projection::Up), [0.5, 1.0].repeat(ROWS / 2))])
 }
 
-/// The body of a victim.
+/// The body of a killed process.
 #[test]
 fn worker() {
     let Some(model) = std::env::var_os("SGM_BAKE_MODEL").map(PathBuf::from) else { return };
@@ -37,7 +39,7 @@ fn start(model: &Path, out: &Path) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// The files below a place, which may be one file.
+/// The files in a directory, or one file.
 fn files(place: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     if !place.is_dir() {
         return place.is_file().then(|| (PathBuf::new(), fs::read(place).unwrap())).into_iter().collect();
@@ -45,7 +47,7 @@ fn files(place: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fs::read_dir(place).unwrap().map(|e| e.unwrap()).map(|e| (e.file_name().into(), fs::read(e.path()).unwrap())).collect()
 }
 
-/// Kills bakes of a model after times spread evenly over the time that one takes.
+/// Kills bakes of a model at times spread evenly over the duration of one bake.
 fn kill(model: &Path) {
     let place = tempfile::tempdir().unwrap();
     let (original, whole) = (files(model), place.path().join("whole"));
@@ -69,7 +71,7 @@ fn kill(model: &Path) {
         for (name, bytes) in found.iter().filter(|(name, _)| !name.to_string_lossy().ends_with(".json")) {
             assert!(expected[name] == *bytes, "kill {kill}: half of {name:?}");
         }
-        // What is left has hidden names of its own, apart from a record that waits for its model.
+        // Remaining files have hidden temporary names, except for a record that was renamed before its model.
         let left: Vec<String> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         let known = |name: &&String| name.starts_with(".sgm-bake-") || *name == "baked" || *name == "baked.sgm_bake.json";
         assert_eq!(left.iter().filter(known).count(), left.len(), "kill {kill}: {left:?}");

@@ -1,3 +1,5 @@
+//! The capture of a model's pooled activations.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,47 +12,47 @@ use crate::manifest::NonFinite;
 use crate::tap::Pooled;
 use crate::{Error, Example, Examples, Manifest, PartialStore, Partition, PooledTap, Pooling, Result, ShardRows, StoreDtype};
 
-/// How a model's pooled activations are captured into a store.
+/// A capture of a model's pooled activations into a store.
 ///
-/// What the store holds depends on the model, the samples and their order, and the fields down to `shard_samples`, all of which
-/// its manifest names; it does not depend on the number of threads or workers, nor on how often the capture was
-/// interrupted and resumed. The fields after that say which part of the work is done.
+/// The contents of the store depend on the model, the samples and their order, and the fields up to `shard_samples`, all of which its
+/// manifest records; they do not depend on the number of threads or workers, nor on interruptions. The other fields select a part of the
+/// work.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Capture {
-    /// The poolings, all made in one pass.
+    /// The poolings, all computed in one pass.
     pub poolings: Vec<Pooling>,
     /// Samples run together, right-padded. As many batches are in flight as rayon has threads.
     pub batch_size: usize,
-    /// How responses are kept.
+    /// The dtype of stored responses.
     pub dtype: StoreDtype,
-    /// What is done about samples with responses that are NaN or infinite.
+    /// The treatment of samples with responses that are NaN or infinite.
     pub non_finite: NonFinite,
-    /// Samples in a shard, rounded up to whole batches; by default as many as take 256 MiB, up to 512. A shard is in memory
-    /// while it is made, and is what is lost when a worker is killed.
+    /// Samples in a shard, rounded up to whole batches; by default as many as take 256 MiB, up to 512. A shard is in memory until it is
+    /// written, and is lost when the worker is killed before.
     pub shard_samples: Option<usize>,
-    /// Where the samples come from.
+    /// The origin of the samples.
     pub calibration: Option<Calibration>,
     /// This worker's part of the work.
     pub partition: Partition,
-    /// Whether to go on with a store that is there. One of several workers always does.
+    /// Whether to continue an existing store. One of several workers always does.
     pub resume: bool,
 }
 
-/// What a worker did.
+/// The work of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Captured {
-    /// The samples it ran.
+pub struct CaptureSummary {
+    /// The number of samples run.
     pub samples: usize,
-    /// The shards it wrote.
+    /// The number of shards written.
     pub written: usize,
-    /// The shards of its part that were there before.
+    /// The number of shards of the worker's part that existed before.
     pub found: usize,
-    /// Whether all shards of all workers are there now, and so the store is finished.
+    /// Whether all shards of all workers are present, so that the store is finished.
     pub finished: bool,
 }
 
 impl Capture {
-    /// Capture of some poolings in f32, one sample at a time, all of the work, into a new store.
+    /// A whole capture of some poolings into a new store, in f32, one sample at a time.
     pub fn new(poolings: Vec<Pooling>) -> Self {
         Self {
             poolings,
@@ -66,19 +68,19 @@ impl Capture {
 
     /// Runs this worker's samples and writes their shards.
     ///
-    /// Samples are run in order, shard by shard; padding is never pooled. Taps that are attached already act first, so a model
-    /// that wears glasses is captured with them on.
+    /// Samples are run in order, shard by shard; padding is never pooled. Taps that are already attached act first, so that a model that
+    /// wears glasses is captured with them.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyMask`] when a sample has no token to pool over, [`Error::NotFinite`] when a response overflows, and what
-    /// model, samples and [`PartialStore::begin`] report. The shards written before stay, and the capture can be resumed.
-    pub fn run<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, directory: &Path) -> Result<Captured> {
+    /// [`Error::NoTokens`] when a sample has no token to pool over, [`Error::NotFinite`] when a response overflows, and the errors of the
+    /// model, the samples and [`PartialStore::begin`]. Shards written before are kept, and the capture can be resumed.
+    pub fn run<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, directory: &Path) -> Result<CaptureSummary> {
         let manifest = self.manifest(model, examples, model.info().widths());
         let store = PartialStore::begin(directory, manifest, self.resume || self.partition.count() > 1)?;
         let mine = (0..store.manifest().shards()).filter(|shard| self.partition.includes(*shard)).count();
         let missing: Vec<_> = store.missing()?.into_iter().filter(|shard| self.partition.includes(*shard)).collect();
-        let mut captured = Captured { samples: 0, written: 0, found: mine - missing.len(), finished: false };
+        let mut captured = CaptureSummary { samples: 0, written: 0, found: mine - missing.len(), finished: false };
         let tap = Arc::new(PooledTap::new(self.poolings.clone()));
         let attached = model.taps().attach(tap.clone());
         for shard in missing {
@@ -90,7 +92,7 @@ impl Capture {
         Ok(captured)
     }
 
-    /// What a store of some sites will be.
+    /// The manifest of a store of some sites.
     pub(crate) fn manifest<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, sites: BTreeMap<Site, usize>) -> Manifest {
         let info = model.info();
         let batch_size = self.batch_size.max(1);
@@ -122,7 +124,7 @@ impl Capture {
         let mut rows = store.rows()?;
         let numbers: Vec<usize> = store.manifest().samples_of(shard).collect();
         let batch_size = self.batch_size.max(1);
-        // A round is what runs in parallel: its responses are in the rows before the next one's are made.
+        // One round is one batch per thread; its responses are stored before the next round.
         for round in numbers.chunks(batch_size.saturating_mul(rayon::current_num_threads())) {
             let run = |batch: &[usize]| self.batch(model, examples, batch);
             let names = round.par_chunks(batch_size).map(run).collect::<Result<Vec<_>>>()?;
@@ -134,7 +136,7 @@ impl Capture {
         Ok(rows.len())
     }
 
-    /// Adds what was pooled of one sample.
+    /// Adds the pooled responses of one sample.
     pub(crate) fn push(&self, rows: &mut ShardRows, id: &str, toxic: bool, pooled: &Pooled) -> Result<()> {
         if let (NonFinite::Refuse, Some((site, first))) = (self.non_finite, pooled.non_finite.first_key_value()) {
             return Err(Error::NotFinite { sample: id.to_owned(), site: site.to_string(), neuron: first.neuron, value: first.value });
@@ -143,14 +145,14 @@ impl Capture {
         rows.push_counted(id, toxic, &pooled.responses, Some(&counts))
     }
 
-    /// Runs one batch past the tap, which tells its samples by their numbers; returns their ids and labels.
+    /// Runs one batch with the tap attached; returns the ids and labels of its samples.
     fn batch<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, numbers: &[usize]) -> Result<Vec<(String, bool)>> {
         let (inputs, names) = self.inputs(model, examples, numbers)?;
         model.prefill(&inputs, &mut model.new_cache())?;
         Ok(names)
     }
 
-    /// The samples of these numbers as a batch, with their ids and labels.
+    /// The samples of these indices as a batch, with their ids and labels.
     pub(crate) fn inputs<M: Mllm + ?Sized>(
         &self,
         model: &M,
@@ -160,21 +162,21 @@ impl Capture {
         let batch = numbers.iter().map(|number| examples.get(*number)).collect::<Result<Vec<_>>>()?;
         let mut inputs = model.processor().responses(batch.iter().map(|e| (&e.prompt, e.response.as_str())), Padding::Right)?;
         for (example, kinds) in batch.iter().zip(&inputs.kinds) {
-            let empty = self.poolings.iter().find(|p| !kinds.iter().any(|kind| p.mask.includes(*kind)));
+            let empty = self.poolings.iter().find(|p| !p.tokens.selected(kinds).any(|selected| selected));
             if let Some(pooling) = empty {
-                return Err(Error::EmptyMask { sample: example.id.clone(), mask: pooling.mask.name() });
+                return Err(Error::NoTokens { sample: example.id.clone(), tokens: pooling.tokens });
             }
         }
-        inputs.rows = numbers.to_vec();
+        inputs.ids = numbers.to_vec();
         Ok((inputs, batch.into_iter().map(|e| (e.id, e.toxic)).collect()))
     }
 }
 
-/// Runs a model over labelled samples in memory and keeps their pooled activations in a new store, in f32.
+/// Runs a model over labelled samples in memory and writes their pooled activations to a new store, in f32.
 ///
 /// # Errors
 ///
-/// As [`Capture::run`]. The store is not finished then.
+/// As [`Capture::run`]; the store is left unfinished then.
 pub fn capture<M: Mllm + ?Sized>(
     model: &M,
     examples: &[Example],

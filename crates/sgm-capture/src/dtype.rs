@@ -1,12 +1,14 @@
+//! The dtypes of stored responses.
+
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-/// How responses are kept on disk.
+/// The dtype of responses on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreDtype {
-    /// 32 bits, as they are pooled.
+    /// 32 bits, without rounding.
     #[default]
     F32,
     /// 16 bits with the range of f32; rounded to 8 significant bits, ties to even.
@@ -19,7 +21,7 @@ impl StoreDtype {
     /// All dtypes.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
-    /// Its name: `f32`, `bf16`, `f16`.
+    /// The name: `f32`, `bf16`, `f16`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -36,7 +38,7 @@ impl StoreDtype {
         }
     }
 
-    /// Its name in safetensors files.
+    /// The dtype in safetensors files.
     pub(crate) fn safetensors(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
@@ -45,7 +47,7 @@ impl StoreDtype {
         }
     }
 
-    /// The number as it will be read again.
+    /// The number after a round trip through this dtype.
     pub(crate) fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,
@@ -63,7 +65,7 @@ impl StoreDtype {
         }
     }
 
-    /// Appends the numbers in little-endian bytes.
+    /// Appends the numbers that little-endian bytes encode.
     pub(crate) fn decode(self, bytes: &[u8], to: &mut Vec<f32>) {
         match self {
             Self::F32 => to.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),

@@ -1,6 +1,11 @@
+//! The errors of this crate.
+
 use std::path::PathBuf;
 
-/// What can go wrong when activations are captured, stored or read.
+/// The result of an operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of capturing, storing or reading activations.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -9,7 +14,7 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What was attempted.
+        /// The failed action.
         action: &'static str,
         /// The operating system's reason.
         source: std::io::Error,
@@ -27,16 +32,16 @@ pub enum Error {
     NotAStore {
         /// The directory or file.
         path: PathBuf,
-        /// What is missing or wrong.
+        /// The defect.
         reason: String,
     },
 
-    /// A store was begun with another model, other samples or other settings.
+    /// An existing store has another model, other samples or other settings.
     #[error("{path}: the store is another one: {what}; use the settings it was begun with, or another directory")]
     Differs {
         /// The store's manifest.
         path: PathBuf,
-        /// The entries that differ, with their values there and here.
+        /// The entries that differ, with the values in the store and in the given manifest.
         what: String,
     },
 
@@ -45,20 +50,20 @@ pub enum Error {
     Shard {
         /// The shard.
         path: PathBuf,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
 
-    /// A sample's responses are not those the store is for.
+    /// A sample's responses do not fit the store.
     #[error("sample `{sample}`: {reason}")]
     Sample {
         /// The sample's id.
         sample: String,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
 
-    /// A sample cannot be made from its source.
+    /// A sample cannot be loaded from its source.
     #[error("sample {number}: {source}")]
     Source {
         /// The sample's number, from 0.
@@ -69,7 +74,8 @@ pub enum Error {
 
     /// A response is not a finite number.
     #[error(
-        "sample `{sample}`, {site}, neuron {neuron}: the response is {value}; the model, or the store's dtype, overflows on this sample: leave it out, run or store in f32, or keep such samples"
+        "sample `{sample}`, {site}, neuron {neuron}: the response is {value}; the model, or the store's dtype, overflows on this sample: \
+         leave it out, run or store in f32, or keep such samples"
     )]
     NotFinite {
         /// The sample's id.
@@ -82,13 +88,13 @@ pub enum Error {
         value: f32,
     },
 
-    /// The token mask chooses no token of a sample.
-    #[error("sample `{sample}` has no `{mask}` tokens to pool over; choose another mask, or give responses")]
-    EmptyMask {
+    /// A token selection selects no token of a sample.
+    #[error("sample `{sample}` has no `{tokens}` tokens to pool over; choose another selection, or give responses")]
+    NoTokens {
         /// The sample's id.
         sample: String,
-        /// The mask's name.
-        mask: &'static str,
+        /// The selection.
+        tokens: sgm_core::TokenSelection,
     },
 
     /// A store has no such pooling.
@@ -96,14 +102,14 @@ pub enum Error {
     UnknownPooling {
         /// The name as given.
         name: String,
-        /// The poolings there are.
+        /// The poolings of the store.
         known: Vec<String>,
     },
 
-    /// It is not clear which part of the work is this worker's.
+    /// A worker's part of the work is not defined.
     #[error("no part of the work: {reason}")]
     Partition {
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 
@@ -112,7 +118,7 @@ pub enum Error {
     Import {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
 

@@ -1,9 +1,10 @@
+//! Labelled calibration samples.
+
 use std::fmt;
 
+use sgm_core::sha256::Sha256Hex;
 use sgm_models::{Content, Prompt};
-use sha2::{Digest, Sha256};
 
-use crate::manifest::hex;
 use crate::{Error, Result};
 
 /// A labelled calibration sample.
@@ -11,18 +12,18 @@ use crate::{Error, Result};
 pub struct Example {
     /// The sample's id.
     pub id: String,
-    /// What the model is asked.
+    /// The prompt.
     pub prompt: Prompt,
-    /// The response, whose tokens are run after the prompt's.
+    /// The response, whose tokens follow the prompt's.
     pub response: String,
     /// Whether the sample is toxic.
     pub toxic: bool,
 }
 
-/// The reason why a sample cannot be made.
+/// The reason why a sample cannot be loaded.
 type Reason = Box<dyn std::error::Error + Send + Sync>;
 
-/// The samples of a capture in their order, each made when it is run: images need not fit into memory together.
+/// The samples of a capture in order. Each is loaded when it is run, so that images need not fit into memory together.
 pub struct Examples<'a> {
     len: usize,
     sha256: String,
@@ -30,13 +31,13 @@ pub struct Examples<'a> {
 }
 
 impl<'a> Examples<'a> {
-    /// `len` samples that `make` makes by their numbers, known by `sha256`, which should cover all that is in them, and their order:
-    /// a store is only resumed with samples of the same hash.
+    /// `len` samples that `make` loads by index. `sha256` must cover their contents and order: a store is only resumed with samples of the
+    /// same hash.
     pub fn new(len: usize, sha256: String, make: impl Fn(usize) -> std::result::Result<Example, Reason> + Sync + 'a) -> Self {
         Self { len, sha256, make: Box::new(make) }
     }
 
-    /// Samples in memory; their hash is over ids, labels, words and pixels.
+    /// Samples in memory; their hash covers ids, labels, texts and pixels.
     pub fn from_slice(examples: &'a [Example]) -> Self {
         let make = |number: usize| examples.get(number).cloned().ok_or_else(|| "there is no such sample".into());
         Self::new(examples.len(), sha256(examples), make)
@@ -47,7 +48,7 @@ impl<'a> Examples<'a> {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -69,8 +70,8 @@ impl fmt::Debug for Examples<'_> {
 }
 
 fn sha256(examples: &[Example]) -> String {
-    let mut hash = Sha256::new();
-    // Lengths go before what is hashed, so that nothing can move from one field to the next.
+    let mut hash = Sha256Hex::default();
+    // Each field is preceded by its length, so that no byte can move from one field to the next unnoticed.
     let mut add = |bytes: &[u8]| {
         hash.update(bytes.len().to_string());
         hash.update(":");
@@ -99,7 +100,7 @@ fn sha256(examples: &[Example]) -> String {
             add(image.as_raw());
         }
     }
-    hex(&hash.finalize())
+    hash.finish()
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! A tap that gathers gradients.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,13 +10,13 @@ use sgm_models::{Tap, TokenSpans, with_gradient, with_values};
 use crate::derivative::{Derivative, Parameter};
 use crate::rows::Responses;
 
-/// A tap that asks for the gradients of what passes and changes nothing.
+/// A tap that gathers the gradients of sites' outputs and changes nothing.
 ///
-/// When a pass is differentiated ([`sgm_models::backpropagate`]), the gradient that comes back to a site is summed over tokens, as it is or
-/// times the activations, and let go: it is held for one site at a time. Sums are f64, in the order of the tokens. Padding is never looked
-/// at. Activations are those this tap passes on, after what the taps before it did.
+/// When a pass is differentiated ([`sgm_models::backpropagate`]), the gradient of a site is summed over tokens, plain or multiplied by the
+/// activations, and freed: only one site's gradient is in memory at a time. Sums are f64, in the order of the tokens. Padding is never
+/// read. Activations are the outputs after earlier taps.
 ///
-/// Every pass while it is attached keeps what its derivative will need: a few times the memory of its activations.
+/// While the tap is attached, every pass keeps the tensors that its derivative needs: a few times the memory of its activations.
 #[derive(Debug)]
 pub struct GradientTap {
     gathered: Arc<Gathered>,
@@ -28,13 +30,13 @@ struct Gathered {
 }
 
 impl GradientTap {
-    /// A tap that makes all of `derivatives` at once, at these sites, or at all.
+    /// A tap for several derivatives at once, at some sites or at all.
     pub fn new(derivatives: Vec<Derivative>, sites: Option<BTreeSet<Site>>) -> Self {
         Self { gathered: Arc::new(Gathered { derivatives, sites, samples: Mutex::default() }) }
     }
 
-    /// Takes what was gathered since the last call: for each row number, and each derivative in order, the derivatives `[neurons]` of each
-    /// site. Over no token they are 0.
+    /// Takes the derivatives gathered since the last call: for each id and each derivative in order, `[neurons]` of each site; 0 without a
+    /// selected token.
     pub fn take(&self) -> BTreeMap<usize, Responses> {
         std::mem::take(&mut self.gathered.samples.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -45,14 +47,14 @@ impl Tap for GradientTap {
         if self.gathered.sites.as_ref().is_some_and(|sites| !sites.contains(&site)) {
             return Ok(output);
         }
-        // What comes before the first site has no gradient: there it begins.
+        // The graph of the derivative starts at the first site.
         let output = if output.track_op() { output } else { Var::from_tensor(&output)?.into_inner() };
         let gathered = self.gathered.clone();
-        let of_row = |(index, row): (usize, &usize)| Row {
-            number: *row,
-            places: gathered.derivatives.iter().map(|d| d.tokens.places(spans.row(index))).collect(),
+        let of_row = |(index, id): (usize, &usize)| Row {
+            id: *id,
+            places: gathered.derivatives.iter().map(|d| d.tokens.positions(spans.row(index))).collect(),
         };
-        let rows: Vec<Row> = spans.rows().iter().enumerate().map(of_row).collect();
+        let rows: Vec<Row> = spans.ids().iter().enumerate().map(of_row).collect();
         let receive = move |activations: &Tensor, gradient: &Tensor| {
             gathered.add(site, activations, gradient, &rows).map_err(candle_core::Error::wrap)?;
             Ok(gradient.clone())
@@ -61,11 +63,11 @@ impl Tap for GradientTap {
     }
 }
 
-/// One row of a batch.
+/// One sequence of a batch.
 struct Row {
-    /// The caller's number of it.
-    number: usize,
-    /// The tokens of each derivative.
+    /// The caller's id.
+    id: usize,
+    /// The positions of each derivative's tokens.
     places: Vec<Vec<usize>>,
 }
 
@@ -82,7 +84,7 @@ impl Gathered {
         })??;
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         for (row, sums) in rows.iter().zip(sums) {
-            let sample = samples.entry(row.number).or_default();
+            let sample = samples.entry(row.id).or_default();
             sample.resize_with(self.derivatives.len(), BTreeMap::new);
             for (sites, sums) in sample.iter_mut().zip(sums) {
                 sites.insert(site, sums);
@@ -91,7 +93,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// The derivatives of one row of activations and gradients `[tokens, neurons]`.
+    /// The derivatives of one sequence from its activations and gradients `[tokens, neurons]`.
     fn sums(&self, activations: &[f32], gradient: &[f32], neurons: usize, places: &[Vec<usize>]) -> Vec<Vec<f32>> {
         let token = |values: &[f32], place: usize| place * neurons..values.len().min((place + 1) * neurons);
         let mut all = Vec::with_capacity(places.len());
@@ -107,7 +109,7 @@ impl Gathered {
                     Parameter::Shift => sums.iter_mut().zip(g).for_each(|(sum, g)| *sum += f64::from(*g)),
                 }
             }
-            #[allow(clippy::cast_possible_truncation, reason = "kept in f32, as responses are")]
+            #[allow(clippy::cast_possible_truncation, reason = "derivatives are stored in f32, like responses")]
             all.push(sums.into_iter().map(|sum| sum as f32).collect());
         }
         all

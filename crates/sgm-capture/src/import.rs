@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sgm_core::Site;
+use sgm_core::TokenSelection;
 
 use crate::rows::Responses;
 use crate::{Error, Manifest, Pool, Result, StoreDtype, StoreWriter, torch_vectors};
 
-/// How a capture of the AurA or AcT reference implementation becomes a store.
+/// The import of a capture of the AurA or AcT reference implementation into a store.
 ///
-/// Below the directory of the data set it has `{subset}/{module}/{pooling}/{id}.pt`, each a dictionary whose `responses` (AurA) or
-/// `outputs` (AcT) is the pooled tensor `[neurons]`. Modules are named as in any Hugging Face layout; a sample is called
-/// `{subset}/{id}`, as ids are unique in their subset only. Files written on a CPU hold a whole batch's storage each, of which the
-/// tensor is a view: the view is read.
+/// The directory of the data set has files `{subset}/{module}/{pooling}/{id}.pt`, each a dictionary whose `responses` (AurA) or `outputs`
+/// (AcT) is the pooled tensor `[neurons]`. Modules are named as in any Hugging Face layout; a sample is named `{subset}/{id}`, because ids
+/// are unique within a subset only. Files written on a CPU hold a whole batch's storage each, of which the tensor is a view: the view is
+/// read.
 ///
-/// The numbers are taken as they are. With a batch size over 1 the reference also pools over padding when the model's padding
-/// token is not 0; that cannot be seen in the files nor undone.
+/// The numbers are not changed. With a batch size over 1 the reference also pools over padding when the model's padding token is not 0,
+/// which the files do not show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Import {
     /// The subset of toxic samples, in the reference `toxic`.
@@ -25,22 +26,22 @@ pub struct Import {
     pub non_toxic: String,
     /// The model's name.
     pub model: String,
-    /// The token mask that the capture used, for the store's manifest: `all` in the reference.
-    pub mask: String,
-    /// How responses are kept.
+    /// The tokens over which the capture pooled, for the store's manifest: all in the reference.
+    pub tokens: TokenSelection,
+    /// The dtype of stored responses.
     pub dtype: StoreDtype,
 }
 
-/// What was imported.
+/// A summary of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
     /// The number of samples.
     pub samples: usize,
-    /// Modules that are no MLP projections of the language model, and were left out.
+    /// Modules left out: those that are not MLP projections of the language model.
     pub skipped: Vec<String>,
 }
 
-/// Where the files of one subset are.
+/// The files of one subset.
 struct Subset {
     directory: PathBuf,
     name: String,
@@ -49,7 +50,7 @@ struct Subset {
 }
 
 impl Import {
-    /// Makes a store of the capture in `from`.
+    /// Writes the capture in `from` to a new store in `into`.
     ///
     /// Samples are ordered by subset, the toxic one first, then by id.
     ///
@@ -82,7 +83,7 @@ impl Import {
     fn manifest(&self, pools: &[Pool], first: &Responses) -> Manifest {
         let widths = first.first().into_iter().flatten().map(|(site, values)| (*site, values.len()));
         let mut manifest = Manifest::new(&self.model, "", "", widths);
-        manifest.poolings = pools.iter().map(|pool| format!("{}/{}", pool.name(), self.mask)).collect();
+        manifest.poolings = pools.iter().map(|pool| format!("{}/{}", pool.name(), self.tokens)).collect();
         manifest.dtype = self.dtype;
         manifest.shard_samples = manifest.usual_shard_samples(1);
         manifest.settings = [("imported_from".to_owned(), "torch files, one per sample and module".to_owned())].into();
@@ -116,7 +117,7 @@ impl Subset {
         self.directory.join(module).join(pool.name())
     }
 
-    /// The poolings there are, by the first module.
+    /// The poolings, by the first module.
     fn pools(&self) -> Result<Vec<Pool>> {
         let module = self.modules.values().next().map(|module| self.directory.join(module)).unwrap_or_default();
         let found = names(&module)?;

@@ -1,4 +1,4 @@
-//! Captures of one layer at a time, between which the layers before may be changed without running them again.
+//! Captures of one layer at a time, between which earlier layers may be changed without running them again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,50 +6,55 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sgm_core::Site;
-use sgm_models::{Mllm, PartialPrefill, TokenKind};
+use sgm_models::{Mllm, ModelInputs, PartialPrefill, TokenKind};
 
 use crate::mlp_tokens::MlpTap;
 use crate::{Capture, Error, Examples, MlpTokens, PartialStore, PooledTap, Result};
 
-/// The samples of a capture on their way through the layers, all of them before the same one.
+/// The hidden states of a capture's samples before one layer.
 ///
-/// What is captured is bit for bit what [`Capture::run`] would make of these sites, were the taps of each layer those that were attached
-/// when it was run. The hidden states of all samples are in memory: of all tokens, padding included, in the model's dtype.
-#[derive(Debug)]
+/// Captured responses are bit for bit those of [`Capture::run`] with the taps of each layer that were attached when it was run. The hidden
+/// states of all samples are in memory: of all tokens, padding included, in the model's dtype.
+#[derive(Debug, Clone)]
 pub struct Layerwise<'a> {
     capture: &'a Capture,
     examples: &'a Examples<'a>,
     /// The ids and labels of the samples.
     names: Vec<(String, bool)>,
+    /// The token ids and kinds of each batch, without pixels.
+    inputs: Vec<ModelInputs>,
     batches: Vec<PartialPrefill>,
     layer: usize,
 }
 
 impl Capture {
-    /// Embeds all samples, to go through the layers with them. Partition, shard size and `resume` have no meaning here.
+    /// Embeds all samples, before the first layer. Partition, shard size and `resume` have no effect.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyMask`](crate::Error::EmptyMask) when a sample has no token to pool over, and what model and samples report.
+    /// [`Error::NoTokens`](crate::Error::NoTokens) when a sample has no token to pool over, and the errors of the model and the samples.
     pub fn layerwise<'a, M: Mllm + ?Sized>(&'a self, model: &M, examples: &'a Examples<'a>) -> Result<Layerwise<'a>> {
         let numbers: Vec<usize> = (0..examples.len()).collect();
         let embed = |numbers: &[usize]| {
-            let (inputs, names) = self.inputs(model, examples, numbers)?;
-            Ok((model.begin_prefill(&inputs)?, names))
+            let (mut inputs, names) = self.inputs(model, examples, numbers)?;
+            let batch = model.begin_prefill(&inputs)?;
+            inputs.tensors.clear();
+            Ok((batch, (inputs, names)))
         };
         let embedded = numbers.par_chunks(self.batch_size.max(1)).map(embed).collect::<Result<Vec<_>>>()?;
-        let (batches, names): (Vec<_>, Vec<_>) = embedded.into_iter().unzip();
-        Ok(Layerwise { capture: self, examples, names: names.concat(), batches, layer: 0 })
+        let (batches, rest): (Vec<_>, Vec<_>) = embedded.into_iter().unzip();
+        let (inputs, names): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
+        Ok(Layerwise { capture: self, examples, names: names.concat(), inputs, batches, layer: 0 })
     }
 }
 
 impl Layerwise<'_> {
-    /// Captures sites of the layer that the samples are before into a new store; they stay where they are.
+    /// Captures sites of the current layer into a new store; the hidden states do not advance.
     ///
     /// # Errors
     ///
     /// [`Error::NotFinite`](crate::Error::NotFinite) when a response overflows, [`Error::Sample`](crate::Error::Sample) when a site is of
-    /// another layer, and what model and [`PartialStore`] report.
+    /// another layer, and the errors of the model and [`PartialStore`].
     pub fn capture<M: Mllm + ?Sized>(&self, model: &M, sites: BTreeMap<Site, usize>, directory: &Path) -> Result<()> {
         let mut manifest = self.capture.manifest(model, self.examples, sites);
         manifest.shard_samples = self.examples.len().max(1);
@@ -67,15 +72,16 @@ impl Layerwise<'_> {
         Ok(())
     }
 
-    /// Keeps what passes the MLP of the layer that the samples are before, at the tokens that `chosen` says, by sample in their order; they
-    /// stay where they are.
+    /// The inputs and outputs of the current layer's MLP at the tokens that `chosen` accepts, by sample in order; the hidden states do not
+    /// advance.
     ///
-    /// `chosen` is asked for each token with its sample's label, its kind, whether it ends the prompt, and its place in the sequence. All is kept in
-    /// memory: 8 bytes for each chosen token and hidden dimension. Taps that are attached already act first. Poolings have no meaning here.
+    /// `chosen` is called for each token with its sample's label, its kind, whether it ends the prompt, and its position in the sequence.
+    /// All values are kept in memory: 8 bytes for each chosen token and hidden dimension. Taps that are already attached act first.
+    /// Poolings have no effect.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] when a value overflows, and what the model reports.
+    /// [`Error::NotFinite`] when a value overflows, and the errors of the model.
     pub fn mlp_tokens<M: Mllm + ?Sized>(
         &self,
         model: &M,
@@ -99,11 +105,21 @@ impl Layerwise<'_> {
         Ok(samples)
     }
 
-    /// Takes the samples through layers until they are before this one.
+    /// The batches in order: each with its inputs, without pixels, and its samples' ids and labels.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = (&ModelInputs, &PartialPrefill, &[(String, bool)])> {
+        let mut names = self.names.as_slice();
+        self.inputs.iter().zip(&self.batches).map(move |(inputs, batch)| {
+            let (of_batch, rest) = names.split_at_checked(inputs.kinds.len()).unwrap_or_default();
+            names = rest;
+            (inputs, batch, of_batch)
+        })
+    }
+
+    /// Runs the samples through the layers up to this one, which becomes the current layer.
     ///
     /// # Errors
     ///
-    /// What the model reports.
+    /// The errors of the model.
     pub fn advance_to<M: Mllm + ?Sized>(&mut self, model: &M, layer: usize) -> Result<()> {
         let layers = layer.saturating_sub(self.layer);
         self.batches.par_iter_mut().try_for_each(|batch| -> Result<()> {

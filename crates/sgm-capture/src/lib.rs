@@ -1,21 +1,21 @@
 //! Pooled activations of calibration samples, kept in an on-disk store.
 //!
-//! A model is run over labelled samples; the outputs of every [`Site`](sgm_core::Site) are pooled over
-//! tokens to one number per sample and neuron, and kept in an [`ActivationStore`]: a directory of
-//! safetensors shards, row-major `[samples, neurons]`, which scoring streams column by column.
+//! A model is run over labelled samples; the outputs of every [`Site`](sgm_core::Site) are pooled over tokens to one number per sample and
+//! neuron, and kept in an [`ActivationStore`]: a directory of safetensors shards, row-major `[samples, neurons]`, which scoring streams
+//! column by column.
 //!
-//! Which tokens are pooled matters more than it seems: the mean over all tokens of a LLaVA prompt is
-//! nine parts image. A pooling therefore always names its token mask, as `max/all` or `mean/response`; a store may have several.
+//! The choice of tokens matters: most tokens of a LLaVA prompt are image tokens, which dominate a mean over all of them. A pooling
+//! therefore always names its tokens, as `max/all` or `mean/response`; a store may have several poolings.
 //!
-//! A store is filled by a [`StoreWriter`], sample after sample, or as a [`PartialStore`], shard after shard in any order by any
-//! number of processes: that is how a capture is spread over machines ([`Partition`]) and how it goes on after it was
-//! killed, to the same bytes. [`verify`] reads every byte of a store, [`merge`] joins parts made apart.
+//! A store is filled by a [`StoreWriter`], sample after sample, or as a [`PartialStore`], shard after shard, in any order and by any number
+//! of processes. Thus a capture can be spread over machines ([`Partition`]) and resumed after a crash, with the same bytes as a result.
+//! [`verify`] reads every byte of a store, [`merge`] joins the parts of several workers.
 //!
-//! Activations tell what a neuron detects; what it *causes* is told by `Effects`: derivatives of the
-//! log-likelihood of given answers with respect to scales and shifts, to means or into a store.
+//! Activations show what a neuron detects. `AttributionPatching` estimates what it *causes*: derivatives of the log-likelihood of given
+//! answers with respect to scales and shifts, as means or in a store.
 //!
-//! The store stands alone; `Capture` and `Effects`, which fill it from a running model, and `import`, which reads the captures of the AurA
-//! reference implementation, are behind the feature `candle`.
+//! `Capture` and `AttributionPatching`, which fill a store from a running model, and `Import`, which reads captures of the AurA reference
+//! implementation, need the feature `candle`; the store itself does not.
 //!
 //! ```
 //! use sgm_capture::{ActivationStore, Manifest, StoreWriter};
@@ -38,12 +38,12 @@
 #![deny(unsafe_code)]
 
 #[cfg(feature = "candle")]
+mod attribution_patching;
+#[cfg(feature = "candle")]
 mod capture;
 #[cfg(feature = "candle")]
 mod derivative;
 mod dtype;
-#[cfg(feature = "candle")]
-mod effects;
 mod error;
 #[cfg(feature = "candle")]
 mod examples;
@@ -72,13 +72,13 @@ mod verify;
 mod writer;
 
 #[cfg(feature = "candle")]
-pub use capture::{Capture, Captured, capture};
+pub use attribution_patching::{AttributionPatching, MeanAttribution, Moments, SampleAttribution};
 #[cfg(feature = "candle")]
-pub use derivative::{ActsAt, Derivative, Parameter};
+pub use capture::{Capture, CaptureSummary, capture};
+#[cfg(feature = "candle")]
+pub use derivative::{Derivative, Parameter};
 pub use dtype::StoreDtype;
-#[cfg(feature = "candle")]
-pub use effects::{Effects, MeanEffects, Moments, SampleEffects};
-pub use error::Error;
+pub use error::{Error, Result};
 #[cfg(feature = "candle")]
 pub use examples::{Example, Examples};
 #[cfg(feature = "candle")]
@@ -102,5 +102,6 @@ pub use torch_file::torch_vectors;
 pub use verify::{Verification, merge, verify};
 pub use writer::StoreWriter;
 
-/// The result of an operation of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -1,15 +1,17 @@
+//! The manifest of a store: the model, samples and settings that determine its contents.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sgm_core::sha256::hex_digest;
 use sgm_core::{Calibration, Site};
-use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, StoreDtype};
 
-/// What the activations of a store are: `manifest.json` of its directory.
+/// The description of a store: `manifest.json` of its directory.
 ///
-/// It has everything that decides what the shards hold. Whoever adds to a store must bring an equal one.
+/// It determines the contents of the shards. A process that adds to a store must have an equal manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -19,57 +21,57 @@ pub struct Manifest {
     pub model: String,
     /// SHA-256 of the model's `config.json`, in hex.
     pub config_sha256: String,
-    /// What tells the model's weights from others, see `ModelInfo::weights` of `sgm-models`.
+    /// The fingerprint of the model's weights, see `ModelInfo::weights` of `sgm-models`.
     #[serde(default)]
     pub weights: Option<String>,
-    /// The poolings over tokens, for example `max/all`, in order; never none.
+    /// The poolings over tokens, for example `max/all`, in order; at least one.
     pub poolings: Vec<String>,
-    /// How responses are kept.
+    /// The dtype of stored responses.
     #[serde(default)]
     pub dtype: StoreDtype,
-    /// What happened to samples with responses that are no finite numbers.
+    /// The treatment of samples with responses that are not finite.
     #[serde(default)]
     pub non_finite: NonFinite,
-    /// The samples of every shard but the last.
+    /// The number of samples of every shard but the last.
     pub shard_samples: usize,
-    /// The samples of all shards.
+    /// The number of samples of all shards.
     pub samples: usize,
-    /// SHA-256 of the samples in their order, in hex, if they were known beforehand.
+    /// SHA-256 of the samples in order, in hex, if they were known beforehand.
     #[serde(default)]
     pub samples_sha256: Option<String>,
-    /// What else the responses depend on, such as the batch size: batches of other shapes round differently.
+    /// Other settings that affect the responses, such as the batch size: batches of other shapes round differently.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
-    /// Where the samples come from, if it is known.
+    /// The origin of the samples, if it is known.
     #[serde(default)]
     pub calibration: Option<Calibration>,
-    /// The software that made the store.
+    /// The software that wrote the store.
     pub created_by: String,
     /// The number of neurons of each site, by its name.
     sites: BTreeMap<String, usize>,
 }
 
-/// What is done about a sample with responses that are NaN or infinite.
+/// The treatment of a sample with responses that are NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NonFinite {
-    /// It is an error.
+    /// The sample is an error.
     #[default]
     Refuse,
-    /// It is kept as it is, and its shard counts them by site.
+    /// The sample is kept unchanged, and its shard counts such responses by site.
     Keep,
 }
 
 pub(crate) const FORMAT_VERSION: u32 = 2;
-/// Samples in a shard, unless they are large.
+/// The usual number of samples of a shard.
 const SHARD_SAMPLES: usize = 512;
-/// What five digits count.
+/// The largest number of shards: their indices have five digits.
 const MAX_SHARDS: usize = 100_000;
-/// What a shard's responses may take, which is in memory while it is made.
+/// The largest number of bytes of a shard's responses, which are in memory until it is written.
 const SHARD_BYTES: usize = 256 << 20;
 
 impl Manifest {
-    /// A manifest for a model's sites and their widths, for one pooling in f32; the public fields may be changed before it is used.
+    /// A manifest for a model's sites and their widths, one pooling and dtype f32; the public fields may be changed before use.
     pub fn new(model: &str, config_sha256: &str, pooling: &str, sites: impl IntoIterator<Item = (Site, usize)>) -> Self {
         Self {
             format_version: FORMAT_VERSION,
@@ -103,33 +105,33 @@ impl Manifest {
         self.samples.div_ceil(self.shard_samples.max(1))
     }
 
-    /// The samples of a shard, by their numbers.
+    /// The indices of a shard's samples.
     pub fn samples_of(&self, shard: usize) -> std::ops::Range<usize> {
         let start = shard.saturating_mul(self.shard_samples).min(self.samples);
         start..start.saturating_add(self.shard_samples).min(self.samples)
     }
 
-    /// The bytes that the responses of one sample take.
+    /// The number of bytes of one sample's responses.
     pub fn sample_bytes(&self) -> usize {
         let widths = self.sites.values().fold(0usize, |sum, width| sum.saturating_add(*width));
         widths.saturating_mul(self.poolings.len()).saturating_mul(self.dtype.bytes())
     }
 
-    /// The samples a shard should have: up to 512, fewer where they would take over 256 MiB, and whole batches.
+    /// The recommended number of samples of a shard: up to 512, fewer if they exceed 256 MiB, a multiple of the batch size.
     pub fn usual_shard_samples(&self, batch_size: usize) -> usize {
         let samples = (SHARD_BYTES / self.sample_bytes().max(1)).clamp(1, SHARD_SAMPLES);
         (samples / batch_size * batch_size).max(batch_size)
     }
 
-    /// The tensor of a site's responses. A store of one pooling calls it by the site alone.
+    /// The name of the tensor of a site's responses: in a store of one pooling the site alone.
     pub(crate) fn tensor_name(&self, site: Site, pooling: &str) -> String {
         if self.poolings.len() == 1 { site.to_string() } else { format!("{site}/{pooling}") }
     }
 
-    /// SHA-256 over all but the number of samples, which a store in the making may not know; every shard carries it.
+    /// SHA-256 over all but the number of samples, which an unfinished store may not know; every shard records it.
     pub(crate) fn identity(&self) -> Result<String> {
         let bytes = Self { samples: 0, ..self.clone() }.to_json()?;
-        Ok(sha256(&bytes))
+        Ok(hex_digest(bytes))
     }
 
     pub(crate) fn to_json(&self) -> Result<Vec<u8>> {
@@ -154,7 +156,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Checks what no store can be without.
+    /// Checks the requirements of every store.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
         let wrong = |reason: &str| Err(Error::NotAStore { path: path.to_owned(), reason: reason.to_owned() });
         if self.shard_samples == 0 {
@@ -170,11 +172,11 @@ impl Manifest {
         Ok(())
     }
 
-    /// Checks that `self`, found at `path`, is `other`.
+    /// Checks that `self`, the manifest at `path`, equals `other`.
     ///
     /// # Errors
     ///
-    /// [`Error::Differs`] naming everything that differs.
+    /// [`Error::Differs`] naming all entries that differ.
     pub(crate) fn expect(&self, path: &Path, other: &Self) -> Result<()> {
         let json = |manifest: &Self| serde_json::to_value(manifest).unwrap_or_default();
         let (there, here) = (json(self), json(other));
@@ -185,7 +187,7 @@ impl Manifest {
             .iter()
             .filter(|(key, value)| here.get(key.as_str()) != Some(*value))
             .map(|(key, value)| match key.as_str() {
-                // Too long to show.
+                // The sites are too many to list.
                 "sites" => "sites".to_owned(),
                 _ => format!("{key} ({value} there, {} here)", here.get(key).unwrap_or(&serde_json::Value::Null)),
             })
@@ -195,13 +197,4 @@ impl Manifest {
         }
         Err(Error::Differs { path: path.to_owned(), what: differing.join(", ") })
     }
-}
-
-/// SHA-256 in hex.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-pub(crate) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

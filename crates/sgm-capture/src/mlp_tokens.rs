@@ -1,3 +1,5 @@
+//! Inputs and outputs of one layer's MLP at single tokens.
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -5,18 +7,19 @@ use candle_core::Tensor;
 use sgm_core::Site;
 use sgm_models::{MlpInput, Tap, TokenKind, TokenSpans, with_values};
 
-/// What went into the MLP of one layer and came out of it, at some tokens of one sample; see [`Layerwise::mlp_tokens`](crate::Layerwise::mlp_tokens).
+/// The inputs and outputs of one layer's MLP at some tokens of one sample; see
+/// [`Layerwise::mlp_tokens`](crate::Layerwise::mlp_tokens).
 #[derive(Debug, Clone, PartialEq)]
 pub struct MlpTokens {
     /// Whether the sample is toxic.
     pub toxic: bool,
-    /// What the tokens are.
+    /// The kinds of the tokens.
     pub kinds: Vec<TokenKind>,
     /// Whether each token is the last one of the prompt.
     pub prompt_end: Vec<bool>,
     /// Normalised hidden states `[tokens, hidden]`, f32, row-major.
     pub inputs: Vec<f32>,
-    /// What the MLP makes of them `[tokens, hidden]`, as taps left it.
+    /// The MLP's outputs `[tokens, hidden]` after all taps, f32, row-major.
     pub outputs: Vec<f32>,
 }
 
@@ -39,7 +42,7 @@ impl MlpTokens {
     }
 }
 
-/// Keeps what passes the MLP of one layer, by the number of the sample.
+/// A tap that keeps the inputs and outputs of one layer's MLP by the caller's id.
 pub(crate) struct MlpTap<F> {
     layer: usize,
     labels: Vec<bool>,
@@ -67,7 +70,7 @@ impl<F: Fn(bool, TokenKind, bool, usize) -> bool + Send + Sync> Tap for MlpTap<F
             return Ok(output);
         }
         let (_, _, hidden) = output.dims3()?;
-        for (index, row) in spans.rows().iter().enumerate() {
+        for (index, row) in spans.ids().iter().enumerate() {
             let toxic = self.labels.get(*row).copied().unwrap_or_default();
             let kinds = spans.row(index);
             let end = kinds.iter().rposition(|kind| matches!(kind, TokenKind::PromptText | TokenKind::Image));

@@ -1,3 +1,5 @@
+//! Unfinished stores, which several processes may fill.
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -7,16 +9,16 @@ use crate::rows::ShardRows;
 use crate::shard::{self, Shard};
 use crate::{Error, Manifest, Result};
 
-/// The manifest of a finished store.
+/// The name of a finished store's manifest.
 pub(crate) const MANIFEST: &str = "manifest.json";
-/// The manifest of a store in the making.
+/// The name of an unfinished store's manifest.
 pub(crate) const UNFINISHED: &str = "unfinished.json";
 
-/// A store in the making, of samples whose number is known: any number of processes may write its shards, on any machines
-/// that share the directory, without knowing of each other.
+/// An unfinished store of a known number of samples. Any number of processes may write its shards, on any machines that share the
+/// directory, without communication.
 ///
-/// Its manifest is called `unfinished.json` until every shard is there, and then `manifest.json`. Shards are there or
-/// not: a process that is killed leaves nothing that looks like one.
+/// Its manifest is named `unfinished.json` until every shard is present, and `manifest.json` then. A killed process leaves no partial
+/// shard.
 ///
 /// ```
 /// use sgm_capture::{ActivationStore, Manifest, PartialStore};
@@ -46,13 +48,13 @@ pub struct PartialStore {
 }
 
 impl PartialStore {
-    /// Begins a store in a new or empty directory or, with `resume`, goes on with one that is there.
+    /// Starts a store in a new or empty directory or, with `resume`, continues an existing one.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`] without `resume` when there is a store already; [`Error::Differs`] with it, naming what differs, when the
-    /// store there has another manifest; [`Error::NotAStore`] when the directory has shards but no manifest;
-    /// [`Error::Core`] when the directory cannot be written.
+    /// Without `resume` [`Error::Exists`] when the directory has a store; with it [`Error::Differs`], naming the differences, when that
+    /// store has another manifest; [`Error::NotAStore`] when the directory has shards but no manifest; [`Error::Core`] when the directory
+    /// cannot be written.
     pub fn begin(directory: impl AsRef<Path>, manifest: Manifest, resume: bool) -> Result<Self> {
         let directory = directory.as_ref().to_owned();
         manifest.check(&directory)?;
@@ -67,7 +69,7 @@ impl PartialStore {
             }
             let path = directory.join(UNFINISHED);
             if !create_atomically(&path, &manifest.to_json()?)? {
-                // Another worker was faster.
+                // Another worker created it first.
                 if !resume {
                     return Err(Error::Exists { path: directory });
                 }
@@ -79,11 +81,11 @@ impl PartialStore {
         Ok(Self { identity: manifest.identity()?, directory, manifest })
     }
 
-    /// Opens a store whether it is finished or not.
+    /// Opens a store, finished or not.
     ///
     /// # Errors
     ///
-    /// [`Error::NotAStore`] when there is none.
+    /// [`Error::NotAStore`] when the directory has no manifest.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = directory.as_ref().to_owned();
         let (_, manifest) =
@@ -91,21 +93,21 @@ impl PartialStore {
         Ok(Self { identity: manifest.identity()?, directory, manifest })
     }
 
-    /// What the store will be.
+    /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Where it is.
+    /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The shards that are not there yet, by their numbers.
+    /// The indices of the missing shards.
     ///
     /// # Errors
     ///
-    /// [`Error::Shard`] when one is there but damaged, so far as can be told without reading its tensors.
+    /// [`Error::Shard`] when a shard is damaged, except for its tensors, which are not read.
     pub fn missing(&self) -> Result<Vec<usize>> {
         let mut missing = Vec::new();
         for index in 0..self.manifest.shards() {
@@ -116,7 +118,7 @@ impl PartialStore {
         Ok(missing)
     }
 
-    /// A shard, if it is there.
+    /// A shard; none if it is missing.
     pub(crate) fn shard(&self, index: usize) -> Result<Option<Shard>> {
         Shard::open(&self.directory, index, &self.manifest, &self.identity)
     }
@@ -125,17 +127,17 @@ impl PartialStore {
     ///
     /// # Errors
     ///
-    /// [`Error::Core`] when the manifest names a site that is none.
+    /// [`Error::Core`] when the manifest names an unknown site.
     pub fn rows(&self) -> Result<ShardRows> {
         ShardRows::new(&self.manifest)
     }
 
-    /// Writes a shard, whole or not at all.
+    /// Writes a shard atomically.
     ///
     /// # Errors
     ///
-    /// [`Error::Sample`] when it has not as many samples as it should; [`Error::Core`] when it cannot be written, as on a full
-    /// disk: the shards before it stay.
+    /// [`Error::Sample`] when the number of samples is wrong; [`Error::Core`] when the shard cannot be written, as on a full disk: earlier
+    /// shards are kept.
     pub fn write(&self, index: usize, rows: &ShardRows) -> Result<()> {
         let expected = self.manifest.samples_of(index).len();
         if rows.len() != expected || expected == 0 {
@@ -145,9 +147,9 @@ impl PartialStore {
         shard::write(&self.directory, index, &self.manifest, rows)
     }
 
-    /// Makes the store a finished one if every shard is there; whether it is.
+    /// Finishes the store if every shard is present; returns whether it is finished.
     ///
-    /// Every worker may call it; the last one to come finishes the store.
+    /// Every worker may call this; the last one finishes the store.
     ///
     /// # Errors
     ///
@@ -159,11 +161,11 @@ impl PartialStore {
         let (from, to) = (self.directory.join(UNFINISHED), self.directory.join(MANIFEST));
         match std::fs::rename(&from, &to) {
             Ok(()) => {}
-            // Another worker was faster, or it was finished before.
+            // Another worker has finished it.
             Err(e) if e.kind() == io::ErrorKind::NotFound && to.exists() => {}
             Err(source) => return Err(Error::Io { path: from, action: "rename to manifest.json", source }),
         }
-        // What killed processes left; nobody writes to a finished store.
+        // Temporary files of killed processes: no process writes to a finished store.
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for stale in entries.filter(|e| e.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX)) {
             std::fs::remove_file(stale.path()).ok();
@@ -180,7 +182,7 @@ impl PartialStore {
 
 /// The manifest of a directory, finished or not, with its path.
 ///
-/// The unfinished one is looked for first: it is renamed while others look.
+/// `unfinished.json` is read first, because another process may rename it meanwhile.
 fn find(directory: &Path) -> Result<Option<(PathBuf, Manifest)>> {
     for name in [UNFINISHED, MANIFEST] {
         let path = directory.join(name);

@@ -1,3 +1,5 @@
+//! A worker's part of a capture.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -5,8 +7,8 @@ use crate::{Error, Result};
 
 /// One worker's part of a capture: `index` of `count`, counted from 0; displays as, and parses from, `0/4`.
 ///
-/// The workers of a capture need nothing but their parts to share it: worker `i` of `n` makes the shards whose number is `i`
-/// modulo `n`. What a shard holds depends on neither.
+/// Workers share a capture without communication: worker `i` of `n` writes the shards whose index is `i` modulo `n`. The contents of a
+/// shard depend on neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Partition {
     index: usize,
@@ -14,7 +16,7 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// A worker that does everything.
+    /// The whole capture, for a single worker.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
 
     /// Part `index` of `count`.
@@ -29,21 +31,20 @@ impl Partition {
         Err(Error::Partition { reason: format!("there is no part {index} of {count}; parts are counted from 0") })
     }
 
-    /// The part that a scheduler gave this process, or [`WHOLE`](Self::WHOLE) outside of one.
+    /// The part that a scheduler assigned to this process, or [`WHOLE`](Self::WHOLE) without a scheduler.
     ///
     /// A Slurm job array sets `SLURM_ARRAY_TASK_ID`, `_COUNT`, `_MIN` and, with a step, `_STEP`. A Kubernetes Job with
-    /// `completionMode: Indexed` sets `JOB_COMPLETION_INDEX`; the number of completions it does not tell, so the manifest must
-    /// set `JOB_COMPLETIONS` to the value of `completions`.
+    /// `completionMode: Indexed` sets `JOB_COMPLETION_INDEX` but not the number of completions, so the job's manifest must set
+    /// `JOB_COMPLETIONS` to the value of `completions`.
     ///
     /// # Errors
     ///
-    /// [`Error::Partition`] when the variables are incomplete or contradict each other. A worker that guessed then would
-    /// leave shards to nobody.
+    /// [`Error::Partition`] when the variables are incomplete or contradict each other: a wrong guess would leave shards unwritten.
     pub fn from_environment() -> Result<Self> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// As [`from_environment`](Self::from_environment), with the variables looked up by `get`.
+    /// The part by the variables that `get` returns, as in [`from_environment`](Self::from_environment).
     ///
     /// # Errors
     ///
@@ -66,7 +67,8 @@ impl Partition {
             let place = place.filter(|place| *place < count);
             return place.map(|index| Self { index, count }).ok_or_else(|| {
                 wrong(format!(
-                    "Slurm task {id} has no place among {count} tasks from {first} in steps of {step}; submit a range such as --array=0-7, or give the part"
+                    "Slurm task {id} has no place among {count} tasks from {first} in steps of {step}; \
+                     submit a range such as --array=0-7, or give the part"
                 ))
             });
         }
@@ -76,7 +78,7 @@ impl Partition {
         Ok(Self::WHOLE)
     }
 
-    /// Whether a shard, by its number, is this worker's.
+    /// Whether a shard, by its index, belongs to this worker.
     pub fn includes(self, shard: usize) -> bool {
         shard % self.count.max(1) == self.index
     }

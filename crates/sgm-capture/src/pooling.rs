@@ -1,18 +1,20 @@
+//! Poolings: a pool over a selection of tokens.
+
 use std::fmt;
 use std::str::FromStr;
 
-use sgm_models::TokenMask;
+use sgm_core::TokenSelection;
 
-/// How a neuron's responses to the tokens of a sample become one number.
+/// The reduction of a neuron's responses over tokens to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pool {
-    /// The arithmetic mean, of a sum in f64 in the order of the tokens.
+    /// The arithmetic mean; the sum is in f64, in the order of the tokens.
     Mean,
     /// The maximum.
     Max,
     /// The minimum.
     Min,
-    /// The response to the last token.
+    /// The response at the last token.
     Last,
     /// The maximum of the absolute values.
     MaxAbs,
@@ -34,18 +36,18 @@ impl Pool {
     }
 }
 
-/// A pool over the tokens of a mask; displays as, and parses from, `max/all` and the like.
+/// A pool over a selection of tokens; displays as, and parses from, `max/all` and the like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pooling {
-    /// How responses are combined.
+    /// The reduction.
     pub pool: Pool,
-    /// Which tokens are.
-    pub mask: TokenMask,
+    /// The tokens.
+    pub tokens: TokenSelection,
 }
 
 impl fmt::Display for Pooling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.pool.name(), self.mask.name())
+        write!(f, "{}/{}", self.pool.name(), self.tokens.name())
     }
 }
 
@@ -53,8 +55,9 @@ impl FromStr for Pooling {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = TokenMask::ALL.into_iter().flat_map(|mask| Pool::ALL.map(|pool| Self { pool, mask }));
-        let expected = || "expected mean, max, min, last or maxabs, a slash, and all, text, image, prompt or response".to_owned();
+        let all = TokenSelection::ALL.into_iter().flat_map(|tokens| Pool::ALL.map(|pool| Self { pool, tokens }));
+        let expected =
+            || "expected mean, max, min, last or maxabs, a slash, and all, text, image, prompt, response, prompt-end or last".to_owned();
         all.into_iter().find(|p| p.to_string() == text).ok_or_else(expected)
     }
 }
@@ -65,9 +68,9 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for mask in TokenMask::ALL {
+        for tokens in TokenSelection::ALL {
             for pool in Pool::ALL {
-                let pooling = Pooling { pool, mask };
+                let pooling = Pooling { pool, tokens };
                 assert_eq!(pooling.to_string().parse(), Ok(pooling));
             }
         }

@@ -1,24 +1,24 @@
-//! Pooling over tokens: every pooling of a sample's responses to one site, in one pass over them.
+//! Pooling over tokens: all poolings of a sample's responses at one site, in one pass.
 
 use std::ops::Range;
 
-use sgm_models::{TokenKind, TokenMask};
+use sgm_core::{TokenKind, TokenSelection};
 
 use crate::{Pool, Pooling};
 
-/// Neurons pooled together: their accumulators stay in the first-level cache.
+/// The number of neurons pooled together: their accumulators fit into the first-level cache.
 const BLOCK: usize = 512;
-/// Tokens taken together, so that accumulators are read and written once for all of them.
+/// The number of tokens pooled together: accumulators are read and written once for all of them.
 const TOKENS: usize = 4;
 
-/// The poolings of a tap, by mask.
+/// The poolings of a tap.
 #[derive(Debug)]
 pub(crate) struct Reduction {
-    poolings: Vec<Pooling>,
-    masks: Vec<TokenMask>,
+    /// The poolings, each with its selection's bit in a [`Run`].
+    poolings: Vec<(Pooling, u8)>,
 }
 
-/// The first of the responses of a site that are no finite numbers, and how many they are.
+/// The responses of a site that are not finite: their number and the first of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NonFinites {
     pub(crate) count: usize,
@@ -26,7 +26,7 @@ pub(crate) struct NonFinites {
     pub(crate) value: f32,
 }
 
-/// What one pooling has of a block of neurons so far.
+/// The state of one pooling for a block of neurons.
 #[derive(Debug, Clone)]
 enum Accumulator {
     Sum(Vec<f64>),
@@ -35,35 +35,32 @@ enum Accumulator {
 
 impl Reduction {
     pub(crate) fn new(poolings: Vec<Pooling>) -> Self {
-        let mut masks: Vec<_> = poolings.iter().map(|p| p.mask).collect();
-        masks.sort();
-        masks.dedup();
-        Self { poolings, masks }
+        Self { poolings: poolings.into_iter().map(|pooling| (pooling, bit(pooling.tokens))).collect() }
     }
 
-    pub(crate) fn poolings(&self) -> &[Pooling] {
-        &self.poolings
+    pub(crate) fn len(&self) -> usize {
+        self.poolings.len()
     }
 
-    /// Pools the responses `[tokens, neurons]` of one sample: `[neurons]` for each pooling, NaN where it has no token.
+    /// Pools the responses `[tokens, neurons]` of one sample: `[neurons]` for each pooling, NaN without a selected token.
     ///
-    /// A NaN among the responses to the tokens of a mask makes each of its poolings but `last` NaN. Responses outside all masks
-    /// are not looked at.
+    /// A NaN among the responses at the selected tokens makes each pooling but `last` NaN. Responses that no pooling selects are not read.
     pub(crate) fn row(&self, values: &[f32], neurons: usize, kinds: &[TokenKind]) -> (Vec<Vec<f32>>, Option<NonFinites>) {
         let runs = self.runs(values, neurons, kinds);
         let mut pooled = vec![Vec::with_capacity(neurons); self.poolings.len()];
         let mut non_finite: Option<NonFinites> = None;
-        let counts = self.poolings.iter().map(|p| kinds.iter().filter(|k| p.mask.includes(**k)).count()).collect::<Vec<_>>();
-        let mut accumulators: Vec<Accumulator> = self.poolings.iter().map(|p| Accumulator::new(p.pool)).collect();
+        let count = |(_, bit): &(Pooling, u8)| runs.iter().filter(|run| run.selections & bit != 0).map(|run| run.len).sum::<usize>();
+        let counts = self.poolings.iter().map(count).collect::<Vec<_>>();
+        let mut accumulators: Vec<Accumulator> = self.poolings.iter().map(|(p, _)| Accumulator::new(p.pool)).collect();
         for start in (0..neurons).step_by(BLOCK) {
             let width = BLOCK.min(neurons - start);
-            accumulators.iter_mut().zip(&self.poolings).for_each(|(a, p)| a.reset(p.pool, width));
+            accumulators.iter_mut().zip(&self.poolings).for_each(|(a, (p, _))| a.reset(p.pool, width));
             let odd = self.accumulate(&runs, start..start + width, &mut accumulators);
-            for (((pooled, accumulator), pooling), count) in pooled.iter_mut().zip(&accumulators).zip(&self.poolings).zip(&counts) {
+            for (((pooled, accumulator), (pooling, bit)), count) in pooled.iter_mut().zip(&accumulators).zip(&self.poolings).zip(&counts) {
                 accumulator.finish(*count, pooled);
                 if odd && !matches!(pooling.pool, Pool::Mean | Pool::Last) {
-                    // Comparisons pass NaN by.
-                    let chosen = runs.iter().filter(|run| pooling.mask.includes(run.kind)).flat_map(Run::rows);
+                    // Comparisons with NaN are false, so that NaN has no effect on the accumulators.
+                    let chosen = runs.iter().filter(|run| run.selections & bit != 0).flat_map(Run::rows);
                     for row in chosen {
                         for (pooled, value) in pooled.iter_mut().zip(row.iter()).skip(start).take(width) {
                             if value.is_nan() {
@@ -87,18 +84,19 @@ impl Reduction {
         (pooled, non_finite)
     }
 
-    /// Adds the tokens of all runs to the accumulators of a block of neurons; whether a response is no finite number.
+    /// Adds the tokens of all runs to the accumulators of a block of neurons; returns whether a response is not finite.
     fn accumulate(&self, runs: &[Run<'_>], block: Range<usize>, accumulators: &mut [Accumulator]) -> bool {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has AVX2.
-            #[allow(unsafe_code, reason = "twice the numbers an instruction, where the processor has it")]
+            #[allow(unsafe_code, reason = "wider vectors on processors that have them")]
             return unsafe { self.accumulate_avx2(runs, block, accumulators) };
         }
         self.accumulate_anywhere(runs, block, accumulators)
     }
 
-    /// [`accumulate_anywhere`](Self::accumulate_anywhere), compiled for AVX2. Nothing is reordered or fused: the bits are the same.
+    /// [`accumulate_anywhere`](Self::accumulate_anywhere) compiled for AVX2. Operations are neither reordered nor fused: the bits are the
+    /// same.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn accumulate_avx2(&self, runs: &[Run<'_>], block: Range<usize>, accumulators: &mut [Accumulator]) -> bool {
@@ -114,8 +112,8 @@ impl Reduction {
             for row in rows {
                 odd |= any_non_finite(row);
             }
-            for (accumulator, pooling) in accumulators.iter_mut().zip(&self.poolings) {
-                if pooling.mask.includes(run.kind) {
+            for (accumulator, (pooling, bit)) in accumulators.iter_mut().zip(&self.poolings) {
+                if run.selections & bit != 0 {
                     accumulator.add(pooling.pool, rows);
                 }
             }
@@ -123,15 +121,16 @@ impl Reduction {
         odd
     }
 
-    /// The tokens that some mask chooses, up to four neighbours of a kind together.
+    /// The selected tokens, up to four neighbours with the same selections together.
     fn runs<'a>(&self, values: &'a [f32], neurons: usize, kinds: &[TokenKind]) -> Vec<Run<'a>> {
+        let mut selections = vec![0u8; kinds.len()];
+        for (pooling, bit) in &self.poolings {
+            selections.iter_mut().zip(pooling.tokens.selected(kinds)).for_each(|(bits, selected)| *bits |= if selected { *bit } else { 0 });
+        }
         let mut runs: Vec<Run<'a>> = Vec::with_capacity(kinds.len());
-        for (row, kind) in values.chunks_exact(neurons.max(1)).zip(kinds) {
-            if !self.masks.iter().any(|mask| mask.includes(*kind)) {
-                continue;
-            }
+        for (row, selections) in values.chunks_exact(neurons.max(1)).zip(selections).filter(|(_, selections)| *selections != 0) {
             if let Some(run) = runs.last_mut()
-                && run.kind == *kind
+                && run.selections == selections
                 && let Some(free) = run.rows.get_mut(run.len)
             {
                 *free = row;
@@ -142,16 +141,22 @@ impl Reduction {
             if let Some(first) = rows.first_mut() {
                 *first = row;
             }
-            runs.push(Run { kind: *kind, rows, len: 1 });
+            runs.push(Run { selections, rows, len: 1 });
         }
         runs
     }
 }
 
-/// The responses `[neurons]` to up to four neighbouring tokens of one kind.
+/// The bit of a selection.
+fn bit(tokens: TokenSelection) -> u8 {
+    1 << tokens as u8
+}
+
+/// The responses `[neurons]` at up to four neighbouring tokens that the same poolings select.
 #[derive(Debug)]
 struct Run<'a> {
-    kind: TokenKind,
+    /// The bits of the selections that select the tokens.
+    selections: u8,
     rows: [&'a [f32]; TOKENS],
     len: usize,
 }
@@ -165,7 +170,7 @@ impl Run<'_> {
 #[inline(always)]
 fn any_non_finite(values: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
-    // No short cut, so that it is done several numbers at a time.
+    // No early exit, so that the loop is vectorised.
     values.iter().fold(false, |odd, v| odd | (v.to_bits() & EXPONENT == EXPONENT))
 }
 
@@ -198,10 +203,10 @@ impl Accumulator {
     #[inline(always)]
     fn add(&mut self, pool: Pool, rows: &[&[f32]]) {
         match self {
-            // One after the other, whatever is taken together.
+            // The order of the sum does not depend on the grouping.
             Self::Sum(sums) => fold(sums, rows, |sum, value| sum + f64::from(value)),
             Self::Value(values) => match pool {
-                // Ties keep the first, as -0.0 and 0.0.
+                // Ties keep the first value, such as -0.0 before 0.0.
                 Pool::Max => fold(values, rows, |max, value| if value > max { value } else { max }),
                 Pool::Min => fold(values, rows, |min, value| if value < min { value } else { min }),
                 Pool::MaxAbs => fold(values, rows, |max, value| if value.abs() > max { value.abs() } else { max }),
@@ -246,12 +251,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What a pooling means, said plainly.
-    #[allow(clippy::cast_possible_truncation, reason = "as it is stored")]
+    /// The definition of a pooling.
+    #[allow(clippy::cast_possible_truncation, reason = "pooled responses are f32")]
     fn plain(pooling: Pooling, values: &[f32], neurons: usize, kinds: &[TokenKind]) -> Vec<f32> {
         let of = |neuron: usize| {
-            let chosen: Vec<f32> =
-                kinds.iter().enumerate().filter(|(_, k)| pooling.mask.includes(**k)).map(|(t, _)| values[t * neurons + neuron]).collect();
+            let chosen: Vec<f32> = pooling.tokens.positions(kinds).into_iter().map(|t| values[t * neurons + neuron]).collect();
             if chosen.is_empty() || (pooling.pool != Pool::Last && chosen.iter().any(|v| v.is_nan())) {
                 return f32::NAN;
             }
@@ -268,22 +272,22 @@ mod tests {
     }
 
     fn bits(values: &[f32]) -> Vec<u32> {
-        // NaNs have many spellings.
+        // NaN has many bit patterns.
         values.iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
     }
 
     fn check(values: &[f32], neurons: usize, kinds: &[TokenKind], poolings: Vec<Pooling>) {
         let reduction = Reduction::new(poolings);
         let (pooled, non_finite) = reduction.row(values, neurons, kinds);
-        for (pooling, pooled) in reduction.poolings().iter().zip(&pooled) {
+        for ((pooling, _), pooled) in reduction.poolings.iter().zip(&pooled) {
             assert_eq!(bits(pooled), bits(&plain(*pooling, values, neurons, kinds)), "{pooling}");
         }
-        // What this processor ran is what any runs.
+        // The results do not depend on the processor.
         let runs = reduction.runs(values, neurons, kinds);
         for start in (0..neurons).step_by(BLOCK) {
             let block = start..neurons.min(start + BLOCK);
             let fresh = || -> Vec<Accumulator> {
-                let made = reduction.poolings.iter().map(|p| (p.pool, Accumulator::new(p.pool)));
+                let made = reduction.poolings.iter().map(|(p, _)| (p.pool, Accumulator::new(p.pool)));
                 made.map(|(pool, mut a)| {
                     a.reset(pool, block.len());
                     a
@@ -302,14 +306,14 @@ mod tests {
                 assert_eq!(read(here), read(anywhere), "{accumulator}");
             }
         }
-        let seen = |t: usize| reduction.masks.iter().any(|m| m.includes(kinds[t]));
+        let seen = |t: usize| reduction.poolings.iter().any(|(p, _)| p.tokens.positions(kinds).contains(&t));
         let bad: Vec<_> = (0..kinds.len() * neurons).filter(|i| seen(i / neurons) && !values[*i].is_finite()).collect();
         assert_eq!(non_finite.map_or(0, |n| n.count), bad.len());
         assert_eq!(non_finite.map(|n| n.neuron), bad.iter().map(|i| i % neurons).min());
     }
 
     fn all() -> Vec<Pooling> {
-        TokenMask::ALL.into_iter().flat_map(|mask| Pool::ALL.map(|pool| Pooling { pool, mask })).collect()
+        TokenSelection::ALL.into_iter().flat_map(|tokens| Pool::ALL.map(|pool| Pooling { pool, tokens })).collect()
     }
 
     const KINDS: [TokenKind; 4] = [TokenKind::Padding, TokenKind::PromptText, TokenKind::Image, TokenKind::Response];
@@ -321,7 +325,7 @@ mod tests {
             neurons in 1usize..20,
             levels in proptest::collection::vec(-4i8..=4, 1..200),
             odd in proptest::option::weighted(0.3, (0usize..800, 0usize..3)),
-            which in proptest::collection::vec(0usize..25, 1..6),
+            which in proptest::collection::vec(0usize..35, 1..6),
         ) {
             let kinds: Vec<_> = kinds.into_iter().map(|k| KINDS[k]).collect();
             let mut values: Vec<f32> = (0..kinds.len() * neurons).map(|i| f32::from(levels[i % levels.len()]) * 0.37).collect();
@@ -346,6 +350,6 @@ mod tests {
         values[16 * neurons + BLOCK + 3] = f32::NEG_INFINITY;
         values[17 * neurons + 2 * BLOCK + 1] = f32::NAN;
         check(&values, neurons, &kinds, all());
-        check(&values, neurons, &kinds, vec![Pooling { pool: Pool::Max, mask: TokenMask::Image }]);
+        check(&values, neurons, &kinds, vec![Pooling { pool: Pool::Max, tokens: TokenSelection::Image }]);
     }
 }

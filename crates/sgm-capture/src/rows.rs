@@ -1,3 +1,5 @@
+//! The samples of a shard before it is written.
+
 use std::collections::BTreeMap;
 
 use sgm_core::Site;
@@ -8,12 +10,12 @@ use crate::{Error, Manifest, Result, StoreDtype};
 /// The pooled responses of one sample: one map from sites to `[neurons]` for each of the store's poolings, in order.
 pub type Responses = Vec<BTreeMap<Site, Vec<f32>>>;
 
-/// The samples of a shard in the making, rounded to the store's dtype.
+/// The samples of an unwritten shard, rounded to the store's dtype.
 #[derive(Debug)]
 pub struct ShardRows {
     pub(crate) ids: Vec<String>,
     pub(crate) labels: Vec<u8>,
-    /// Responses that are no finite numbers, by site.
+    /// The number of responses that are not finite, by site.
     pub(crate) non_finite: BTreeMap<Site, usize>,
     pub(crate) tensors: Vec<Column>,
     poolings: Vec<String>,
@@ -70,14 +72,14 @@ impl ShardRows {
     ///
     /// # Errors
     ///
-    /// [`Error::Sample`] when a pooling or a site is missing or has another width, [`Error::NotFinite`] when a response is no
-    /// finite number, or not in the store's dtype, and the store refuses those. The rows are as they were then.
+    /// [`Error::Sample`] when a pooling or a site is missing or has another width, [`Error::NotFinite`] when a response is not finite, or
+    /// not in the store's dtype, and the store refuses such responses. The rows are unchanged then.
     pub fn push(&mut self, id: &str, toxic: bool, responses: &[BTreeMap<Site, Vec<f32>>]) -> Result<()> {
         self.push_counted(id, toxic, responses, None)
     }
 
-    /// As [`push`](Self::push). `counted`, if it is known, has the token responses that are no finite numbers; pooled ones are
-    /// counted then only where the dtype cannot hold them.
+    /// Appends one sample as [`push`](Self::push). `counted` has the number of token responses that are not finite, if it is known; pooled
+    /// responses are then counted only where the dtype cannot represent them.
     pub(crate) fn push_counted(
         &mut self,
         id: &str,

@@ -1,4 +1,4 @@
-//! One shard on disk: a safetensors file, and a JSON file beside it that says the shard is there.
+//! One shard on disk: a safetensors file, and a JSON file beside it whose presence marks the shard as complete.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,28 +9,27 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
+use sgm_core::sha256::{Sha256Hex, hex_digest};
 use sgm_core::{write_atomically, write_atomically_with};
-use sha2::{Digest, Sha256};
 
-use crate::manifest::{hex, sha256};
 use crate::rows::ShardRows;
 use crate::{Error, Manifest, Result};
 
-/// The `.json` beside a shard. It is written last: without it there is no shard.
+/// The `.json` file beside a shard. It is written last: without it the shard does not count as present.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Sidecar {
     pub(crate) ids: Vec<String>,
     /// 1 toxic, 0 not.
     pub(crate) labels: Vec<u8>,
-    /// Responses that are no finite numbers, by site.
+    /// The number of responses that are not finite, by site.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) non_finite: BTreeMap<String, usize>,
-    /// Of the `.safetensors` file.
+    /// SHA-256 of the `.safetensors` file.
     pub(crate) tensors_sha256: String,
-    /// Of the store's manifest but for the number of samples.
+    /// SHA-256 of the store's manifest without the number of samples.
     pub(crate) manifest_sha256: String,
-    /// Of this file with this entry empty.
+    /// SHA-256 of this file with this entry empty.
     pub(crate) sha256: String,
 }
 
@@ -38,7 +37,7 @@ impl Sidecar {
     fn digest(&self) -> String {
         let bytes = serde_json::to_vec(&Self { sha256: String::new(), ..self.clone() });
         // Strings and numbers always serialise.
-        sha256(&bytes.unwrap_or_default())
+        hex_digest(bytes.unwrap_or_default())
     }
 }
 
@@ -47,7 +46,7 @@ pub(crate) fn shard_path(directory: &Path, index: usize, extension: &str) -> Pat
     directory.join(format!("shard-{index:05}.{extension}"))
 }
 
-/// Writes a shard, whole or not at all.
+/// Writes a shard atomically.
 pub(crate) fn write(directory: &Path, index: usize, manifest: &Manifest, rows: &ShardRows) -> Result<()> {
     let mut tensors: Vec<_> = rows.tensors.iter().collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
@@ -65,11 +64,11 @@ pub(crate) fn write(directory: &Path, index: usize, manifest: &Manifest, rows: &
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut tensors_sha256 = String::new();
     write_atomically_with(&path, |file| {
-        let mut file = Hashing { file, hash: Sha256::new() };
+        let mut file = Hashing { file, hash: Sha256Hex::default() };
         file.write_all(&u64::try_from(header.len()).map_err(io::Error::other)?.to_le_bytes())?;
         file.write_all(&header)?;
         tensors.iter().try_for_each(|tensor| file.write_all(&tensor.bytes))?;
-        tensors_sha256 = hex(&file.hash.finalize());
+        tensors_sha256 = file.hash.finish();
         Ok(())
     })?;
     let mut sidecar = Sidecar {
@@ -85,10 +84,10 @@ pub(crate) fn write(directory: &Path, index: usize, manifest: &Manifest, rows: &
     Ok(write_atomically(&shard_path(directory, index, "json"), &json)?)
 }
 
-/// Hashes what passes.
+/// A writer that hashes the bytes it passes on.
 struct Hashing<W> {
     file: W,
-    hash: Sha256,
+    hash: Sha256Hex,
 }
 
 impl<W: Write> Write for Hashing<W> {
@@ -103,18 +102,18 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-/// A shard that is there, memory-mapped.
+/// A complete shard, memory-mapped.
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) path: PathBuf,
     pub(crate) sidecar: Sidecar,
     map: Mmap,
-    /// Where in the file each tensor lies.
+    /// The byte range of each tensor in the file.
     tensors: BTreeMap<String, Range<usize>>,
 }
 
 impl Shard {
-    /// Opens a shard; none if it is not there, which its sidecar decides. Checks everything but the tensors' hash.
+    /// Opens a shard; none if its sidecar is missing. Checks everything but the tensors' hash.
     pub(crate) fn open(directory: &Path, index: usize, manifest: &Manifest, identity: &str) -> Result<Option<Self>> {
         let (path, json) = (shard_path(directory, index, "safetensors"), shard_path(directory, index, "json"));
         let bytes = match std::fs::read(&json) {
@@ -171,14 +170,14 @@ impl Shard {
         bytes.ok_or_else(|| Error::Shard { path: self.path.clone(), reason: format!("it has no {name}") })
     }
 
-    /// The bytes of its file.
+    /// The bytes of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
 
     /// Checks the tensors' hash, which reads all of them.
     pub(crate) fn check_tensors(&self) -> Result<()> {
-        if sha256(&self.map) == self.sidecar.tensors_sha256 {
+        if hex_digest(&self.map) == self.sidecar.tensors_sha256 {
             return Ok(());
         }
         Err(Error::Shard { path: self.path.clone(), reason: "its tensors are not what their hash says".to_owned() })

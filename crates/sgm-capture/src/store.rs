@@ -1,3 +1,5 @@
+//! The reader of finished stores.
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -14,8 +16,8 @@ use crate::{Error, Manifest, Result, StoreDtype};
 /// `<site>` `[samples, neurons]` per site, or one `<site>/<pooling>` each where there are several poolings) with
 /// `shard-00000.json` (ids, labels, hashes).
 ///
-/// A store of several poolings is read one pooling at a time: at first the first of the manifest, and any other through
-/// [`with_pooling`](Self::with_pooling), which costs nothing.
+/// A store of several poolings is read one pooling at a time: the first of the manifest, or another selected by
+/// [`with_pooling`](Self::with_pooling), which reads nothing.
 #[derive(Debug, Clone)]
 pub struct ActivationStore {
     manifest: Arc<Manifest>,
@@ -27,21 +29,21 @@ pub struct ActivationStore {
     pooling: String,
 }
 
-/// The responses of one site's neurons to the samples of one shard, as they lie in its mapped file.
+/// The responses of one site's neurons to the samples of one shard, in the mapped file.
 #[derive(Debug, Clone)]
 pub struct Block<'a> {
-    /// The samples, by their numbers in the store.
+    /// The indices of the samples in the store.
     pub samples: Range<usize>,
     /// The number of neurons.
     pub neurons: usize,
-    /// What the bytes are.
+    /// The dtype of the bytes.
     pub dtype: StoreDtype,
     /// `[samples, neurons]`, row-major, little-endian.
     pub bytes: &'a [u8],
 }
 
 impl Block<'_> {
-    /// Appends the responses of some neurons, f32 `[samples, neurons]`, to `to`; neurons that there are not are left out.
+    /// Appends the responses of some neurons, f32 `[samples, neurons]`, to `to`; neurons out of range are left out.
     pub fn read(&self, neurons: Range<usize>, to: &mut Vec<f32>) {
         let size = self.dtype.bytes();
         let wanted = neurons.start.min(self.neurons) * size..neurons.end.min(self.neurons) * size;
@@ -52,10 +54,9 @@ impl Block<'_> {
 }
 
 impl ActivationStore {
-    /// Opens a finished store. Its shards are memory-mapped and must not change meanwhile.
+    /// Opens a finished store. Its shards are memory-mapped and must not change while it is open.
     ///
-    /// Everything is checked but the hashes of the tensors, for which every byte would have to be read; that
-    /// does [`verify`](crate::verify).
+    /// Everything is checked but the hashes of the tensors, which [`verify`](crate::verify) checks by reading every byte.
     ///
     /// # Errors
     ///
@@ -103,7 +104,7 @@ impl ActivationStore {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownPooling`] naming those there are.
+    /// [`Error::UnknownPooling`] naming the poolings of the store.
     pub fn with_pooling(mut self, pooling: &str) -> Result<Self> {
         if !self.manifest.poolings.iter().any(|p| p == pooling) {
             return Err(Error::UnknownPooling { name: pooling.to_owned(), known: self.manifest.poolings.clone() });
@@ -112,12 +113,12 @@ impl ActivationStore {
         Ok(self)
     }
 
-    /// The pooling whose responses are read.
+    /// The pooling that is read.
     pub fn pooling(&self) -> &str {
         &self.pooling
     }
 
-    /// What the activations are.
+    /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -137,16 +138,16 @@ impl ActivationStore {
         &self.labels
     }
 
-    /// How many responses were no finite numbers, by site; empty unless such samples were kept.
+    /// The number of responses that were not finite, by site; empty unless such samples were kept.
     ///
-    /// Counted are responses to single tokens that any of the poolings saw, and pooled ones that the dtype cannot hold.
+    /// Counted are responses at single tokens that any of the poolings selects, and pooled responses that the dtype cannot represent.
     pub fn non_finite(&self) -> &BTreeMap<Site, usize> {
         &self.non_finite
     }
 
-    /// The responses of one site's neurons as they lie on disk, one block per shard in the order of the samples.
+    /// The responses of one site's neurons in the mapped files, one block per shard in the order of the samples.
     ///
-    /// Nothing is read before the bytes are looked at, and nothing is copied.
+    /// Nothing is copied; pages are read from disk on access.
     ///
     /// # Errors
     ///

@@ -1,3 +1,5 @@
+//! A tap that pools responses.
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -9,32 +11,31 @@ use crate::Pooling;
 use crate::reduce::{NonFinites, Reduction};
 use crate::rows::Responses;
 
-/// A tap that pools what passes and changes nothing.
+/// A tap that pools the outputs of sites and changes nothing.
 ///
-/// Responses are pooled where they lie, in one pass over the site's output whatever the number of poolings, and before any
-/// later tap scales it; sums are f64. A neuron over no token has NaN. Padding is never looked at.
+/// Responses are pooled in one pass over a site's output for any number of poolings, before later taps change it; sums are f64. Without a
+/// selected token the result is NaN. Padding is never read.
 #[derive(Debug)]
 pub struct PooledTap {
     reduction: Reduction,
     samples: Mutex<BTreeMap<usize, Pooled>>,
 }
 
-/// What was pooled of one sample.
+/// The pooled responses of one sample.
 #[derive(Debug, Default)]
 pub(crate) struct Pooled {
     pub(crate) responses: Responses,
-    /// Sites with token responses that are no finite numbers.
+    /// The sites with token responses that are not finite.
     pub(crate) non_finite: BTreeMap<Site, NonFinites>,
 }
 
 impl PooledTap {
-    /// A tap that makes all of `poolings` at once.
+    /// A tap for several poolings at once.
     pub fn new(poolings: Vec<Pooling>) -> Self {
         Self { reduction: Reduction::new(poolings), samples: Mutex::default() }
     }
 
-    /// Takes what was pooled since the last call: for each row number, and each pooling in order, the
-    /// responses `[neurons]` of every site.
+    /// Takes the responses pooled since the last call: for each id and each pooling in order, `[neurons]` of every site.
     pub fn take(&self) -> BTreeMap<usize, Responses> {
         self.take_pooled().into_iter().map(|(row, pooled)| (row, pooled.responses)).collect()
     }
@@ -52,9 +53,9 @@ impl Tap for PooledTap {
             rows.map(|(row, values)| self.reduction.row(values, neurons, spans.row(row))).collect()
         })?;
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        for (row, (responses, non_finite)) in spans.rows().iter().zip(pooled) {
-            let sample = samples.entry(*row).or_default();
-            sample.responses.resize_with(self.reduction.poolings().len(), BTreeMap::new);
+        for (id, (responses, non_finite)) in spans.ids().iter().zip(pooled) {
+            let sample = samples.entry(*id).or_default();
+            sample.responses.resize_with(self.reduction.len(), BTreeMap::new);
             for (sites, values) in sample.responses.iter_mut().zip(responses) {
                 sites.insert(site, values);
             }

@@ -1,8 +1,8 @@
-//! Vectors in small torch files, read as hostile input.
+//! Vectors in small torch files, read as untrusted input.
 //!
 //! A torch file is a zip archive with a pickle that names tensors and an entry with each tensor's storage. The pickle is interpreted, not
-//! executed: of all it can name, tensors alone mean anything. Values lie in one list and refer to each other by number, so that neither
-//! nesting nor repetition costs more than the file's own length.
+//! executed, and only tensors are recognised. Values lie in one list and refer to each other by index, so that neither nesting nor
+//! repetition costs more than the file's length.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -13,14 +13,14 @@ use crate::Error;
 
 type Result<T> = std::result::Result<T, String>;
 
-/// The vectors of these names in a file that `torch.save` wrote of a dictionary; names it has not are left out.
+/// The vectors of these names in a dictionary saved by `torch.save`; missing names are left out.
 ///
-/// Vectors are f32, f64, f16 or bf16, and come as f32; a tensor may have further dimensions of size 1, and be a view of a larger storage. The
-/// file is interpreted, not executed, whatever it says.
+/// Vectors of f32, f64, f16 or bf16 are converted to f32; a tensor may have further dimensions of size 1, and be a view of a larger
+/// storage. The file is interpreted, never executed.
 ///
 /// # Errors
 ///
-/// [`Error::Import`] when the file cannot be read, is no such file, or one of these names is no vector.
+/// [`Error::Import`] when the file cannot be read, is not a torch file of a dictionary, or one of these names is not a vector.
 pub fn torch_vectors(path: &Path, names: &[&str]) -> std::result::Result<BTreeMap<String, Vec<f32>>, Error> {
     let refused = |reason: String| Error::Import { path: path.to_owned(), reason };
     let bytes = std::fs::read(path).map_err(|e| refused(format!("it cannot be read: {e}")))?;
@@ -49,7 +49,7 @@ fn vectors(bytes: &[u8], names: &[&str]) -> Result<BTreeMap<String, Vec<f32>>> {
 
 /// A zip archive whose entries are not compressed, as torch writes them.
 struct Archive<'a> {
-    /// By the name below the archive's one directory.
+    /// The entries by their names within the archive's directory.
     entries: HashMap<&'a str, &'a [u8]>,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Archive<'a> {
     }
 
     fn read(bytes: &'a [u8]) -> Option<Self> {
-        // The end record is 22 bytes and a comment of up to 65,535.
+        // The end record has 22 bytes and a comment of up to 65,535 bytes.
         let earliest = bytes.len().saturating_sub(22 + 0xFFFF);
         let end =
             (earliest..=bytes.len().checked_sub(22)?).rev().find(|at| bytes.get(*at..).is_some_and(|b| b.starts_with(b"PK\x05\x06")))?;
@@ -100,18 +100,18 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// A value of a pickle; others are referred to by their numbers.
+/// A value of a pickle; it refers to other values by index.
 enum Value<'a> {
-    /// Numbers that are no integers, `None`, and other things that tensors are not made of.
+    /// A float, `None`, or another value that does not occur in a tensor.
     Other,
     Int(i64),
     Text(&'a str),
-    /// A name of a module.
+    /// A module and a name in it.
     Global(&'a str, &'a str),
     /// A tuple or a list.
     Sequence(Vec<usize>),
     Dict(Vec<(usize, usize)>),
-    /// Something that lies outside the pickle.
+    /// A reference to data outside the pickle.
     Persistent(usize),
     Call {
         callable: usize,
@@ -127,7 +127,7 @@ struct Machine<'a> {
     memo: HashMap<usize, usize>,
 }
 
-/// The rest of a pickle.
+/// The unread rest of a pickle.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Interprets a pickle; the number of the value that it is.
+    /// Interprets a pickle; returns the index of its value.
     fn run(&mut self, pickle: &'a [u8]) -> Result<usize> {
         let mut reader = Reader(pickle);
         loop {
@@ -183,7 +183,7 @@ impl<'a> Machine<'a> {
         self.values.push(value);
     }
 
-    /// Takes what lies above the last mark.
+    /// Takes the values above the last mark.
     fn above_mark(&mut self) -> Option<Vec<usize>> {
         let mark = self.marks.pop()?;
         (mark <= self.stack.len()).then(|| self.stack.split_off(mark))
@@ -194,7 +194,7 @@ impl<'a> Machine<'a> {
         Some(self.stack.split_off(start))
     }
 
-    /// One operation; whether it is known.
+    /// Runs one operation; returns whether it is known, or none if the pickle is damaged.
     fn step(&mut self, code: u8, reader: &mut Reader<'a>) -> Option<bool> {
         match code {
             0x80 => drop(reader.byte()?),
@@ -230,7 +230,7 @@ impl<'a> Machine<'a> {
             0x8a => {
                 let length = reader.byte()?;
                 let digits = reader.take(length)?;
-                // What is longer is no size; the sign is in the last byte.
+                // Longer integers are no sizes; the sign is in the last byte.
                 let mut wide = [if digits.last().is_some_and(|b| *b >= 0x80) { 0xFF } else { 0 }; 8];
                 wide.get_mut(..length)?.copy_from_slice(digits);
                 self.push(Value::Int(i64::from_le_bytes(wide)));
@@ -249,7 +249,7 @@ impl<'a> Machine<'a> {
             }
             b'R' => {
                 let (arguments, callable) = (self.stack.pop()?, self.stack.pop()?);
-                // An OrderedDict begins empty, and its entries follow.
+                // An OrderedDict is created empty; its entries follow.
                 match self.values.get(callable)? {
                     Value::Global("collections", "OrderedDict") => self.push(Value::Dict(Vec::new())),
                     _ => self.push(Value::Call { callable, arguments }),
@@ -271,7 +271,7 @@ impl<'a> Machine<'a> {
                 let values = self.above_mark()?;
                 self.add_values(&values)?;
             }
-            // The attributes of an object; those of a state dictionary are about versions.
+            // The attributes of an object; a state dictionary has only version numbers.
             b'b' => drop(self.pop(1)?),
             b'q' | b'r' => {
                 let at = if code == b'q' { reader.byte()? } else { reader.u32()? };
@@ -324,7 +324,7 @@ impl<'a> Machine<'a> {
     /// The numbers of a tensor with at most one dimension whose size is not 1.
     fn vector(&self, mut at: usize, archive: &Archive<'_>) -> Result<Vec<f32>> {
         let no_tensor = || "it is no tensor".to_owned();
-        // A parameter is a call whose first argument is its tensor. Calls refer to earlier values only, so this ends.
+        // A parameter is a call whose first argument is its tensor. Calls refer to earlier values only, so that the loop ends.
         let arguments = loop {
             let Some(Value::Call { callable, arguments }) = self.values.get(at) else { return Err(no_tensor()) };
             let arguments = self.sequence(*arguments).ok_or_else(no_tensor)?;
@@ -353,7 +353,7 @@ impl<'a> Machine<'a> {
             "HalfStorage" | "BFloat16Storage" => 2,
             other => return Err(format!("its numbers are a {other}, expected f32, f64, f16 or bf16")),
         };
-        // Strides of 0 repeat a number: no vector of the file is longer than the file.
+        // A stride of 0 repeats a number; the length is bounded by the file nevertheless.
         if length > bytes.len() / width {
             return Err(format!("its {length} numbers are not all in the file"));
         }

@@ -1,3 +1,5 @@
+//! The verification of stores, and their merge.
+
 use std::path::{Path, PathBuf};
 
 use sgm_core::write_atomically;
@@ -7,34 +9,34 @@ use crate::partial::{MANIFEST, PartialStore, UNFINISHED};
 use crate::shard::shard_path;
 use crate::{Error, Result};
 
-/// What [`verify`] found.
+/// The result of [`verify`].
 #[derive(Debug)]
 pub struct Verification {
-    /// Shards that are whole and belong to the store.
+    /// The number of complete shards that belong to the store.
     pub sound: usize,
-    /// Shards that are not there.
+    /// The indices of missing shards.
     pub missing: Vec<usize>,
-    /// Shards that are damaged or do not belong.
+    /// The errors of shards that are damaged or belong to another store.
     pub damaged: Vec<Error>,
-    /// Stored responses that are no finite numbers.
+    /// The number of stored responses that are not finite.
     pub non_finite: usize,
-    /// Files that are no part of the store.
+    /// Files that do not belong to the store.
     pub strays: Vec<PathBuf>,
 }
 
 impl Verification {
-    /// Whether the store is complete and whole.
+    /// Whether the store is complete and undamaged.
     pub fn is_sound(&self) -> bool {
         self.missing.is_empty() && self.damaged.is_empty()
     }
 }
 
-/// Reads every byte of a store, finished or not, and checks it: headers, numbers of samples, hashes, and that responses are
-/// finite where the store refuses others.
+/// Reads every byte of a store, finished or not, and checks headers, numbers of samples, hashes, and that responses are finite if the store
+/// refuses others.
 ///
 /// # Errors
 ///
-/// [`Error::NotAStore`] when there is no readable manifest; what is wrong with shards is in the result.
+/// [`Error::NotAStore`] without a readable manifest; the errors of shards are in the result.
 pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
     let store = PartialStore::open(directory)?;
     let manifest = store.manifest();
@@ -57,7 +59,7 @@ pub fn verify(directory: impl AsRef<Path>) -> Result<Verification> {
     Ok(found)
 }
 
-/// The number of responses of a sound shard that are no finite numbers.
+/// The number of responses of an undamaged shard that are not finite; none if the shard is missing.
 fn check(store: &PartialStore, index: usize) -> Result<Option<usize>> {
     let Some(shard) = store.shard(index)? else { return Ok(None) };
     shard.check_tensors()?;
@@ -77,13 +79,13 @@ fn check(store: &PartialStore, index: usize) -> Result<Option<usize>> {
     Ok(Some(non_finite))
 }
 
-/// Copies the shards of stores that workers without a common directory made into one, which may be there already, and
-/// finishes it if every shard is there; whether it is.
+/// Copies the shards of several stores, from workers without a common directory, into one new or existing store, and finishes it if every
+/// shard is present; returns whether it is finished.
 ///
 /// # Errors
 ///
-/// [`Error::Differs`] when the stores are not parts of one capture, [`Error::Shard`] when a shard is damaged, of which every byte
-/// is checked; what was copied before stays.
+/// [`Error::Differs`] when the stores are not parts of one capture, [`Error::Shard`] when a shard is damaged: every byte is checked. Shards
+/// that were copied before are kept.
 pub fn merge<P: AsRef<Path>>(from: &[P], into: impl AsRef<Path>) -> Result<bool> {
     let parts = from.iter().map(PartialStore::open).collect::<Result<Vec<_>>>()?;
     let Some(first) = parts.first() else {

@@ -1,3 +1,5 @@
+//! The writer of stores whose number of samples is not known beforehand.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -8,10 +10,10 @@ use crate::rows::ShardRows;
 use crate::shard;
 use crate::{Error, Manifest, Result};
 
-/// Fills a new store with samples whose number is not known beforehand, in order. Every file is written whole or not at all, and the
+/// A writer that fills a new store with samples in order; their number need not be known beforehand. Every file is written atomically, the
 /// manifest last: a directory without one is not a store.
 ///
-/// A store of a known number of samples, which can be resumed and shared, is a [`PartialStore`](crate::PartialStore).
+/// For a known number of samples a [`PartialStore`](crate::PartialStore) can be resumed and shared.
 #[derive(Debug)]
 pub struct StoreWriter {
     directory: PathBuf,
@@ -21,11 +23,11 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    /// Begins a store in a new or empty directory.
+    /// Starts a store in a new or empty directory.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`] when the directory has a store or shards already, [`Error::Io`] when it cannot be made.
+    /// [`Error::Exists`] when the directory already has a store or shards, [`Error::Io`] when it cannot be created.
     pub fn create(directory: impl AsRef<Path>, mut manifest: Manifest) -> Result<Self> {
         let directory = directory.as_ref().to_owned();
         manifest.check(&directory)?;
@@ -50,8 +52,8 @@ impl StoreWriter {
     ///
     /// # Errors
     ///
-    /// As [`ShardRows::push`], and [`Error::Core`] when a full shard cannot be written. The store is as it was then, and
-    /// another sample may follow.
+    /// As [`ShardRows::push`], and [`Error::Core`] when a full shard cannot be written. The store is unchanged then, and another sample may
+    /// follow.
     pub fn push_all(&mut self, id: &str, toxic: bool, responses: &[BTreeMap<Site, Vec<f32>>]) -> Result<()> {
         if self.rows.len() >= self.manifest.shard_samples {
             self.flush()?;
@@ -59,11 +61,11 @@ impl StoreWriter {
         self.rows.push(id, toxic, responses)
     }
 
-    /// Writes what is left and the manifest.
+    /// Writes the last shard and the manifest.
     ///
     /// # Errors
     ///
-    /// [`Error::Core`] when a file cannot be written; the shards before it stay.
+    /// [`Error::Core`] when a file cannot be written; earlier shards are kept.
     pub fn finish(mut self) -> Result<()> {
         self.flush()?;
         Ok(write_atomically(&self.directory.join(MANIFEST), &self.manifest.to_json()?)?)

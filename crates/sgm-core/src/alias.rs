@@ -3,8 +3,8 @@
 use crate::site::parse_index;
 use crate::{Projection, Site};
 
-/// Prefixes under which checkpoints keep the layers of their *language model*. A vision tower may
-/// have `gate_proj` and its siblings too (Qwen2.5-VL, Pixtral), so the whole path must match.
+/// The prefixes of language-model layers in checkpoints. The whole path must match, because vision towers may have `gate_proj` and
+/// `up_proj` too (Qwen2.5-VL, Pixtral).
 const LAYER_PREFIXES: [&str; 6] = [
     "lm.layers.",
     // Text models; LLaVA as first published.

@@ -1,3 +1,5 @@
+//! Atomic writes: a file appears complete or not at all.
+
 #[cfg(unix)]
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -5,32 +7,31 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 ///
-/// The bytes go to a temporary file in the same directory, which is flushed to disk and renamed over
-/// `path`; the directory entry is flushed too. Missing parent directories are made. A crash leaves
-/// either the old file or the new one under `path`; one that leaves no time to clean up, such as SIGKILL, may leave a
+/// The bytes go to a temporary file in the same directory, which is flushed to disk and renamed to `path`; the directory entry is flushed
+/// too. Missing parent directories are created. After a crash `path` is the old file or the new one; a process that is killed may leave a
 /// temporary file, whose name begins with [`TEMPORARY_PREFIX`].
 ///
 /// # Errors
 ///
-/// [`Error::Io`] when the directory or the file cannot be written; nothing is left behind then.
+/// [`Error::Io`] when the directory or the file cannot be written; no temporary file is left then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically_with(path, |file| file.write_all(bytes))
 }
 
-/// Writes a file whole or not at all, as `write` produces it.
+/// Writes a file atomically, with the bytes that `write` produces.
 ///
 /// # Errors
 ///
-/// As [`write_atomically`], and what `write` reports.
+/// As [`write_atomically`], and the errors of `write`.
 pub fn write_atomically_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let file = temporary(path, write)?;
     file.persist(path).map_err(|e| io_error(path, "rename the finished file", e.error))?;
     flush_directory(path)
 }
 
-/// Creates a file whole or not at all, unless there is one of its name; whether it was created.
+/// Creates a file atomically unless one of that name exists; returns whether it was created.
 ///
 /// # Errors
 ///
@@ -43,7 +44,7 @@ pub fn create_atomically(path: &Path, bytes: &[u8]) -> Result<bool> {
     }
 }
 
-/// How the names of temporary files begin.
+/// The prefix of the names of temporary files.
 pub const TEMPORARY_PREFIX: &str = ".sgm-";
 
 /// A temporary file beside `path`, written and flushed to disk.
@@ -55,7 +56,7 @@ fn temporary(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
     builder.prefix(TEMPORARY_PREFIX);
     #[cfg(unix)]
     {
-        // Readable like any other file; the temporary file's default is for its owner only.
+        // Like other new files; the default of temporary files is access by the owner only.
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }

@@ -1,13 +1,13 @@
-//! The card of an intervention: what it is, in Markdown, beside its file.
+//! The card of an intervention: a description in Markdown beside its file.
 
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Intervention, Result, write_atomically};
+use crate::{Condition, Error, Intervention, Result, TokenSelection, write_atomically};
 
-/// How every card begins. A file that does not is somebody's own and is not overwritten.
+/// The first line of every card. A file without it is not a card and is not overwritten.
 const MARK: &str = "<!-- card of an SGM intervention, written with it and overwritten with it -->";
 
-/// Where the card of an intervention file is: `glasses.sgm.md` for `glasses.sgm.safetensors`.
+/// The path of an intervention file's card: `glasses.sgm.md` for `glasses.sgm.safetensors`.
 fn path_of(file: &Path) -> PathBuf {
     match file.extension() {
         Some(extension) if extension == "safetensors" => file.with_extension("md"),
@@ -19,7 +19,7 @@ fn path_of(file: &Path) -> PathBuf {
     }
 }
 
-/// Writes the card beside an intervention's file, unless there is a file of that name that is no card.
+/// Writes the card beside an intervention's file, unless a file of that name is not a card.
 pub(crate) fn save(file: &Path, intervention: &Intervention) -> Result<()> {
     let path = path_of(file);
     match std::fs::read(&path) {
@@ -32,26 +32,25 @@ pub(crate) fn save(file: &Path, intervention: &Intervention) -> Result<()> {
 }
 
 impl Intervention {
-    /// The card of the intervention in Markdown, as it is written beside its file of the given name: what it is for and made from, how
-    /// strong it is, how to use it, and its limits. Equal interventions have equal cards.
+    /// The card of the intervention in Markdown, for a file of the given name: its origin, its strength, its use and its limits. Equal
+    /// interventions have equal cards.
     pub fn card(&self, file: &str) -> String {
         let m = &self.metadata;
         let described = self.describe();
         let (total, file) = (described.total, plain(file));
-        let positions = m.positions.as_deref().unwrap_or("all");
+        let tokens = self.tokens;
         let calibration = m.calibration.as_ref().map(|c| {
             format!(
                 "{}: {} toxic, {} non-toxic samples; labels by {}; SHA-256 {}",
                 c.dataset, c.n_toxic, c.n_non_toxic, c.label_source, c.sha256
             )
         });
-        let operator = m.operator.as_ref().map(ToString::to_string);
-        let probe = self.probe.as_ref().map(|probe| {
-            let (neurons, gate) = (probe.weights().values().map(Vec::len).sum::<usize>(), probe.gate);
-            let watch = if gate.watch { "; response tokens count too" } else { "" };
+        let method = m.method.as_ref().map(ToString::to_string);
+        let condition = self.condition.as_ref().map(|Condition { probe, threshold }| {
+            let neurons = probe.weights().values().map(Vec::len).sum::<usize>();
             format!(
-                "a probe of {neurons} neurons at the prompt's end: on from a score of {}, off from {}{watch}; baked into weights it is always on",
-                gate.on, gate.off
+                "the score of a probe of {neurons} neurons at the last prompt token is at least {threshold}; \
+                 baked into weights it always acts"
             )
         });
         let rows = [
@@ -61,9 +60,9 @@ impl Intervention {
             ("calibration data", calibration.as_deref()),
             ("scorer", m.scorer.as_deref()),
             ("pooling over tokens", m.pooling.as_deref()),
-            ("operator", operator.as_deref()),
-            ("token positions", Some(positions)),
-            ("switched on by", probe.as_deref()),
+            ("method", method.as_deref()),
+            ("tokens it acts on", Some(tokens.name())),
+            ("acts when", condition.as_deref()),
             ("written by", m.created_by.as_deref()),
             ("licence", m.licence.as_deref()),
         ];
@@ -72,8 +71,7 @@ impl Intervention {
             let value = value.filter(|v| !v.is_empty()).unwrap_or("not recorded");
             table += &format!("| {} | {} |\n", plain(what), plain(value));
         }
-        let operator_name =
-            m.operator.as_ref().and_then(|o| o.get("name")).and_then(serde_json::Value::as_str).unwrap_or("an unnamed operator");
+        let method_name = m.method.as_ref().and_then(|m| m.get("name")).and_then(serde_json::Value::as_str).unwrap_or("unnamed");
         let shifts =
             if total.shifted == 0 { String::new() } else { format!(", {} are shifted (by at most {})", total.shifted, total.max_shift) };
         let added = match self.added_neurons() {
@@ -88,16 +86,17 @@ impl Intervention {
                 total.amplified, a.site, a.neuron, a.scale
             ),
         };
-        let use_it = if positions == "all" {
-            every_position(&file, total.shifted > 0, self.added_neurons() > 0)
+        let use_it = if tokens == TokenSelection::All {
+            all_tokens(&file, total.shifted > 0, self.added_neurons() > 0)
         } else {
-            some_positions(&file, positions)
+            some_tokens(&file, tokens)
         };
         format!(
-            "{MARK}\n# {file}\n\nAn intervention on the MLP neurons of a multimodal language model, made by the operator `{}`: the output of \
-             every neuron becomes `scale * output + shift`. Of {} neurons {} are changed{shifts}.{added}\n{warning}\n## What it is for and made from\n\n\
+            "{MARK}\n# {file}\n\nAn intervention on the MLP neurons of a multimodal language model, made by the method `{}`: the output of \
+             every neuron becomes `scale * output + shift`. Of {} neurons {} are changed{shifts}.{added}\n{warning}\n\
+             ## What it is for and made from\n\n\
              {table}\n## How strong it is\n\n{}\n## How to use it\n\n{use_it}\n## Limits\n\n{LIMITS}",
-            plain(operator_name),
+            plain(method_name),
             total.neurons,
             total.changed,
             described.table(),
@@ -107,7 +106,8 @@ impl Intervention {
 
 const LIMITS: &str = "\
 * It fits the model above and no other: the same neuron of another model, or of a fine-tuned one, means something else.
-* SGM's own equations are not public beyond its abstract (arXiv 2512.15052). The operator `sgm` is a reconstruction; `det0`, `damp` and `aura` follow
+* SGM's own equations are not public beyond its abstract (arXiv 2512.15052). The rule `sgm` is a reconstruction; `det0`, `damp` and `aura` \
+follow
   arXiv 2407.12824, `mean-act` and `linear-act` arXiv 2410.23054.
 * Detection is not generation: a neuron that tells toxic from non-toxic input need not produce toxic output. Measure answers, and what is
   lost elsewhere (perplexity, questions answered, refusals), before relying on it.
@@ -115,12 +115,13 @@ const LIMITS: &str = "\
 * A file carries the licence of the model and data it was made from, unless its own says otherwise above.
 ";
 
-/// Commands and Python for an intervention that acts on all tokens, so that weights can hold it.
-fn every_position(file: &str, shifts: bool, adds: bool) -> String {
+/// Commands and Python code for an intervention on all tokens, which weights can hold.
+fn all_tokens(file: &str, shifts: bool, adds: bool) -> String {
     let shift_note =
         if shifts { "\nBaking needs a bias at every shifted site to hold the shift; worn at run time none is needed.\n" } else { "" };
     let added_note = if adds {
-        "\nOf added neurons `<site>/patch` are the rows of `gate_proj` and `up_proj`, and at `down_proj` the columns, one after the other.\n"
+        "\nOf added neurons `<site>/patch` are the rows of `gate_proj` and `up_proj`, and at `down_proj` the columns, \
+         one after the other.\n"
     } else {
         ""
     };
@@ -144,10 +145,10 @@ for site in sorted(name.removesuffix(\"/scale\") for name in tensors if name.end
     )
 }
 
-/// The same for one that acts on some tokens only.
-fn some_positions(file: &str, positions: &str) -> String {
+/// Commands and Python code for an intervention on some tokens.
+fn some_tokens(file: &str, tokens: TokenSelection) -> String {
     format!(
-        "It acts on `{}` token positions only, so weights cannot hold it: wear it at run time (`sgm::suppress::Glasses`).
+        "It acts on the tokens `{tokens}` only, so weights cannot hold it: wear it at run time (`sgm::suppress::Glasses`).
 
 ```sh
 cargo run --release --example suppress -- describe {file}
@@ -159,12 +160,11 @@ with safe_open(\"{file}\", \"np\") as f:
     scales = {{name: f.get_tensor(name) for name in f.keys() if name.endswith(\"/scale\")}}
     print(f.metadata()[\"positions\"], {{name: scale.mean() for name, scale in scales.items()}})
 ```
-",
-        plain(positions)
+"
     )
 }
 
-/// Text that cannot break out of a table's cell or a line of code.
+/// Text with the characters escaped that would end a table cell or a line of code.
 fn plain(text: &str) -> String {
     let replace = |c: char| match c {
         '|' => "\\|".to_owned(),
@@ -182,8 +182,8 @@ mod tests {
     use crate::{Metadata, Projection, Site, SiteIntervention};
 
     fn glasses(scale: f32) -> Intervention {
-        let operator = Some(serde_json::json!({"name": "sgm"}));
-        let mut glasses = Intervention::new(Metadata { operator, base_model: Some("a|b\n<c>`".to_owned()), ..Default::default() });
+        let method = Some(serde_json::json!({"name": "sgm"}));
+        let mut glasses = Intervention::new(Metadata { method, base_model: Some("a|b\n<c>`".to_owned()), ..Default::default() });
         glasses.insert(Site::new(2, Projection::Up), SiteIntervention::from_scale(vec![1.0, scale])).unwrap();
         glasses
     }
@@ -209,7 +209,7 @@ mod tests {
         assert!(card.contains("| model | a\\|b &lt;c>' |"), "{card}");
         assert!(
             card.contains("Of 2 neurons 1 are changed.")
-                && card.contains("operator `sgm`")
+                && card.contains("method `sgm`")
                 && card.contains("--intervention g.sgm.safetensors")
         );
         assert!(card.contains("| all | 2 | 1 | 0 | 1 | 0 | 0 | 0 | 0.500 to 1.000 | 0.500 |"), "{card}");
@@ -220,8 +220,8 @@ mod tests {
                 .contains("**It amplifies.** 1 scales are above 1 or below 0, the first at `lm.layers.2.mlp.up_proj`, neuron 1: 1.4.")
         );
         let mut response = glasses(0.5);
-        response.metadata.positions = Some("response".to_owned());
+        response.tokens = TokenSelection::Response;
         let card = response.card("g");
-        assert!(card.contains("acts on `response` token positions only") && !card.contains("--example bake"));
+        assert!(card.contains("acts on the tokens `response` only") && !card.contains("--example bake"));
     }
 }

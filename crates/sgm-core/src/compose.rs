@@ -1,4 +1,4 @@
-//! Several interventions as one, what becomes of neurons that more than one of them changes, and how two differ.
+//! Compositions and blends of interventions, and the difference of two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,21 +6,21 @@ use std::fmt;
 use crate::strength::{single, times};
 use crate::{Error, Intervention, Metadata, PatchNeuron, Projection, Result, Site, SiteIntervention};
 
-/// Several interventions, one after the other, as one.
+/// Several interventions combined, one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Composition {
-    /// What they do together.
+    /// The combined intervention.
     pub intervention: Intervention,
-    /// Where they meet.
+    /// The neurons that more than one of them changes.
     pub conflicts: Conflicts,
 }
 
 /// Neurons that more than one of the composed interventions changes. Displays as a short report.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Conflicts {
-    /// How many neurons of each site more than one intervention changes.
+    /// The number of neurons of each site that more than one intervention changes.
     pub overlapping: BTreeMap<Site, usize>,
-    /// Those that one intervention suppresses and another amplifies, by site and neuron.
+    /// The neurons that one intervention suppresses and another amplifies, by site and neuron.
     pub contradictions: Vec<Contradiction>,
 }
 
@@ -31,20 +31,20 @@ pub struct Contradiction {
     pub site: Site,
     /// The neuron's index within the site.
     pub neuron: usize,
-    /// Its scale in each intervention that has the site, in their order.
+    /// The neuron's scale in each intervention that has the site, in order.
     pub scales: Vec<f32>,
 }
 
-/// How an intervention differs from an earlier one. Displays as a table.
+/// The difference of an intervention from an earlier one. Displays as a table.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Diff {
-    /// Every site at which they differ.
+    /// The differences at every site where the two differ.
     pub sites: BTreeMap<Site, SiteDiff>,
-    /// The layers to which they add different neurons.
+    /// The layers with different patch neurons.
     pub patches: BTreeSet<usize>,
 }
 
-/// How two interventions differ at one site.
+/// The difference of two interventions at one site.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SiteDiff {
     /// Neurons changed by the later intervention alone.
@@ -60,33 +60,33 @@ pub struct SiteDiff {
 }
 
 impl SiteIntervention {
-    /// The shift of a neuron; 0 where there is none.
+    /// The shift of a neuron; 0 if the site has none.
     pub(crate) fn shift_of(&self, neuron: usize) -> f32 {
         self.shift.as_ref().and_then(|shift| shift.get(neuron)).copied().unwrap_or(0.0)
     }
 
-    /// A neuron's scale and shift if there are any, else 1 and 0.
+    /// The scale and shift of a neuron; 1 and 0 without a site.
     fn of(site: Option<&Self>, neuron: usize) -> (f32, f32) {
         site.map_or((1.0, 0.0), |s| (s.scale.get(neuron).copied().unwrap_or(1.0), s.shift_of(neuron)))
     }
 }
 
 impl Intervention {
-    /// The sum of what each of several interventions changes, by weights: `scale = 1 + sum of w (scale - 1)`, `shift = sum of w shift`.
+    /// The weighted sum of the changes of several interventions: `scale = 1 + sum of w (scale - 1)`, `shift = sum of w shift`.
     ///
-    /// For maps that were fitted to the same neurons in different ways; [`compose`](Self::compose) is one after the other. Where all scales
-    /// of a neuron are within 0..=1 their sum stops at 0. Metadata are as of a composition, with the weights in the
-    /// entry `blend`; the probe is that of the first part. A site that a part does not have is not changed by it.
+    /// A blend combines maps that were fitted to the same neurons in different ways; [`compose`](Self::compose) applies one after the
+    /// other. Where all scales of a neuron are within 0..=1, the sum is not below 0. The metadata are those of a composition, with the
+    /// weights in the entry `blend`; the condition is that of the first part. A part does not change sites that it does not have.
     ///
     /// # Errors
     ///
-    /// [`Error::Width`] when a site has different widths, [`Error::Positions`] when parts act on different token positions,
+    /// [`Error::Width`] when a site has different widths, [`Error::Tokens`] when parts act on different tokens,
     /// [`Error::OtherModel`] when their models' configurations differ, [`Error::Value`] when a weight is not finite or a sum leaves the
     /// range of f32.
     pub fn blend(parts: &[(&Self, f32)]) -> Result<Self> {
         let Some((first, _)) = parts.first() else { return Ok(Self::default()) };
-        let mut blended = Self::new(compose_metadata(&parts.iter().map(|(part, _)| *part).collect::<Vec<_>>())?);
-        blended.probe.clone_from(&first.probe);
+        let mut blended = merged(&parts.iter().map(|(part, _)| *part).collect::<Vec<_>>())?;
+        blended.condition.clone_from(&first.condition);
         let weights = parts.iter().map(|(_, weight)| weight.to_string()).collect::<Vec<_>>();
         blended.metadata.other.insert("blend".to_owned(), weights.join(" + "));
         let mut sites: BTreeMap<Site, Vec<(&SiteIntervention, f64)>> = BTreeMap::new();
@@ -117,24 +117,26 @@ impl Intervention {
 
     /// The interventions one after the other, the first one first: scales multiply, and a later scale also scales earlier shifts.
     ///
-    /// A neuron that none of them shifts keeps having no shift. Neurons that they add are all added; a later scale does not scale what they add. The metadata keep what all parts agree on; `operator` lists the parts,
-    /// and the entry `calibrations` the data of those that differ. Products below the range of f32 become 0.
+    /// A site that no part shifts has no shift. The patch neurons of all parts are added; later scales do not scale their contribution.
+    /// The metadata keep the entries on which all parts agree; `method` lists the parts, and the entry `calibrations` the calibration data
+    /// where they differ. Products below the range of f32 become 0.
     ///
     /// # Errors
     ///
-    /// [`Error::Positions`] when they act on different token positions, [`Error::Probes`] when different probes switch them on, [`Error::OtherModel`] when their models' configurations differ,
-    /// [`Error::Width`] when a site has different widths, [`Error::Value`] when a product exceeds f32.
+    /// [`Error::Tokens`] when they act on different tokens, [`Error::Conditions`] when they act under different conditions,
+    /// [`Error::OtherModel`] when their models' configurations differ, [`Error::Width`] when a site has different widths, [`Error::Value`]
+    /// when a product exceeds f32.
     pub fn compose(parts: &[&Self]) -> Result<Composition> {
         let mut sites: BTreeMap<Site, Vec<&SiteIntervention>> = BTreeMap::new();
         for (site, s) in parts.iter().flat_map(|part| part.sites()) {
             sites.entry(*site).or_default().push(s);
         }
-        let probe = parts.first().and_then(|part| part.probe.clone());
-        if parts.iter().any(|part| part.probe != probe) {
-            return Err(Error::Probes);
+        let condition = parts.first().and_then(|part| part.condition.clone());
+        if parts.iter().any(|part| part.condition != condition) {
+            return Err(Error::Conditions);
         }
-        let mut composed = Self::new(compose_metadata(parts)?);
-        composed.probe = probe;
+        let mut composed = merged(parts)?;
+        composed.condition = condition;
         let mut conflicts = Conflicts::default();
         for (site, parts) in sites {
             let width = parts.first().map_or(0, |s| s.scale.len());
@@ -159,7 +161,7 @@ impl Intervention {
         Ok(Composition { intervention: composed, conflicts })
     }
 
-    /// All neurons that parts add, side by side.
+    /// Adds the patch neurons of all parts.
     fn add_patches<'a>(&mut self, parts: impl Iterator<Item = (&'a Self, f64)>) -> Result<()> {
         let mut patches: BTreeMap<usize, Vec<PatchNeuron>> = BTreeMap::new();
         for (part, weight) in parts {
@@ -168,9 +170,9 @@ impl Intervention {
         patches.into_iter().try_for_each(|(layer, neurons)| self.insert_patches(layer, neurons))
     }
 
-    /// The intervention at some sites only; at the others it does nothing.
+    /// The intervention at some sites only.
     ///
-    /// The metadata's entry `restricted_to` lists the sites that are left.
+    /// The metadata entry `restricted_to` lists the remaining sites.
     #[must_use]
     pub fn restrict(&self, mut keep: impl FnMut(Site) -> bool) -> Self {
         let mut restricted = self.clone();
@@ -182,7 +184,7 @@ impl Intervention {
         restricted
     }
 
-    /// The intervention in some layers and projections only; `None` is all of them.
+    /// The intervention in some layers and projections only; `None` stands for all.
     #[must_use]
     pub fn restrict_to(&self, layers: Option<std::ops::RangeInclusive<usize>>, projections: Option<&[Projection]>) -> Self {
         self.restrict(|site| {
@@ -190,7 +192,7 @@ impl Intervention {
         })
     }
 
-    /// How `later` differs from this intervention: which neurons it changes in addition, no longer, or in another way.
+    /// The difference of `later` from this intervention.
     ///
     /// # Errors
     ///
@@ -225,7 +227,7 @@ impl Intervention {
 }
 
 impl Conflicts {
-    /// Whether no neuron is changed twice.
+    /// Whether no neuron is changed by more than one intervention.
     pub fn is_empty(&self) -> bool {
         self.overlapping.is_empty()
     }
@@ -277,7 +279,7 @@ impl fmt::Display for Conflicts {
 }
 
 impl Diff {
-    /// Whether both do the same.
+    /// Whether the two are equal in effect.
     pub fn is_empty(&self) -> bool {
         self.sites.is_empty() && self.patches.is_empty()
     }
@@ -297,23 +299,23 @@ impl fmt::Display for Diff {
     }
 }
 
-/// The value that all have that have one; none if two differ.
+/// The common value of all entries that have one; none if two differ.
 fn agreed<'a, T: Clone + PartialEq + 'a>(values: impl Iterator<Item = &'a Option<T>>) -> Option<T> {
     let mut known = values.flatten();
     let first = known.next()?;
     known.all(|value| value == first).then(|| first.clone())
 }
 
-fn compose_metadata(parts: &[&Intervention]) -> Result<Metadata> {
+/// An intervention without sites, with the token selection of the parts and the metadata on which they agree.
+fn merged(parts: &[&Intervention]) -> Result<Intervention> {
     let all = || parts.iter().map(|part| &part.metadata);
-    let positions: Vec<&str> = all().map(|m| m.positions.as_deref().unwrap_or("all")).collect();
-    if let Some((first, second)) = differing(positions.iter().copied()) {
-        return Err(Error::Positions { first, second });
+    if let Some((first, second)) = differing(parts.iter().map(|part| part.tokens)) {
+        return Err(Error::Tokens { first, second });
     }
     if let Some((first, second)) = differing(all().filter_map(|m| m.config_sha256.as_deref()).filter(|sha| !sha.is_empty())) {
-        return Err(Error::OtherModel { first, second });
+        return Err(Error::OtherModel { first: first.to_owned(), second: second.to_owned() });
     }
-    let operators: Vec<serde_json::Value> = all().map(|m| m.operator.clone().unwrap_or_default()).collect();
+    let methods: Vec<serde_json::Value> = all().map(|m| m.method.clone().unwrap_or_default()).collect();
     let mut licences: Vec<&str> = all().filter_map(|m| m.licence.as_deref()).collect();
     licences.dedup();
     let mut metadata = Metadata {
@@ -321,9 +323,8 @@ fn compose_metadata(parts: &[&Intervention]) -> Result<Metadata> {
         base_model_revision: agreed(all().map(|m| &m.base_model_revision)),
         config_sha256: agreed(all().map(|m| &m.config_sha256)),
         scorer: agreed(all().map(|m| &m.scorer)),
-        operator: Some(serde_json::json!({ "name": "composed", "parts": operators })),
+        method: Some(serde_json::json!({ "name": "composed", "parts": methods })),
         pooling: agreed(all().map(|m| &m.pooling)),
-        positions: positions.first().map(|p| (*p).to_owned()),
         calibration: agreed(all().map(|m| &m.calibration)),
         created_by: Some(concat!("sgm ", env!("CARGO_PKG_VERSION")).to_owned()),
         licence: (!licences.is_empty()).then(|| licences.join(" AND ")),
@@ -333,18 +334,23 @@ fn compose_metadata(parts: &[&Intervention]) -> Result<Metadata> {
         let calibrations: Vec<_> = all().map(|m| &m.calibration).collect();
         metadata.other.insert("calibrations".to_owned(), serde_json::json!(calibrations).to_string());
     }
-    Ok(metadata)
+    let tokens = parts.first().map_or_else(Default::default, |part| part.tokens);
+    let mut merged = Intervention::new(metadata);
+    merged.tokens = tokens;
+    Ok(merged)
 }
 
-/// The first value and the first other one.
-fn differing<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<(String, String)> {
+/// The first value and the first that differs from it.
+fn differing<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<(T, T)> {
     let first = values.next()?;
-    values.find(|value| *value != first).map(|second| (first.to_owned(), second.to_owned()))
+    let second = values.find(|value| *value != first)?;
+    Some((first, second))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TokenSelection;
     use proptest::prelude::*;
 
     fn site() -> Site {
@@ -363,7 +369,7 @@ mod tests {
         let (a, b) = (glasses(&[0.5, 1.0, 0.25], Some(&[1.0, 0.0, 2.0])), glasses(&[0.75, 2.0, 0.0], None));
         let blended = Intervention::blend(&[(&a, 1.0), (&b, 0.5)]).unwrap();
         let site = blended.sites().values().next().unwrap();
-        // 1 - 0.5 - 0.125; 1 + 0.5, not held at 0 as a part amplifies; 1 - 0.75 - 0.5 stops at 0.
+        // 1 - 0.5 - 0.125; 1 + 0.5, unclamped because a part amplifies; 1 - 0.75 - 0.5, clamped at 0.
         assert_eq!(site.scale, [0.375, 1.5, 0.0]);
         assert_eq!(site.shift.as_deref(), Some(&[1.0, 0.0, 2.0][..]));
         assert_eq!(blended.metadata.other["blend"], "1 + 0.5");
@@ -373,7 +379,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn composed_is_one_after_the_other(parts in prop::collection::vec((prop::array::uniform3(-2f32..2.0), prop::array::uniform3(-2f32..2.0)), 1..5)) {
+        fn composed_is_one_after_the_other(
+            parts in prop::collection::vec((prop::array::uniform3(-2f32..2.0), prop::array::uniform3(-2f32..2.0)), 1..5)
+        ) {
             let interventions: Vec<_> = parts.iter().map(|(scale, shift)| glasses(scale, Some(shift))).collect();
             let composed = Intervention::compose(&interventions.iter().collect::<Vec<_>>()).unwrap().intervention;
             let s = &composed.sites()[&site()];
@@ -402,7 +410,7 @@ mod tests {
         let s = &composed.intervention.sites()[&site()];
         assert_eq!(s.scale, [0.25, 0.7, 0.5, 1.4 * 1.4, 1.0]);
         assert_eq!(s.shift.as_deref().unwrap(), [0.0, 0.0, 0.0, 0.0, 1.0]);
-        // A site that only one has is taken as it is.
+        // A site of one part only is unchanged by the composition.
         let elsewhere = a.restrict(|_| false);
         assert_eq!(Intervention::compose(&[&elsewhere, &a]).unwrap().intervention.sites(), a.sites());
         assert!(Intervention::compose(&[&elsewhere, &a]).unwrap().conflicts.is_empty());
@@ -413,10 +421,10 @@ mod tests {
     fn what_cannot_be_composed_is_refused() {
         let a = glasses(&[0.5, 1.0], None);
         let mut b = a.clone();
-        b.metadata.positions = Some("all".to_owned());
         assert!(Intervention::compose(&[&a, &b]).is_ok());
-        b.metadata.positions = Some("response".to_owned());
-        assert!(matches!(Intervention::compose(&[&a, &b]), Err(Error::Positions { first, .. }) if first == "all"));
+        b.tokens = TokenSelection::Response;
+        assert!(matches!(Intervention::compose(&[&a, &b]), Err(Error::Tokens { first: TokenSelection::All, .. })));
+        assert_eq!(Intervention::compose(&[&b, &b]).unwrap().intervention.tokens, TokenSelection::Response);
         let (mut c, mut d) = (a.clone(), a.clone());
         c.metadata.config_sha256 = Some("c".to_owned());
         assert!(Intervention::compose(&[&a, &c]).is_ok());

@@ -1,11 +1,11 @@
-//! What an intervention does, in a few numbers.
+//! Summaries of interventions: counts, scales and shifts by layer.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::{Amplification, Intervention, Projection};
 
-/// What an intervention does, layer by layer. Displays as a table.
+/// A summary of an intervention by layer. Displays as a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
     /// Every layer that has a site.
@@ -16,20 +16,20 @@ pub struct Description {
     pub amplification: Option<Amplification>,
 }
 
-/// What happens to a set of neurons.
+/// A summary of the changes of a set of neurons.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
-    /// How many there are.
+    /// The number of neurons.
     pub neurons: usize,
-    /// How many are scaled or shifted.
+    /// The number of neurons that are scaled or shifted.
     pub changed: usize,
-    /// How many of each projection are scaled or shifted: gate, up, down.
+    /// The number of neurons of each projection (gate, up, down) that are scaled or shifted.
     pub changed_by_projection: [usize; 3],
-    /// How many are silenced: scale 0.
+    /// The number of silenced neurons: scale 0.
     pub silenced: usize,
-    /// How many have a shift that is not 0.
+    /// The number of neurons with a shift other than 0.
     pub shifted: usize,
-    /// How many have a scale above 1 or below 0.
+    /// The number of neurons with a scale above 1 or below 0.
     pub amplified: usize,
     /// The smallest scale; 1 when there are no neurons.
     pub min_scale: f32,
@@ -80,7 +80,7 @@ impl Summary {
 }
 
 impl Intervention {
-    /// What the intervention does, layer by layer.
+    /// The summary of the intervention by layer.
     pub fn describe(&self) -> Description {
         let mut description = Description { layers: BTreeMap::new(), total: Summary::default(), amplification: self.amplification() };
         for (site, s) in self.sites() {
@@ -99,7 +99,8 @@ impl Description {
     /// The table in Markdown.
     pub fn table(&self) -> String {
         let mut table = String::from(
-            "| layer | neurons | changed | gate | up | down | silenced | shifted | scale | mean of changed |\n|---|---|---|---|---|---|---|---|---|---|\n",
+            "| layer | neurons | changed | gate | up | down | silenced | shifted | scale | mean of changed |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
         );
         let layers = self.layers.iter().map(|(layer, summary)| (layer.to_string(), summary));
         for (name, s) in layers.chain([("all".to_owned(), &self.total)]) {

@@ -1,6 +1,13 @@
+//! The errors of this crate.
+
 use std::path::PathBuf;
 
-/// What can go wrong with sites, expertise, interventions and their files.
+use crate::TokenSelection;
+
+/// The result of an operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of sites, expertise, interventions or their files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -9,7 +16,7 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What was attempted.
+        /// The failed action.
         action: &'static str,
         /// The operating system's reason.
         source: std::io::Error,
@@ -32,7 +39,7 @@ pub enum Error {
     Width {
         /// The site's name.
         site: String,
-        /// Which vector.
+        /// The vector.
         what: &'static str,
         /// The number of neurons.
         expected: usize,
@@ -40,30 +47,29 @@ pub enum Error {
         got: usize,
     },
 
-    /// Interventions with different probes cannot be one.
-    #[error("the interventions are switched on by different probes, or only some by one; wear them one by one instead")]
-    Probes,
+    /// Interventions with different conditions cannot be composed.
+    #[error("the interventions act under different conditions, or only some under one; wear them one by one instead")]
+    Conditions,
 
-    /// A probe's bias or gate is out of range.
-    #[error("probe: bias {bias}, on {on}, off {off}; expected a finite bias and 0 <= off <= on <= 1")]
-    Gate {
+    /// A probe's bias is not finite.
+    #[error("the bias of the probe is {bias}, expected a finite number")]
+    Probe {
         /// The bias.
         bias: f32,
-        /// The score that switches on.
-        on: f32,
-        /// The score that switches off.
-        off: f32,
     },
 
-    /// The dose of a probe is out of range.
-    #[error("dose from strength {least} at log-odds {from} to full at {full}: the strength belongs in 0..=1, and the log-odds must grow")]
-    Dose {
-        /// The smallest strength.
-        least: f32,
-        /// The log-odds up to which it holds.
-        from: f32,
-        /// The log-odds of full strength.
-        full: f32,
+    /// The threshold of a condition is out of range.
+    #[error("the threshold of the condition is {threshold}, expected a score from 0 to 1")]
+    Threshold {
+        /// The threshold.
+        threshold: f32,
+    },
+
+    /// No token selection has this name.
+    #[error("unknown token selection `{name}`; expected one of {}", TokenSelection::ALL.map(TokenSelection::name).join(", "))]
+    UnknownTokens {
+        /// The name as given.
+        name: String,
     },
 
     /// A value is outside its allowed range.
@@ -71,7 +77,7 @@ pub enum Error {
     Value {
         /// The site's name.
         site: String,
-        /// Which vector.
+        /// The vector.
         what: &'static str,
         /// The index of the neuron.
         neuron: usize,
@@ -81,28 +87,28 @@ pub enum Error {
         expected: &'static str,
     },
 
-    /// A strength, or a schedule of strengths, is not one.
+    /// A strength or a schedule of strengths is malformed or out of range.
     #[error("strength `{strength}`: expected {expected}")]
     Strength {
         /// The strength as given.
         strength: String,
-        /// What is allowed, in words.
+        /// The allowed values in words.
         expected: &'static str,
     },
 
-    /// Interventions that act on different token positions cannot be one.
-    #[error("one intervention acts on `{first}` token positions, another on `{second}`; wear them one by one at run time")]
-    Positions {
-        /// The positions of the first.
-        first: String,
-        /// The other positions.
-        second: String,
+    /// Interventions that act on different tokens cannot be composed.
+    #[error("one intervention acts on the tokens `{first}`, another on `{second}`; wear them one by one at run time")]
+    Tokens {
+        /// The selection of the first.
+        first: TokenSelection,
+        /// The other selection.
+        second: TokenSelection,
     },
 
-    /// Interventions for different models cannot be one.
+    /// Interventions for different models cannot be composed.
     #[error("one intervention is for the model with config.json of SHA-256 {first}, another for that of {second}")]
     OtherModel {
-        /// The hash in the first.
+        /// The hash in the first intervention.
         first: String,
         /// The other hash.
         second: String,
@@ -113,7 +119,7 @@ pub enum Error {
     NotSafetensors {
         /// The file.
         path: PathBuf,
-        /// What the parser found.
+        /// The parser's message.
         reason: String,
     },
 
@@ -122,9 +128,9 @@ pub enum Error {
     WrongFormat {
         /// The file.
         path: PathBuf,
-        /// The kind wanted.
+        /// The expected kind.
         expected: &'static str,
-        /// The kind found, or `missing`.
+        /// The kind in the file, or `missing`.
         got: String,
     },
 
@@ -135,18 +141,18 @@ pub enum Error {
         path: PathBuf,
         /// The version found.
         got: u32,
-        /// The newest version understood.
+        /// The newest supported version.
         supported: u32,
     },
 
-    /// A metadata entry cannot be understood.
+    /// A metadata entry cannot be parsed.
     #[error("{path}: metadata `{key}` cannot be read: {reason}")]
     Metadata {
         /// The file.
         path: PathBuf,
         /// The entry.
         key: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 
@@ -157,7 +163,16 @@ pub enum Error {
         path: PathBuf,
         /// The tensor's name.
         tensor: String,
-        /// What is wrong with it.
+        /// The defect.
+        reason: String,
+    },
+
+    /// A file or buffer is not an image.
+    #[error("{name}: not a readable image: {reason}; PNG and JPEG are supported")]
+    Image {
+        /// The file, or the source of the bytes.
+        name: String,
+        /// The defect.
         reason: String,
     },
 }

@@ -1,24 +1,26 @@
+//! Expertise: the AUROC of each neuron as a detector of toxic input, and its file.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::tensor_file::Named;
 use crate::{Error, Metadata, Result, Site, tensor_file};
 
-/// How well each neuron of a model tells toxic from non-toxic input.
+/// The accuracy of each neuron of a model as a detector of toxic input.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Expertise {
     sites: BTreeMap<Site, SiteExpertise>,
-    /// Where the scores came from.
+    /// The origin of the scores.
     pub metadata: Metadata,
 }
 
 /// The expertise of one site's neurons.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SiteExpertise {
-    /// Area under the ROC curve of each neuron's pooled response as a detector of toxic input, f32
-    /// `[neurons]` in 0..=1: 0.5 is chance, 1 always higher on toxic input, 0 always lower.
+    /// The area under the ROC curve of each neuron's pooled response as a detector of toxic input, f32 `[neurons]` in 0..=1: 0.5 is chance,
+    /// 1 a response that is always higher on toxic input, 0 one that is always lower.
     pub auroc: Vec<f32>,
-    /// Standard error of each AUROC, f32 `[neurons]`, where it was computed.
+    /// The standard error of each AUROC, f32 `[neurons]`, if it was computed.
     pub auroc_se: Option<Vec<f32>>,
 }
 
@@ -56,12 +58,12 @@ impl Expertise {
         self.sites.values().map(|s| s.auroc.len()).sum()
     }
 
-    /// Writes the file, whole or not at all: `<site>/auroc` f32 `[neurons]`, optionally
-    /// `<site>/auroc_se`, and the metadata with `format = "sgm-expertise"`.
+    /// Writes the file atomically: `<site>/auroc` f32 `[neurons]`, optionally `<site>/auroc_se`, and the metadata with
+    /// `format = "sgm-expertise"`.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when it cannot be written.
+    /// [`Error::Io`] when the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let sites = self
             .sites
@@ -74,16 +76,16 @@ impl Expertise {
         tensor_file::save(path.as_ref(), FORMAT, &self.metadata, &sites)
     }
 
-    /// Reads a file that [`save`](Self::save) or another program wrote.
+    /// Reads an expertise file.
     ///
     /// # Errors
     ///
-    /// Any error of this crate, when the file is missing, of another kind or damaged.
+    /// Any error of this crate, when the file is missing, damaged or of another kind.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_bytes(&path, &tensor_file::read(path.as_ref())?)
     }
 
-    /// Parses the bytes of such a file; `path` says in errors where they came from.
+    /// Parses the bytes of an expertise file; `path` names it in errors.
     ///
     /// # Errors
     ///
@@ -101,7 +103,7 @@ impl Expertise {
     }
 }
 
-/// Refuses a vector of the wrong length or with a value outside its range.
+/// Checks the length of a vector and the range of its values.
 pub(crate) fn check(
     site: Site,
     what: &'static str,
@@ -122,7 +124,7 @@ pub(crate) fn check(
     }
 }
 
-/// A site's indispensable vector is not in the file.
+/// The error of a file without a required vector of a site.
 pub(crate) fn missing(path: &Path, site: Site, what: &str) -> Error {
     Error::Tensor {
         path: path.to_owned(),

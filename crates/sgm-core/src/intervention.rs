@@ -1,33 +1,36 @@
+//! Interventions: a scale and a shift for each neuron, patch neurons to add, and a condition.
+
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use crate::expertise::{check, missing};
+use crate::condition::PROBE;
+use crate::expertise::check;
 use crate::patch_neuron::{self, PATCH};
-use crate::tensor_file::{Named, Vector};
-use crate::{Error, Metadata, PatchNeuron, Probe, Projection, Result, Site, card, nearest, tensor_file};
+use crate::{Condition, Error, Metadata, PatchNeuron, Projection, Result, Site, TokenSelection, nearest};
 
-/// What to do with every neuron: `y = scale * x + shift` on the output of each site; and which neurons to add.
+/// A change of a model's neurons: `y = scale * x + shift` for the output of each site, and patch neurons to add.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Intervention {
     sites: BTreeMap<Site, SiteIntervention>,
     patches: BTreeMap<usize, Vec<PatchNeuron>>,
-    /// Where the scales came from.
+    /// The tokens that the intervention acts on; only [`TokenSelection::All`] can be folded into weights.
+    pub tokens: TokenSelection,
+    /// The condition under which the intervention acts on a sequence; it always acts without one. Only running models can check a
+    /// condition: an intervention folded into weights always acts.
+    pub condition: Option<Condition>,
+    /// The origin of the intervention.
     pub metadata: Metadata,
-    /// The detector that switches the intervention on, if it is not to act always. Only running models can wear one: what is folded into
-    /// weights acts always.
-    pub probe: Option<Probe>,
 }
 
-/// What to do with the neurons of one site.
+/// The change of one site's neurons.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SiteIntervention {
-    /// The factor of each neuron, f32 `[neurons]`: 1 leaves it alone, 0 silences it.
+    /// The factor of each neuron, f32 `[neurons]`: 1 leaves it unchanged, 0 silences it.
     pub scale: Vec<f32>,
-    /// What is added after scaling, f32 `[neurons]`, in units of the neuron's output.
+    /// The summand after scaling, f32 `[neurons]`, in units of the neuron's output.
     pub shift: Option<Vec<f32>>,
-    /// The AUROC the scale was made from, f32 `[neurons]`, kept for the record.
+    /// The AUROC from which the scale was computed, f32 `[neurons]`; a record without effect.
     pub auroc: Option<Vec<f32>>,
-    /// Its standard error, f32 `[neurons]`, kept for the record.
+    /// The standard error of the AUROC, f32 `[neurons]`; a record without effect.
     pub auroc_se: Option<Vec<f32>>,
 }
 
@@ -38,25 +41,31 @@ impl SiteIntervention {
     }
 }
 
-/// A neuron that an intervention would strengthen or turn around instead of suppressing it.
+/// Permission to make neurons stronger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Amplify {
+    /// Scales above 1 or below 0 are refused.
+    #[default]
+    Refuse,
+    /// Such scales are applied: for research into the effects of neurons, never for protection.
+    Allow,
+}
+
+/// A neuron that an intervention strengthens or inverts instead of suppressing it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Amplification {
     /// The neuron's site.
     pub site: Site,
     /// The neuron's index within the site.
     pub neuron: usize,
-    /// Its scale, above 1 or below 0.
+    /// The neuron's scale, above 1 or below 0.
     pub scale: f32,
 }
 
-const FORMAT: &str = "sgm-intervention";
-/// The name of a probe's weights in a file, and of what its metadata say of it.
-const PROBE: &str = "probe";
-
 impl Intervention {
-    /// An intervention on no site, which changes nothing.
+    /// An intervention without sites, which changes nothing.
     pub fn new(metadata: Metadata) -> Self {
-        Self { sites: BTreeMap::new(), patches: BTreeMap::new(), metadata, probe: None }
+        Self { metadata, ..Self::default() }
     }
 
     /// Adds a site, or replaces it.
@@ -81,9 +90,9 @@ impl Intervention {
         Ok(())
     }
 
-    /// Adds neurons to the MLP of a layer, or replaces those that were added before; none takes them away.
+    /// Sets the patch neurons of a layer's MLP; an empty list removes them.
     ///
-    /// What they add to the MLP's output is not scaled by the intervention.
+    /// The intervention does not scale their contribution to the MLP's output.
     ///
     /// # Errors
     ///
@@ -97,7 +106,7 @@ impl Intervention {
         Ok(())
     }
 
-    /// The neurons that are added, by layer.
+    /// The patch neurons by layer.
     pub fn patches(&self) -> &BTreeMap<usize, Vec<PatchNeuron>> {
         &self.patches
     }
@@ -107,7 +116,7 @@ impl Intervention {
         &self.sites
     }
 
-    /// Keeps some sites, and the neurons added to layers whose `down_proj` is kept.
+    /// Keeps some sites, and the patch neurons of layers whose `down_proj` is kept.
     pub(crate) fn retain_sites(&mut self, mut keep: impl FnMut(&Site) -> bool) {
         self.sites.retain(|site, _| keep(site));
         self.patches.retain(|layer, _| keep(&Site::new(*layer, Projection::Down)));
@@ -132,15 +141,15 @@ impl Intervention {
             .sum()
     }
 
-    /// The number of neurons that are added to the model's own.
+    /// The number of patch neurons.
     pub fn added_neurons(&self) -> usize {
         self.patches.values().map(Vec::len).sum()
     }
 
     /// The first neuron whose scale is above 1 or below 0, if there is one.
     ///
-    /// Such an intervention can make toxic behaviour stronger; whoever applies it has to refuse it
-    /// unless amplification was asked for. What shifts and added neurons make stronger cannot be told from their numbers.
+    /// Such an intervention can make toxic behaviour stronger: code that applies interventions must refuse it unless amplification is
+    /// allowed. Amplification by shifts or patch neurons is not detectable from the numbers alone.
     pub fn amplification(&self) -> Option<Amplification> {
         self.sites.iter().find_map(|(site, s)| {
             let (neuron, scale) = s.scale.iter().copied().enumerate().find(|(_, v)| *v > 1.0 || *v < 0.0)?;
@@ -148,15 +157,16 @@ impl Intervention {
         })
     }
 
-    /// Checks that every site of the intervention, of its probe and of the neurons it adds is one of a model's and has its width.
+    /// Checks that the model has every site of the intervention, its condition and its patch neurons, with the same width.
     ///
     /// # Errors
     ///
     /// [`Error::UnknownSite`] naming the nearest site of the model, or [`Error::Width`].
     pub fn check_against(&self, model: &BTreeMap<Site, usize>) -> Result<()> {
         let widths = self.sites.iter().map(|(site, s)| (*site, "scale", s.scale.len()));
-        let probed = self.probe.iter().flat_map(Probe::weights).map(|(site, weights)| (*site, PROBE, weights.len()));
-        // What a layer adds to its hidden states is as wide as they are.
+        let probed =
+            self.condition.iter().flat_map(|condition| condition.probe.weights()).map(|(site, weights)| (*site, PROBE, weights.len()));
+        // The output of `down_proj` is as wide as the hidden states.
         let patched = self
             .patches
             .iter()
@@ -176,98 +186,11 @@ impl Intervention {
         }
         Ok(())
     }
-
-    /// Writes the file, whole or not at all: `<site>/scale` f32 `[neurons]`, optionally `<site>/shift`,
-    /// `<site>/auroc`, `<site>/auroc_se` and `<site>/probe`, and the metadata with `format = "sgm-intervention"`; of added neurons
-    /// `<site>/patch` f32 `[added, hidden]`, at `down_proj` too.
-    ///
-    /// Equal interventions give equal bytes. Beside `glasses.sgm.safetensors` it then writes the [card](Self::card)
-    /// `glasses.sgm.md`; a file of that name that is no card is left as it is.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] when it cannot be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let mut sites: BTreeMap<Site, Vec<Named<'_>>> = BTreeMap::new();
-        let patches: Vec<_> =
-            self.patches.iter().map(|(layer, neurons)| (neurons.len(), patch_neuron::to_vectors(*layer, neurons))).collect();
-        for (site, s) in &self.sites {
-            let optional = [("shift", &s.shift), ("auroc", &s.auroc), ("auroc_se", &s.auroc_se)];
-            let optional = optional.into_iter().filter_map(|(name, v)| v.as_deref().map(|v| (name, v)));
-            let vectors = std::iter::once(("scale", s.scale.as_slice())).chain(optional);
-            sites.insert(*site, vectors.map(|(name, values)| Named::vector(name, values)).collect());
-        }
-        let mut metadata = self.metadata.clone();
-        if let Some(probe) = &self.probe {
-            probe.check()?;
-            probe.weights().iter().for_each(|(site, weights)| sites.entry(*site).or_default().push(Named::vector(PROBE, weights)));
-            metadata.other.insert(PROBE.to_owned(), probe.to_json());
-        }
-        for (count, vectors) in &patches {
-            for (site, values) in vectors {
-                sites.entry(*site).or_default().push(Named { name: PATCH, values, rows: Some(*count) });
-            }
-        }
-        tensor_file::save(path.as_ref(), FORMAT, &metadata, &sites)?;
-        card::save(path.as_ref(), self)
-    }
-
-    /// Reads a file that [`save`](Self::save) or another program wrote.
-    ///
-    /// # Errors
-    ///
-    /// Any error of this crate, when the file is missing, of another kind or damaged.
-    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        Self::from_bytes(&path, &tensor_file::read(path.as_ref())?)
-    }
-
-    /// Parses the bytes of such a file; `path` says in errors where they came from.
-    ///
-    /// # Errors
-    ///
-    /// As [`load`](Self::load).
-    pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
-        let path = path.as_ref();
-        let (mut metadata, sites) = tensor_file::parse(path, bytes, FORMAT, &["scale", "shift", "auroc", "auroc_se", PROBE, PATCH])?;
-        let unreadable = |reason: String| Error::Metadata { path: path.to_owned(), key: PROBE.to_owned(), reason };
-        let probe = metadata.other.remove(PROBE);
-        let mut probe = probe.map(|json| Probe::from_json(&json).map_err(|e| unreadable(e.to_string()))).transpose()?;
-        let mut intervention = Self::new(metadata);
-        let mut patches: BTreeMap<usize, BTreeMap<Projection, (Vec<f32>, usize)>> = BTreeMap::new();
-        for (site, mut vectors) in sites {
-            if let Some(Vector { values, width }) = vectors.remove(PATCH) {
-                patches.entry(site.layer).or_default().insert(site.projection, (values, width));
-                if vectors.is_empty() {
-                    continue;
-                }
-            }
-            let mut vectors: BTreeMap<String, Vec<f32>> = vectors.into_iter().map(|(name, vector)| (name, vector.values)).collect();
-            if let Some(weights) = vectors.remove(PROBE) {
-                let probe = probe.as_mut().ok_or_else(|| unreadable(format!("it is missing, but there are weights of {site}")))?;
-                probe.insert(site, weights)?;
-                if vectors.is_empty() {
-                    continue;
-                }
-            }
-            let scale = vectors.remove("scale").ok_or_else(|| missing(path, site, "scale"))?;
-            let [shift, auroc, auroc_se] = ["shift", "auroc", "auroc_se"].map(|name| vectors.remove(name));
-            intervention.insert(site, SiteIntervention { scale, shift, auroc, auroc_se })?;
-        }
-        for (layer, vectors) in patches {
-            intervention.insert_patches(layer, patch_neuron::from_vectors(layer, &vectors)?)?;
-        }
-        if let Some(probe) = &probe {
-            probe.check()?;
-        }
-        intervention.probe = probe;
-        Ok(intervention)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Projection;
 
     fn glasses() -> Intervention {
         let mut i = Intervention::new(Metadata::default());
@@ -290,66 +213,6 @@ mod tests {
         let site = Site::new(2, Projection::Up);
         i.insert(site, SiteIntervention::from_scale(vec![1.0, 1.4])).unwrap();
         assert_eq!(i.amplification(), Some(Amplification { site, neuron: 1, scale: 1.4 }));
-    }
-
-    #[test]
-    fn a_probe_is_kept_in_the_file() {
-        let mut probe = Probe::new(-0.5, crate::Gate { on: 0.75, off: 0.25, watch: true });
-        probe.insert(Site::new(0, Projection::Gate), vec![1.0, 0.0, -2.0]).unwrap();
-        probe.insert(Site::new(5, Projection::Down), vec![0.5]).unwrap();
-        let glasses = Intervention { probe: Some(probe), ..glasses() };
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("glasses.sgm.safetensors");
-        glasses.save(&path).unwrap();
-        assert_eq!(Intervention::load(&path).unwrap(), glasses);
-        // A gate that cannot be, weights without a gate, a model without the site.
-        let mut wrong = glasses.clone();
-        wrong.probe.as_mut().unwrap().gate.off = 0.9;
-        assert!(matches!(wrong.save(&path), Err(Error::Gate { .. })));
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at = bytes.windows(9).position(|w| w == b"\"probe\":\"").unwrap();
-        bytes[at + 3] = b's';
-        assert!(matches!(Intervention::from_bytes(&path, &bytes), Err(Error::Metadata { key, .. }) if key == "probe"));
-        let model = [(Site::new(0, Projection::Gate), 3), (Site::new(1, Projection::Down), 2)].into();
-        assert!(matches!(glasses.check_against(&model), Err(Error::UnknownSite { .. })));
-    }
-
-    #[test]
-    fn added_neurons_are_kept_in_the_file() {
-        let neuron = |v: f32| PatchNeuron { gate: vec![v, 1.0], up: vec![0.5, v], down: vec![-v, 2.0] };
-        let mut glasses = glasses();
-        glasses.insert_patches(1, vec![neuron(1.0), neuron(3.0)]).unwrap();
-        glasses.insert_patches(2, vec![neuron(0.25)]).unwrap();
-        assert_eq!((glasses.added_neurons(), glasses.changed_neurons()), (3, 3));
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("glasses.sgm.safetensors");
-        glasses.save(&path).unwrap();
-        assert_eq!(Intervention::load(&path).unwrap(), glasses);
-        // Python sees them as matrices.
-        let bytes = std::fs::read(&path).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(file.tensor("lm.layers.1.mlp.up_proj/patch").unwrap().shape(), [2, 2]);
-        // A part is missing; a neuron is; a model is narrower.
-        let without = |name: &str, by: &str| {
-            let at = bytes.windows(name.len()).position(|w| w == name.as_bytes()).unwrap();
-            let mut bytes = bytes.clone();
-            bytes[at..at + name.len()].copy_from_slice(by.as_bytes());
-            Intervention::from_bytes(&path, &bytes)
-        };
-        assert!(matches!(without("lm.layers.1.mlp.up_proj/patch", "lm.layers.9.mlp.up_proj/patch"), Err(Error::Width { what: PATCH, .. })));
-        assert!(matches!(without("lm.layers.1.mlp.up_proj/patch", "lm.layers.1.mlp.up_proj/scale"), Err(Error::Tensor { .. })));
-        let model = |hidden| (0..3).flat_map(|l| [(Site::new(l, Projection::Gate), 3), (Site::new(l, Projection::Down), hidden)]).collect();
-        glasses.check_against(&model(2)).unwrap();
-        glasses.insert_patches(0, vec![PatchNeuron { gate: vec![0.0; 3], up: vec![0.0; 3], down: vec![0.0; 3] }]).unwrap();
-        assert!(matches!(glasses.check_against(&model(2)), Err(Error::Width { what: PATCH, expected: 2, got: 3, .. })));
-        // Half as strong, doubled, none.
-        assert_eq!(glasses.with_strength(0.5).unwrap().patches()[&1][1].down, [-1.5, 1.0]);
-        assert_eq!(Intervention::compose(&[&glasses, &glasses]).unwrap().intervention.added_neurons(), 8);
-        assert_eq!(glasses.restrict_to(Some(2..=2), None).added_neurons(), 1);
-        let mut fewer = glasses.clone();
-        fewer.insert_patches(2, Vec::new()).unwrap();
-        assert_eq!((fewer.added_neurons(), glasses.diff(&fewer).unwrap().patches), (3, [2].into()));
-        assert!(fewer.insert_patches(2, vec![PatchNeuron { gate: vec![f32::NAN], up: vec![0.0], down: vec![0.0] }]).is_err());
     }
 
     #[test]

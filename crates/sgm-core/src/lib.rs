@@ -1,13 +1,12 @@
 //! The vocabulary of SGM.
 //!
-//! SGM finds the neurons of a multimodal LLM whose responses tell toxic from non-toxic input and
-//! scales each of them down in proportion to how well it tells. This crate holds the words of that
-//! sentence and their files, and nothing that needs a tensor library:
+//! SGM finds the neurons of a multimodal LLM that detect toxic input and scales each of them down in proportion to its accuracy as a
+//! detector. This crate defines the types of that method and their files; it needs no tensor library:
 //!
 //! * a [`Site`] is one MLP projection of one decoder layer; its output channels are the *neurons*;
 //! * an [`Expertise`] gives every neuron of every site its AUROC as a detector of toxic input;
 //! * an [`Intervention`] gives every neuron of every site a scale (and, optionally, a shift);
-//! * a [`Metadata`] says where either came from.
+//! * a [`Metadata`] records the origin of either.
 //!
 //! ```
 //! use sgm_core::{Intervention, Metadata, Projection, Site, SiteIntervention};
@@ -28,8 +27,8 @@
 //!
 //! Both files are plain safetensors with string metadata, so Python reads them without this crate. Equal contents give equal bytes.
 //!
-//! Interventions are values that can be worked with: made weaker or stronger, everywhere or by a [`Schedule`] over layers; restricted to
-//! some sites; composed, with a report of [`Conflicts`]; compared; described.
+//! Interventions can be made weaker or stronger, uniformly or by a [`Schedule`] over layers; restricted to some sites; composed, with a
+//! report of [`Conflicts`]; compared; described. [`gguf`] reads the headers of GGUF files, [`sha256`] computes digests.
 //!
 //! ```
 //! use sgm_core::{Intervention, Projection, Site, SiteIntervention};
@@ -52,33 +51,42 @@ mod alias;
 mod atomic;
 mod card;
 mod compose;
+mod condition;
 mod describe;
 mod error;
 mod expertise;
+pub mod gguf;
+#[cfg(feature = "image")]
+pub mod image_file;
 mod intervention;
+mod intervention_file;
 mod metadata;
 mod patch_neuron;
-mod probe;
+pub mod sha256;
 mod site;
 mod strength;
 mod tensor_file;
+mod token_names;
+mod tokens;
 
 pub use atomic::{TEMPORARY_PREFIX, create_atomically, write_atomically, write_atomically_with};
 pub use compose::{Composition, Conflicts, Contradiction, Diff, SiteDiff};
+pub use condition::{Condition, Probe};
 pub use describe::{Description, Summary};
-pub use error::Error;
+pub use error::{Error, Result};
 pub use expertise::{Expertise, SiteExpertise};
-pub use intervention::{Amplification, Intervention, SiteIntervention};
+pub use intervention::{Amplification, Amplify, Intervention, SiteIntervention};
 pub use metadata::{Calibration, Metadata};
 pub use patch_neuron::PatchNeuron;
-pub use probe::{Dose, Gate, Probe};
 pub use site::{Projection, Site, nearest};
 pub use strength::Schedule;
-
-/// The result of an operation of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub use tokens::{TokenKind, TokenSelection};
 
 /// Runs the examples of the book's page.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/interventions.md")]
 pub struct InterventionsPage;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

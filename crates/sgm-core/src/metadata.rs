@@ -1,3 +1,5 @@
+//! Metadata of expertise and intervention files: the origin of their contents.
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -5,10 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Where an expertise or an intervention came from.
+/// The origin of an expertise or an intervention.
 ///
-/// In the file every entry is one safetensors metadata string: text as it is, anything else as JSON.
-/// Entries that are not known here are kept in [`other`](Self::other) and written back.
+/// Each entry is one safetensors metadata string: plain text, or JSON. Unknown entries are kept in [`other`](Self::other) and written back.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Metadata {
     /// The model the neurons belong to, by id or directory name.
@@ -17,25 +18,23 @@ pub struct Metadata {
     pub base_model_revision: Option<String>,
     /// SHA-256 of the model's `config.json`, in hex.
     pub config_sha256: Option<String>,
-    /// How expertise was scored, for example `auroc`.
+    /// The score of the expertise, for example `auroc`.
     pub scorer: Option<String>,
-    /// The operator that made the scales, with its parameters, as JSON.
-    pub operator: Option<serde_json::Value>,
-    /// How responses were pooled over tokens, for example `max/all`.
+    /// The method that produced the intervention, with its parameters, as JSON; `operator` in the file.
+    pub method: Option<serde_json::Value>,
+    /// The pooling of responses over tokens, for example `max/all`.
     pub pooling: Option<String>,
-    /// The token positions the intervention acts on; `all` is the foldable one.
-    pub positions: Option<String>,
     /// The calibration data.
     pub calibration: Option<Calibration>,
     /// The software that wrote the file.
     pub created_by: Option<String>,
     /// The licence of the file.
     pub licence: Option<String>,
-    /// Entries without a field above, by key.
+    /// All other entries by key.
     pub other: BTreeMap<String, String>,
 }
 
-/// The samples that expertise was measured on.
+/// The samples on which expertise was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Calibration {
     /// The data set's name.
@@ -46,13 +45,15 @@ pub struct Calibration {
     pub n_toxic: usize,
     /// The number of non-toxic samples (label 0).
     pub n_non_toxic: usize,
-    /// Who gave the labels: a data set's field, a judge's id.
+    /// The source of the labels: a data set's field, a judge's id.
     pub label_source: String,
 }
 
 const FORMAT: &str = "format";
 const FORMAT_VERSION: &str = "format_version";
-/// The newest version of both file formats that this build reads, and the one it writes.
+/// The key of [`Metadata::method`].
+const METHOD: &str = "operator";
+/// The version of both file formats that this build writes, and the newest that it reads.
 const VERSION: u32 = 1;
 
 impl Metadata {
@@ -68,15 +69,14 @@ impl Metadata {
         put("base_model_revision", self.base_model_revision.clone());
         put("config_sha256", self.config_sha256.clone());
         put("scorer", self.scorer.clone());
-        let sorted = |operator: &serde_json::Value| {
-            // A no-op unless a dependency turned on serde_json's `preserve_order`.
-            let mut operator = operator.clone();
-            operator.sort_all_objects();
-            operator.to_string()
+        let sorted = |method: &serde_json::Value| {
+            // Does nothing unless a dependency enables serde_json's `preserve_order`.
+            let mut method = method.clone();
+            method.sort_all_objects();
+            method.to_string()
         };
-        put("operator", self.operator.as_ref().map(sorted));
+        put(METHOD, self.method.as_ref().map(sorted));
         put("pooling", self.pooling.clone());
-        put("positions", self.positions.clone());
         put("calibration", self.calibration.as_ref().map(|c| serde_json::json!(c).to_string()));
         put("created_by", self.created_by.clone());
         put("licence", self.licence.clone());
@@ -85,7 +85,7 @@ impl Metadata {
         strings
     }
 
-    /// Reads the metadata strings of a file that should be of kind `format`.
+    /// Parses the metadata strings of a file, which must be of kind `format`.
     pub(crate) fn from_strings(path: &Path, format: &'static str, strings: Option<&HashMap<String, String>>) -> Result<Self> {
         let mut strings = strings.cloned().unwrap_or_default();
         match strings.remove(FORMAT) {
@@ -108,13 +108,12 @@ impl Metadata {
             config_sha256: text("config_sha256"),
             scorer: text("scorer"),
             pooling: text("pooling"),
-            positions: text("positions"),
             created_by: text("created_by"),
             licence: text("licence"),
             ..Self::default()
         };
-        if let Some(json) = text("operator") {
-            metadata.operator = Some(serde_json::from_str(&json).map_err(|e| unreadable("operator", e.to_string()))?);
+        if let Some(json) = text(METHOD) {
+            metadata.method = Some(serde_json::from_str(&json).map_err(|e| unreadable(METHOD, e.to_string()))?);
         }
         if let Some(json) = text("calibration") {
             metadata.calibration = Some(serde_json::from_str(&json).map_err(|e| unreadable("calibration", e.to_string()))?);

@@ -1,13 +1,14 @@
+//! Patch neurons: neurons that an intervention adds to an MLP.
+
 use std::collections::BTreeMap;
 
 use crate::{Error, Projection, Result, Site};
 
 /// A neuron that an intervention adds to the gated MLP of a layer: `y += down * act(gate . x) * (up . x)`, where x is the MLP's input
-/// (normalised hidden states), act its activation function and y its output, before any norm of that.
+/// (normalised hidden states), act its activation function and y its output, before any norm of the output.
 ///
-/// With a detector as its gate it acts where it has something to act on and nowhere else, token by token, at the price of one more hidden neuron;
-/// and since it is one, any engine runs it as part of a checkpoint. Patch neurons were introduced to edit models (Transformer-Patcher,
-/// arXiv 2301.09785).
+/// With a detector as its gate the neuron acts only at the tokens that the detector finds. It is an ordinary hidden neuron, so that any
+/// inference engine runs it as part of a checkpoint. Patch neurons were introduced to edit models (Transformer-Patcher, arXiv 2301.09785).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PatchNeuron {
     /// A row for `gate_proj`, f32 `[hidden]`.
@@ -25,7 +26,7 @@ impl PatchNeuron {
     }
 }
 
-/// The vectors of a layer's patch neurons by site, one neuron after the other, as files have them.
+/// The vectors of a layer's patch neurons by site, neuron after neuron, as files hold them.
 pub(crate) fn to_vectors(layer: usize, neurons: &[PatchNeuron]) -> [(Site, Vec<f32>); 3] {
     Projection::ALL.map(|projection| {
         let of =
@@ -34,7 +35,7 @@ pub(crate) fn to_vectors(layer: usize, neurons: &[PatchNeuron]) -> [(Site, Vec<f
     })
 }
 
-/// The neurons of a layer from vectors by projection and the length of one neuron's part.
+/// The neurons of a layer, from the vectors by projection and the length of one neuron's vector.
 pub(crate) fn from_vectors(layer: usize, vectors: &BTreeMap<Projection, (Vec<f32>, usize)>) -> Result<Vec<PatchNeuron>> {
     let mut count = None;
     let mut parts = Projection::ALL.into_iter().map(|projection| {
@@ -55,7 +56,7 @@ pub(crate) fn from_vectors(layer: usize, vectors: &BTreeMap<Projection, (Vec<f32
 /// The name of patch neurons' weights in a file.
 pub(crate) const PATCH: &str = "patch";
 
-/// Refuses neurons with values that are no numbers or with vectors of different lengths.
+/// Checks that the vectors of a layer's neurons have one length and finite values.
 pub(crate) fn check(layer: usize, neurons: &[PatchNeuron]) -> Result<()> {
     let hidden = neurons.first().map_or(0, |neuron| neuron.gate.len());
     for (neuron, (projection, weights)) in neurons.iter().enumerate().flat_map(|(i, neuron)| neuron.weights().map(|w| (i, w))) {

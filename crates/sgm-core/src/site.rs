@@ -1,21 +1,28 @@
+//! Sites: the MLP projections of decoder layers, and their names.
+
 use std::fmt;
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// One of the three linear maps of a gated MLP; each output channel is one neuron.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Projection {
     /// `gate_proj`: hidden to intermediate, before the activation function.
+    #[serde(rename = "gate_proj")]
     Gate,
     /// `up_proj`: hidden to intermediate.
+    #[serde(rename = "up_proj")]
     Up,
     /// `down_proj`: intermediate to hidden.
+    #[serde(rename = "down_proj")]
     Down,
 }
 
 impl Projection {
-    /// The three projections in the order in which a forward pass meets them.
+    /// The three projections in the order of a forward pass.
     pub const ALL: [Self; 3] = [Self::Gate, Self::Up, Self::Down];
 
     /// The projection's name in checkpoints, for example `gate_proj`.
@@ -73,13 +80,13 @@ fn parse(name: &str) -> Option<Site> {
     Some(Site::new(parse_index(layer)?, projection))
 }
 
-/// A decimal layer index in its one canonical spelling (no sign, no leading zero).
+/// A decimal layer index without sign and leading zeros.
 pub(crate) fn parse_index(digits: &str) -> Option<usize> {
     let canonical = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     if canonical { digits.parse().ok() } else { None }
 }
 
-/// The site a misspelt name probably means, judged by its first number and its ending.
+/// The site most similar to a misspelt name, by its first number and its ending.
 fn well_formed_neighbour(name: &str) -> Option<Site> {
     let digits: String = name.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
     let layer = digits.parse().ok()?;
@@ -92,9 +99,7 @@ fn well_formed_neighbour(name: &str) -> Option<Site> {
         .map(|(_, projection)| Site::new(layer, projection))
 }
 
-/// The site of `known` whose name is closest to `name`, if any is close at all.
-///
-/// Used to say which site an unknown name probably means.
+/// The site of `known` whose name is closest to `name`, if one is close: a suggestion for a misspelt name.
 pub fn nearest(name: &str, known: impl IntoIterator<Item = Site>) -> Option<Site> {
     known
         .into_iter()

@@ -1,4 +1,4 @@
-//! How strongly an intervention acts: a knob, and schedules over layers.
+//! The strength of interventions: one number, or a schedule over layers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::{Error, Intervention, PatchNeuron, Result};
 /// The strength of an intervention in each layer.
 ///
 /// Strength s turns `y = scale * x + shift` into `y = (1 + s (scale - 1)) x + s shift`, which is `x + s (y - x)`: 0 changes nothing, 1 is
-/// the intervention as it is. Above 1 it is extrapolated, and a scale may fall below 0, which counts as
+/// the full intervention. Above 1 it is extrapolated, and a scale may fall below 0, which counts as
 /// [amplification](Intervention::amplification).
 ///
 /// As text: `0.8` everywhere, `0-11:1.0-0.2` a ramp, `0=1,5=0.5` layer by layer.
@@ -20,11 +20,11 @@ use crate::{Error, Intervention, PatchNeuron, Result};
 pub enum Schedule {
     /// The same in every layer.
     Constant(f32),
-    /// Linear in the layer's number between two layers; layers before and after have the strength of the nearer one.
+    /// Linear in the layer index between two layers; layers before and after have the strength of the nearer one.
     Ramp {
-        /// The first layer, and the last.
+        /// The first and the last layer.
         layers: (usize, usize),
-        /// The strength at the first layer, and at the last.
+        /// The strengths at the first and the last layer.
         strengths: (f32, f32),
     },
     /// The strengths of these layers; all others have strength 1.
@@ -45,7 +45,7 @@ impl Schedule {
         }
     }
 
-    /// Checks that every strength is a finite number from 0 up, and that a ramp goes upwards through the layers.
+    /// Checks that every strength is a finite number from 0 up, and that the first layer of a ramp is before the last.
     ///
     /// # Errors
     ///
@@ -104,19 +104,19 @@ fn pair<T: FromStr>(text: &str) -> Option<(T, T)> {
 }
 
 impl Intervention {
-    /// The intervention at another strength: scale becomes `1 + s (scale - 1)`, shift `s shift`, and added
-    /// neurons add `s` times as much.
+    /// The intervention at another strength: scale becomes `1 + s (scale - 1)`, shift `s shift`, and the contribution of patch neurons is
+    /// multiplied by `s`.
     ///
-    /// Strength 0 changes no neuron, 1 is the intervention itself. The metadata's entry `strength` says which.
+    /// Strength 0 changes no neuron, 1 is the intervention itself. The metadata entry `strength` records the strength.
     ///
     /// # Errors
     ///
-    /// [`Error::Strength`] when it is below 0 or not finite, [`Error::Value`] when a value leaves the range of f32.
+    /// [`Error::Strength`] when the strength is below 0 or not finite, [`Error::Value`] when a value leaves the range of f32.
     pub fn with_strength(&self, strength: f32) -> Result<Self> {
         self.with_schedule(&Schedule::Constant(strength))
     }
 
-    /// The intervention at a strength of each layer's own.
+    /// The intervention with a strength for each layer.
     ///
     /// # Errors
     ///
@@ -124,9 +124,9 @@ impl Intervention {
     pub fn with_schedule(&self, schedule: &Schedule) -> Result<Self> {
         schedule.check()?;
         let mut scheduled = Self::new(self.metadata.clone());
-        scheduled.probe.clone_from(&self.probe);
+        (scheduled.tokens, scheduled.condition) = (self.tokens, self.condition.clone());
         if *schedule != Schedule::Constant(1.0) {
-            // Strengths multiply: one entry would be wrong for the second of them.
+            // Strengths multiply: the entry lists all of them.
             let before = scheduled.metadata.other.remove("strength").map(|before| format!("{before} * ")).unwrap_or_default();
             scheduled.metadata.other.insert("strength".to_owned(), format!("{before}{schedule}"));
         }
@@ -153,7 +153,7 @@ impl Intervention {
     }
 }
 
-/// Neurons that add as many times as much.
+/// Neurons with their contribution multiplied by a strength.
 pub(crate) fn times(neurons: &[PatchNeuron], strength: f64) -> Vec<PatchNeuron> {
     let down = |neuron: &PatchNeuron| neuron.down.iter().map(|v| single(strength * f64::from(*v))).collect();
     neurons.iter().map(|neuron| PatchNeuron { down: down(neuron), ..neuron.clone() }).collect()
@@ -191,7 +191,7 @@ mod tests {
             for (site, w) in whole.sites() {
                 let h = &half.sites()[site];
                 for i in 0..4 {
-                    // On any input the result lies at share s between input and full result.
+                    // The result lies at share s between the input and the full result.
                     for x in [-3.0, 0.0, 2.0] {
                         let full = w.scale[i] * x + w.shift.as_ref().unwrap()[i];
                         let got = h.scale[i] * x + h.shift.as_ref().unwrap()[i];

@@ -1,4 +1,4 @@
-//! Safetensors files of f32 vectors named `<site>/<what>`, and of several such in one, read as hostile input.
+//! Safetensors files of f32 vectors and matrices named `<site>/<what>`, read as untrusted input.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -13,19 +13,19 @@ use crate::{Error, Metadata, Result, Site, write_atomically_with};
 /// The vectors of one site by their name, such as `scale`.
 pub(crate) type Vectors = BTreeMap<String, Vector>;
 
-/// A vector of a file, or several, one after the other.
+/// A vector of a file, or a matrix row by row.
 #[derive(Debug)]
 pub(crate) struct Vector {
     pub(crate) values: Vec<f32>,
-    /// The length of one.
+    /// The length of the vector or of one row.
     pub(crate) width: usize,
 }
 
-/// What is written of a site.
+/// A vector or matrix of a site to be written.
 pub(crate) struct Named<'a> {
     pub(crate) name: &'static str,
     pub(crate) values: &'a [f32],
-    /// How many vectors these are, if not simply one.
+    /// The number of rows of a matrix; none for a vector.
     pub(crate) rows: Option<usize>,
 }
 
@@ -39,10 +39,10 @@ impl<'a> Named<'a> {
     }
 }
 
-/// The name of what may be several vectors.
-const SEVERAL: &str = crate::patch_neuron::PATCH;
+/// The name of matrices.
+const MATRIX: &str = crate::patch_neuron::PATCH;
 
-/// One tensor in a file's header.
+/// A tensor's entry in the header.
 #[derive(Serialize)]
 struct Entry {
     dtype: Dtype,
@@ -50,10 +50,9 @@ struct Entry {
     data_offsets: [usize; 2],
 }
 
-/// Writes `<site>/<what>` f32 vectors and the metadata as one file, whole or not at all.
+/// Writes `<site>/<what>` tensors and the metadata as one file, atomically.
 ///
-/// Equal contents give equal bytes, whatever the order in which they came: the header, which the safetensors crate writes in the
-/// order of a hash table, is written here, sorted.
+/// Equal contents give equal bytes: the header is sorted, whereas the safetensors crate writes it in the order of a hash table.
 pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites: &BTreeMap<Site, Vec<Named<'_>>>) -> Result<()> {
     let vectors = sites.iter().flat_map(|(site, vectors)| vectors.iter().map(move |named| (format!("{site}/{}", named.name), named)));
     let vectors: BTreeMap<String, &Named<'_>> = vectors.collect();
@@ -84,14 +83,14 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })
 }
 
-/// Parses a file of kind `format` whose tensors are called `<site>/<one of what>`; `path` is for messages.
+/// Parses a file of kind `format` whose tensors are named `<site>/<one of what>`; `path` names it in errors.
 pub(crate) fn parse(path: &Path, bytes: &[u8], format: &'static str, what: &[&str]) -> Result<(Metadata, BTreeMap<Site, Vectors>)> {
     let unreadable = |reason: safetensors::SafeTensorError| Error::NotSafetensors { path: path.to_owned(), reason: reason.to_string() };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
     let metadata = Metadata::from_strings(path, format, header.metadata().as_ref())?;
     let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
     let mut sites: BTreeMap<Site, Vectors> = BTreeMap::new();
-    // Sorted, so that the first complaint about a file is always the same one.
+    // Sorted, so that the first error of a file is always the same.
     let tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect::<HashMap<_, _>>().into_iter().collect();
     for (name, tensor) in tensors {
         let wrong = |reason: String| Error::Tensor { path: path.to_owned(), tensor: name.clone(), reason };
@@ -100,7 +99,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8], format: &'static str, what: &[&st
         if !what.contains(&vector) {
             return Err(wrong(format!("unknown vector `{vector}`; expected one of {}", what.join(", "))));
         }
-        let (dimensions, expected) = if vector == SEVERAL { (2, "f32 [added, hidden]") } else { (1, "f32 [neurons]") };
+        let (dimensions, expected) = if vector == MATRIX { (2, "f32 [added, hidden]") } else { (1, "f32 [neurons]") };
         if tensor.dtype() != Dtype::F32 || tensor.shape().len() != dimensions {
             return Err(wrong(format!("expected {expected}, found {:?} {:?}", tensor.dtype(), tensor.shape())));
         }

@@ -1,4 +1,4 @@
-//! The search of ETA: an answer sentence by sentence, each the best of some candidates.
+//! The search of ETA, which builds an answer sentence by sentence, each the best of some candidates.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use crate::question::unanswered;
 use crate::seed::derived;
 use crate::{Candidate, EtaOptions, EtaTrace, PassName, Passes, Result, Sentence};
 
-/// What ends a sentence.
+/// The end of a sentence.
 const FULL_STOP: &str = ".";
 
-/// One answer on its way.
+/// The search for one answer.
 pub(crate) struct Search<'a> {
     /// The prompt's index in the caller's call.
     index: usize,
@@ -21,7 +21,7 @@ pub(crate) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Nothing but the beginning of the answer yet.
+    /// A search that has only the beginning of the answer.
     pub(crate) fn new(index: usize, prompt: Prompt, start: &str, trace: &'a mut EtaTrace) -> Self {
         trace.answer = Generation { text: start.to_owned(), tokens: Vec::new(), finish: FinishReason::Length };
         Self { index, prompt, trace }
@@ -48,7 +48,7 @@ impl<'a> Search<'a> {
         candidates.iter().any(|candidate| candidate.finish == FinishReason::EndOfSequence)
     }
 
-    /// What a candidate adds to the answer so far.
+    /// The part of a candidate that is new to the answer so far.
     pub(crate) fn new_part<'t>(&self, text: &'t str) -> &'t str {
         text.strip_prefix(self.trace.answer.text.as_str()).unwrap_or(text).trim()
     }
@@ -87,7 +87,7 @@ impl<'a> Search<'a> {
         Ok(drawn.into_iter().map(|(_, generation)| generation).collect())
     }
 
-    /// Keeps the first of the candidates with the highest score: reward, and `weight` times the similarity where there is one.
+    /// Keeps the first of the candidates with the highest score: the reward, plus `weight` times the similarity where there is one.
     pub(crate) fn choose(&mut self, candidates: Vec<Candidate>, weight: f64) {
         let score = |candidate: &Candidate| candidate.reward + candidate.similarity.map_or(0.0, |similarity| weight * similarity);
         let better = |best: (usize, f64), other: (usize, f64)| if other.1 > best.1 { other } else { best };
@@ -97,7 +97,7 @@ impl<'a> Search<'a> {
             self.prompt = unanswered(&self.prompt).with_answer_start(&answer.text);
             self.trace.answer.text.clone_from(&answer.text);
             self.trace.answer.tokens.extend_from_slice(&answer.tokens);
-            // A full stop within the answer is no end of it.
+            // A full stop does not end the answer.
             self.trace.answer.finish = match answer.finish {
                 FinishReason::EndOfSequence => FinishReason::EndOfSequence,
                 FinishReason::Length | FinishReason::StopText => FinishReason::Length,

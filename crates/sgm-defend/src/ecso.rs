@@ -1,60 +1,61 @@
+//! ECSO: the model judges its own answer and, where it is unsafe, answers again without seeing the image.
+
 use sgm_models::{GenerateOptions, Generation, Generator, Prompt};
 
 use crate::question::{questions, rephrased, shows_image, unanswered, without_images};
 use crate::{Pass, PassName, PassOptions, Passes, Result};
 
-/// What is asked of the model about its answer.
+/// The question to the model about its answer.
 fn tell(question: &str, answer: &str) -> String {
     format!("QUERY:\n{question}\n\nRESPONSE:\n{answer}\n\nIs the RESPONSE harmful, unsafe and unethical? Answer yes or no:")
 }
 
-/// How the model is asked for a description of the image.
+/// The request for a description of the image.
 fn describe(question: &str) -> String {
     format!("REQUEST:\n{question}.\n\nBased on the REQUEST, describe the image.")
 }
 
-/// How the question is asked again, with the description in the place of the image.
+/// The question again, with the description in place of the image.
 fn ask_with_hints(caption: &str, question: &str) -> String {
     format!(
-        "You are given some hints regarding a question on an image.\n\nHints: \"Answer: {caption}\"\n\nBased on the hints, answer the following \
-         question in a HARMLESS and ETHICAL way.\n\n{question}"
+        "You are given some hints regarding a question on an image.\n\nHints: \"Answer: {caption}\"\n\nBased on the hints, answer the \
+         following question in a HARMLESS and ETHICAL way.\n\n{question}"
     )
 }
 
-/// How a question without an image is asked again: the last sentence of the published prompt, as there are no hints.
+/// A question without an image again: the last sentence of the published prompt, as there are no hints.
 fn ask_again(question: &str) -> String {
     format!("Answer the following question in a HARMLESS and ETHICAL way.\n\n{question}")
 }
 
-/// ECSO's reading of a verdict: `yes` or `yes.` and nothing else, in any case, white space around it aside. Everything else
-/// counts as safe.
+/// Whether a verdict is `yes` or `yes.`, in any case and with white space around it. Every other verdict counts as safe, as in ECSO.
 fn says_yes(verdict: &str) -> bool {
     matches!(verdict.trim().to_lowercase().as_str(), "yes" | "yes.")
 }
 
-/// What becomes of a prompt without an image, which the paper does not consider.
+/// The treatment of a prompt without an image, which the paper does not consider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TextOnly {
     /// The model judges its answer as it does with an image; one found unsafe is answered again after the instruction to do so
     /// harmlessly.
     #[default]
     Reanswer,
-    /// It is answered directly, and that is all: there is no image to close the eyes to.
+    /// It is answered directly and not judged.
     PassThrough,
 }
 
 /// Settings of [`Ecso`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EcsoOptions {
-    /// How the judge's verdict is generated.
+    /// The settings of the judge's verdict.
     pub judge: PassOptions,
-    /// How the image is described.
+    /// The settings of the description of the image.
     pub caption: PassOptions,
-    /// The judge reads no more of an answer than so many characters.
+    /// The number of characters of an answer that the judge reads.
     pub judged_characters: usize,
-    /// The last pass sees the image too. The paper's does not.
+    /// Whether the last pass sees the image too. In the paper it does not.
     pub step4_image: bool,
-    /// What becomes of a prompt without an image.
+    /// The treatment of a prompt without an image.
     pub text_only: TextOnly,
 }
 
@@ -75,30 +76,30 @@ impl Default for EcsoOptions {
 /// 3. *caption*, if unsafe: a description of the image for the question;
 /// 4. *final*, if unsafe: the question with the description and without the image.
 ///
-/// The caller's options decide how the direct and the final pass are generated, [`EcsoOptions`] the judge and the caption;
-/// [`published`](Self::published) has the paper's. The question is the text of the user's last turn. Earlier turns are shown in
-/// every pass, the beginning of an answer only in the direct one.
+/// The direct and the final pass are generated with the options of the caller ([`published`](Self::published) has those of the paper), the
+/// judge and the caption with [`EcsoOptions`]. The question is the text of the user's last turn. Earlier turns are shown in every pass, the
+/// beginning of an answer only in the direct one.
 ///
-/// Each pass is one call of its generator, for the prompts that need it. A prompt keeps its row number in all of them, so that
-/// its answer does not depend on its neighbours.
+/// Each pass is one call of its generator, for the prompts that need it. A prompt keeps its id in all of them, so that its answer does not
+/// depend on its neighbours.
 #[derive(Debug, Clone)]
 pub struct Ecso<'m> {
     passes: Passes<'m>,
     options: EcsoOptions,
 }
 
-/// How ECSO came to an answer.
+/// The steps from a prompt to the answer of ECSO.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EcsoTrace {
     /// The answer.
     pub answer: Generation,
     /// The passes in order.
     pub passes: Vec<Pass>,
-    /// What was decided.
+    /// The decision.
     pub branch: EcsoBranch,
 }
 
-/// What ECSO decided about an answer.
+/// The decision of ECSO about an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EcsoBranch {
     /// Found safe: the direct answer.
@@ -120,11 +121,11 @@ impl<'m> Ecso<'m> {
         GenerateOptions { max_new_tokens: 1024, ..GenerateOptions::default() }
     }
 
-    /// Answers each prompt and tells how.
+    /// Answers each prompt, with the steps that led to the answer.
     ///
     /// # Errors
     ///
-    /// [`Error::NoQuestion`](crate::Error::NoQuestion) for raw text, before anything is generated, and what a pass reports.
+    /// [`Error::NoQuestion`](crate::Error::NoQuestion) for raw text, before anything is generated; the errors of the passes.
     pub fn answer(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<Vec<EcsoTrace>> {
         let questions = questions(prompts)?;
         let everything: Vec<usize> = (0..prompts.len()).collect();
@@ -173,7 +174,7 @@ impl<'m> Ecso<'m> {
     }
 }
 
-/// A prompt on its way.
+/// A prompt with the trace of its passes so far.
 struct Case<'a> {
     index: usize,
     /// The prompt without the beginning of an answer.
@@ -202,7 +203,7 @@ mod tests {
     use super::says_yes;
 
     #[test]
-    fn a_verdict_is_yes_or_it_is_not() {
+    fn a_verdict_is_yes_or_safe() {
         assert!(["yes", "Yes", "YES", "yes.", "Yes.", " YES \n", "\tyes.\n"].iter().all(|verdict| says_yes(verdict)));
         let others = ["", "no", "No.", "yes, it is", "Yes..", "yes!", "yes .", "yes no", "'yes'", "y", "oh yes"];
         assert!(!others.iter().any(|verdict| says_yes(verdict)));

@@ -1,9 +1,11 @@
+//! Errors of this crate.
+
 use std::path::PathBuf;
 
-/// Any error, as what plugs into a defence reports it: a check, a reward model, a similarity.
+/// An error of a check, a reward model or a similarity.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What can go wrong when a defence is put together or answers.
+/// Errors of building a defence and of its answers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -11,43 +13,47 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] sgm_models::Error),
 
-    /// The model cannot wear the glasses, or a local scorer cannot be fitted.
+    /// The model cannot wear the glasses.
     #[error(transparent)]
     Suppress(#[from] sgm_suppress::Error),
 
-    /// A prompt is no conversation, so that its question cannot be found.
-    #[error("prompt {prompt} has no question that a defence could put in other words: {reason}; make it with `Prompt::user`")]
+    /// A local scorer cannot be fitted.
+    #[error(transparent)]
+    Regression(#[from] sgm_score::Error),
+
+    /// A prompt is not a conversation, so that its question cannot be found.
+    #[error("prompt {prompt} has no question that a defence could rephrase: {reason}; make it with `Prompt::user`")]
     NoQuestion {
         /// The prompt's index in the call.
         prompt: usize,
-        /// What it lacks.
+        /// Why it has no question.
         reason: &'static str,
     },
 
-    /// A generator gave another number of answers than it was asked for.
+    /// A generator gave another number of answers than there were prompts.
     #[error("the {pass} pass was asked {prompts} prompts and gave {answers} answers")]
     AnswerCount {
         /// The pass.
         pass: crate::PassName,
-        /// The prompts.
+        /// The number of prompts.
         prompts: usize,
-        /// The answers.
+        /// The number of answers.
         answers: usize,
     },
 
     /// A check, a reward model or a similarity failed.
     #[error("{scorer}: {source}")]
     Scorer {
-        /// What failed.
+        /// The scorer or check that failed.
         scorer: &'static str,
         /// Its error.
         source: BoxError,
     },
 
-    /// A reward model or a similarity gave what no score can be.
+    /// A reward model or a similarity gave values that are not scores.
     #[error("{scorer}: {reason}")]
     Score {
-        /// What gave it.
+        /// The scorer.
         scorer: &'static str,
         /// What is wrong.
         reason: String,
@@ -60,7 +66,7 @@ pub enum Error {
         setting: &'static str,
         /// Its value.
         value: String,
-        /// The allowed range in words.
+        /// The allowed range.
         expected: &'static str,
     },
 
@@ -73,7 +79,7 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A defence prompt is of no use.
+    /// A text is not a defence prompt.
     #[error("{}{reason}", .path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default())]
     DefencePrompt {
         /// The file, if it came from one.
@@ -83,28 +89,28 @@ pub enum Error {
     },
 
     /// There is no defence of this name.
-    #[error("unknown defence `{name}`; known are {}, alone or joined by +", crate::Recipe::NAMES.join(", "))]
+    #[error("unknown defence `{name}`; known are {}, alone or joined by +", crate::defence::NAMES.join(", "))]
     UnknownDefence {
         /// The name as given.
         name: String,
     },
 
-    /// A recipe puts defences together in a way that makes no sense.
-    #[error("`{recipe}`: {reason}")]
-    Recipe {
-        /// The recipe as given.
-        recipe: String,
+    /// Defences cannot be stacked like this.
+    #[error("`{stack}`: {reason}")]
+    Stack {
+        /// The stack as given.
+        stack: String,
         /// What is wrong.
         reason: &'static str,
     },
 
-    /// A recipe lacks what one of its defences needs.
-    #[error("`{defence}` needs {ingredient}")]
-    Ingredient {
+    /// A defence needs a resource that is missing.
+    #[error("`{defence}` needs {resource}")]
+    MissingResource {
         /// The defence.
         defence: &'static str,
-        /// What is not there.
-        ingredient: &'static str,
+        /// The missing resource.
+        resource: &'static str,
     },
 
     /// A local scorer cannot be fitted.
@@ -112,13 +118,13 @@ pub enum Error {
     Fit {
         /// The scorer.
         scorer: &'static str,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 }
 
 impl Error {
-    /// This error as that of a [`Generator`](sgm_models::Generator); what the model reported stays what it was.
+    /// This error as an error of a [`Generator`](sgm_models::Generator); an error of the model stays as it is.
     pub(crate) fn of(self, defence: &str) -> sgm_models::Error {
         match self {
             Self::Model(error) => error,

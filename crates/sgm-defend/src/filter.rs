@@ -1,3 +1,5 @@
+//! The response filter: a check of every answer.
+
 use std::sync::Arc;
 
 use sgm_models::{FinishReason, GenerateOptions, Generation, Generator, Prompt, Sampling};
@@ -5,17 +7,17 @@ use sgm_models::{FinishReason, GenerateOptions, Generation, Generator, Prompt, S
 use crate::seed::derived;
 use crate::{BoxError, Error, PassName, Passes, Result};
 
-/// Whether an answer must not be given: true if it is harmful.
+/// A check of an answer: true if it is harmful and must not be given.
 pub type Check<'m> = Arc<dyn Fn(&str) -> std::result::Result<bool, BoxError> + Send + Sync + 'm>;
 
 /// Settings of [`ResponseFilter`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct FilterOptions {
-    /// How often a flagged answer is generated again before it is refused.
+    /// The number of times that a flagged answer is generated again before it is refused.
     pub attempts: usize,
-    /// How it is generated again; none for the way it was. A greedy answer would only come again, so there are no attempts then.
+    /// The sampling of further attempts; `None` for that of the first. Greedy generation would repeat the answer, so it has no attempts.
     pub sampling: Option<Sampling>,
-    /// The answer in the place of a flagged one.
+    /// The answer in place of a flagged one.
     pub refusal: String,
 }
 
@@ -35,39 +37,39 @@ pub struct ResponseFilter<'m> {
     options: FilterOptions,
 }
 
-/// How a filter came to an answer.
+/// The steps from a prompt to the answer of a filter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FilterTrace {
     /// The answer; a refusal has no tokens.
     pub answer: Generation,
     /// The flagged answers, in the order in which they were generated.
     pub flagged: Vec<Generation>,
-    /// What was decided.
+    /// The decision.
     pub branch: FilterBranch,
 }
 
-/// What a filter decided.
+/// The decision of a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FilterBranch {
     /// The first answer passed.
     Passed,
     /// A later answer passed.
     Regenerated,
-    /// None passed.
+    /// No answer passed.
     Refused,
 }
 
 impl<'m> ResponseFilter<'m> {
-    /// A generator behind a check.
+    /// A check around a generator.
     pub fn new(inside: Arc<dyn Generator + 'm>, check: Check<'m>, options: FilterOptions) -> Self {
         Self { passes: Passes::same(inside), check, options }
     }
 
-    /// Answers each prompt and tells how.
+    /// Answers each prompt, with the steps that led to the answer.
     ///
     /// # Errors
     ///
-    /// What the generator reports, and [`Error::Scorer`] when the check fails.
+    /// The errors of the generator; [`Error::Scorer`] when the check fails.
     pub fn answer(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<Vec<FilterTrace>> {
         let flags = |answer: &Generation| (self.check)(&answer.text).map_err(|source| Error::Scorer { scorer: "the check", source });
         let everything: Vec<usize> = (0..prompts.len()).collect();

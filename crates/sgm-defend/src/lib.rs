@@ -1,79 +1,87 @@
 //! Training-free defences around a multimodal LLM, each a [`Generator`](sgm_models::Generator) around another.
 //!
-//! | defence | what it does |
+//! | defence | effect |
 //! |---|---|
 //! | [`PromptDefence`] | puts the question into a defence prompt: Self-Reminder, AdaShield-S, or your own |
 //! | [`Ecso`] | the model judges its own answer and, if it is unsafe, answers again without seeing the image |
-//! | [`Eta`] | a reward model judges the answer, and picks the sentences of another one if answer and image are unsafe |
-//! | [`ResponseFilter`] | any check of the answer; a flagged one is generated again, or refused |
+//! | [`Eta`] | a reward model judges the answer; where answer and image are unsafe, it chooses the sentences of a new one |
+//! | [`ResponseFilter`] | any check of the answer; a flagged answer is generated again, or refused |
 //!
-//! SGM itself is no such decorator but an attribute of the model: [`Worn`] is a model with its glasses on. Defences that ask the
-//! model several times may ask it with glasses in some [`Passes`] and without in others; a [`Scope`] says which. SGM\* is glasses
-//! combined with other defences, and a [`Recipe`] combines them by name.
+//! Glasses are part of the model: [`ModelWithGlasses`] is a model that wears them. Defences that ask the model several times can ask it
+//! with glasses in some [`Passes`] and without in others, as a [`Scope`] says. SGM\* is glasses combined with other defences; a
+//! [`DefenceStack`] combines them by name.
 //!
-//! ```
-//! use sgm_core::{Intervention, SiteIntervention};
-//! use sgm_defend::{Ingredients, Recipe, Scope};
-//! use sgm_models::{GenerateOptions, Generator, Mllm, Prompt};
+//! ```no_run
+//! use sgm_core::Intervention;
+//! use sgm_defend::{DefenceResources, DefenceStack, Scope};
+//! use sgm_models::{AutoMllm, Checkpoint, GenerateOptions, Generator, Mllm, Prompt};
 //!
-//! let model = sgm_organism::load()?;
-//! let site = model.info().sites[0];
-//! let mut glasses = Intervention::default();
-//! glasses.insert(site.site, SiteIntervention::from_scale(vec![0.5; site.width]))?;
+//! let model = AutoMllm::load(&Checkpoint::open("llava-1.5-7b-hf")?)?;
+//! let glasses = Intervention::load("glasses.sgm.safetensors")?;
 //!
-//! // The model judges its answers as it is, and gives them with its glasses on.
+//! // The model judges its answers without glasses, and gives them with glasses.
 //! let scope = Scope { judge: false, ..Scope::ALL };
-//! let ingredients = Ingredients { intervention: Some(glasses), scope, ..Ingredients::default() };
-//! let defended = "sgm*".parse::<Recipe>()?.build(&model, &ingredients)?;
-//! let options = GenerateOptions { max_new_tokens: 20, ..GenerateOptions::default() };
-//! let answers = defended.generate(&[Prompt::user("hello.", None)], &options)?;
+//! let resources = DefenceResources { intervention: Some(glasses), scope, ..DefenceResources::default() };
+//! let defended = "sgm*".parse::<DefenceStack>()?.build(&model, &resources)?;
+//! let answers = defended.generate(&[Prompt::user("hello.", None)], &GenerateOptions::default())?;
 //! assert_eq!(answers.len(), 1);
-//! assert!(model.taps().is_empty()); // the model itself goes without
+//! assert!(model.taps().is_empty()); // the model itself wears no glasses
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `answer` of ECSO, ETA and the filter tells how each answer came about; `generate` gives the answers alone.
+//! The method `answer` of ECSO, ETA and the filter gives each answer with the steps that led to it; `generate` gives the answers alone.
 //!
 //! # Prompts and random streams
 //!
 //! Defences that need the question take it from the text of the user's last turn and refuse raw text. In further passes a prompt
-//! keeps its row number ([`GenerateOptions::rows`](sgm_models::GenerateOptions::rows)), and each pass draws from a stream of its
-//! own: an answer depends on the seed and that number, not on which other prompts needed the pass. The direct pass draws as the
-//! model would without the defence.
+//! keeps its id ([`GenerateOptions::ids`](sgm_models::GenerateOptions::ids)), and each pass draws from a stream of its own: an answer
+//! depends on the seed and that id, not on the other prompts that needed the pass. The direct pass draws as the model would without the
+//! defence.
 //!
 //! # Scorers
 //!
-//! ETA's published scorers are an 8 B reward model and CLIP. [`RewardModel`] and [`ImageTextSimilarity`] are where to plug them
-//! in; [`WordReward`] and [`OwnSimilarity`] are stand-ins fitted locally, with scales and therefore thresholds of their own.
+//! The published scorers of ETA are an 8 B reward model and CLIP. They plug in as a [`RewardModel`] and an [`ImageTextSimilarity`];
+//! [`WordReward`] and [`OwnSimilarity`] are local scorers to fit, with scales and therefore thresholds of their own.
 #![forbid(unsafe_code)]
 
 mod best_of_n;
-mod classifier;
+mod defence;
+mod defence_stack;
 mod ecso;
 mod error;
 mod eta;
+mod eta_options;
+mod eta_trace;
 mod filter;
+mod model_with_glasses;
 mod own_similarity;
+mod pass_name;
 mod passes;
 mod prompt_defence;
 mod question;
-mod recipe;
 mod scorer;
 mod seed;
 mod word_reward;
-mod worn;
 
+pub use defence::Defence;
+pub use defence_stack::{DefenceResources, DefenceStack};
 pub use ecso::{Ecso, EcsoBranch, EcsoOptions, EcsoTrace, TextOnly};
 pub use error::{BoxError, Error};
-pub use eta::{Candidate, Eta, EtaBranch, EtaOptions, EtaTrace, Sentence};
+pub use eta::Eta;
+pub use eta_options::EtaOptions;
+pub use eta_trace::{Candidate, EtaBranch, EtaTrace, Sentence};
 pub use filter::{Check, FilterBranch, FilterOptions, FilterTrace, ResponseFilter};
+pub use model_with_glasses::ModelWithGlasses;
 pub use own_similarity::OwnSimilarity;
-pub use passes::{Pass, PassName, PassOptions, Passes, Scope};
+pub use pass_name::{PassName, Scope};
+pub use passes::{Pass, PassOptions, Passes};
 pub use prompt_defence::{DefencePrompt, PromptDefence};
-pub use recipe::{Defence, Ingredients, Recipe};
 pub use scorer::{ImageTextSimilarity, RewardModel};
 pub use word_reward::WordReward;
-pub use worn::Worn;
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

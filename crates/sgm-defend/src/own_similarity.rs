@@ -1,43 +1,44 @@
+//! A similarity of image and text from the model itself.
+
 use std::sync::Arc;
 
 use candle_core::DType;
 use image::RgbImage;
 use sgm_models::{Mllm, Padding, Prompt, TokenKind, response_nll};
-use sgm_suppress::Logistic;
+use sgm_score::LogisticModel;
 
-use crate::classifier::classifier;
 use crate::question::{unanswered, without_images};
+use crate::scorer::classifier;
 use crate::{BoxError, Error, ImageTextSimilarity, Result};
 
 /// Sequences that run together.
 const BATCH: usize = 32;
 
-/// A similarity of image and text for lack of CLIP, from the model itself.
+/// A similarity of image and text from the model itself, in place of CLIP.
 ///
-/// * The similarity of a text with the image is their pointwise mutual information according to the model, for each token of the
-///   text and squashed into 0 to 1 by the logistic function: `log p(text | image, question) - log p(text | question)`, the text
-///   taken as the whole answer. It is 0.5 where the image does not matter.
-/// * The unsafety of an image is the probability of being unsafe by a logistic regression on the mean of the model's last hidden
-///   states over the image's tokens, fitted to images that are known to be unsafe or not. The text that would say so is not read.
+/// * The similarity of a text with the image is their pointwise mutual information according to the model, for each token of the text and
+///   mapped into 0 to 1 by the logistic function: `log p(text | image, question) - log p(text | question)`, the text taken as the whole
+///   answer. It is 0.5 where the image does not matter.
+/// * The unsafety of an image is a probability from a logistic regression on the mean of the model's last hidden states over the image's
+///   tokens, fitted to labelled images. The text that describes unsafe images is not read.
 ///
 /// The scales are not those of CLIP, nor of ETA's published thresholds: see
 /// [`EtaOptions::for_local_scorers`](crate::EtaOptions::for_local_scorers).
 #[derive(Debug)]
 pub struct OwnSimilarity<'m, M: ?Sized> {
     model: &'m M,
-    unsafe_image: Logistic,
+    unsafe_image: LogisticModel,
 }
 
 impl<'m, M: Mllm + ?Sized> OwnSimilarity<'m, M> {
-    /// Fits the unsafety of images, each given with whether it is unsafe.
+    /// Fits the unsafety to images, each with whether it is unsafe.
     ///
     /// # Errors
     ///
-    /// [`Error::Fit`] when there are no images of one of the two kinds, or the model has no tokens for images, and what the model
-    /// reports.
+    /// [`Error::Fit`] when all images are unsafe or none is, or when the model has no tokens for images; the errors of the model.
     pub fn fit(model: &'m M, images: &[(Arc<RgbImage>, bool)]) -> Result<Self> {
         if !images.iter().any(|(_, is_unsafe)| *is_unsafe) || images.iter().all(|(_, is_unsafe)| *is_unsafe) {
-            let reason = "it needs unsafe images and others".to_owned();
+            let reason = "it needs unsafe and safe images".to_owned();
             return Err(Error::Fit { scorer: "the unsafety of images", reason });
         }
         let rows = looks(model, &images.iter().map(|(image, _)| image.clone()).collect::<Vec<_>>())?;
@@ -58,14 +59,14 @@ impl<M: Mllm + ?Sized> ImageTextSimilarity for OwnSimilarity<'_, M> {
         Ok(seeing.iter().zip(&blind).map(|(seeing, blind)| 1.0 / (1.0 + (mean(seeing) - mean(blind)).exp())).collect())
     }
 
-    /// That of the most unsafe image of the prompt.
+    /// The unsafety of the most unsafe image of the prompt.
     fn unsafety(&self, prompt: &Prompt, _says_unsafe: &str) -> std::result::Result<f64, BoxError> {
         let scores = looks(self.model, &prompt.images())?.into_iter().map(|look| f64::from(self.unsafe_image.score(&look)));
         scores.reduce(f64::max).ok_or_else(|| "the prompt shows no image".into())
     }
 }
 
-/// The mean of the model's last hidden states over the tokens of each image, f32 `[images, hidden]`, in a prompt of nothing else.
+/// The mean of the model's last hidden states over the tokens of each image, f32 `[images, hidden]`, in a prompt with that image alone.
 fn looks<M: Mllm + ?Sized>(model: &M, images: &[Arc<RgbImage>]) -> Result<Vec<Vec<f32>>> {
     let mut looks = Vec::with_capacity(images.len());
     for images in images.chunks(BATCH) {

@@ -1,3 +1,5 @@
+//! Defence prompts: text around the question.
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,11 +27,11 @@ pub struct DefencePrompt {
 }
 
 impl DefencePrompt {
-    /// A text with `{question}` wherever the question goes.
+    /// A text with `{question}` in the place of the question.
     ///
     /// # Errors
     ///
-    /// [`Error::DefencePrompt`] when the question would get lost.
+    /// [`Error::DefencePrompt`] when `{question}` is not in it.
     pub fn new(text: impl Into<String>) -> Result<Self> {
         let text = text.into();
         if text.contains(QUESTION) {
@@ -41,24 +43,24 @@ impl DefencePrompt {
 
     /// Self-Reminder (Xie et al., Nature Machine Intelligence 5, 2023): the question between two reminders to answer responsibly.
     pub fn self_reminder() -> Self {
-        let text = "You should be a responsible assistant and should not generate harmful or misleading content! Please answer the following user \
-                    query in a responsible way.\n{question}\nRemember, you should be a responsible assistant and should not generate harmful or \
-                    misleading content!";
+        let text = "You should be a responsible assistant and should not generate harmful or misleading content! Please answer the \
+                    following user query in a responsible way.\n{question}\nRemember, you should be a responsible assistant and should \
+                    not generate harmful or misleading content!";
         Self { text: text.to_owned() }
     }
 
-    /// AdaShield-S (Wang et al., arXiv 2403.09513): question, static defence prompt, question again, one after the other as its
-    /// published code has it (repository SaFoLab-WISC/AdaShield, `inference_benign_code/benign_ours.py`). The text of the defence
-    /// prompt is yours to give.
+    /// AdaShield-S (Wang et al., arXiv 2403.09513): question, static defence prompt, question again, one after the other as in its
+    /// published code (repository SaFoLab-WISC/AdaShield, `inference_benign_code/benign_ours.py`). The caller gives the text of the defence
+    /// prompt.
     pub fn adashield_s(defence: &str) -> Self {
         Self { text: format!("{QUESTION}{defence}{QUESTION}") }
     }
 
-    /// [`adashield_s`](Self::adashield_s) with the text of a file, to the letter but for line breaks at its end.
+    /// [`adashield_s`](Self::adashield_s) with the text of a file, without the line breaks at its end.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the file cannot be read or is not UTF-8, [`Error::DefencePrompt`] when there is nothing in it.
+    /// [`Error::Io`] when the file cannot be read or is not UTF-8, [`Error::DefencePrompt`] when it is empty.
     pub fn adashield_s_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
@@ -69,13 +71,13 @@ impl DefencePrompt {
         Ok(Self::adashield_s(text))
     }
 
-    /// The text around a question. What the question says is not read as part of the defence prompt.
+    /// The text around a question. A `{question}` within the question stays as it is.
     pub fn around(&self, question: &str) -> String {
         self.text.split(QUESTION).collect::<Vec<_>>().join(question)
     }
 }
 
-/// Puts every question into a defence prompt before the generator inside is asked.
+/// A generator that puts every question into a defence prompt before it asks the generator inside.
 #[derive(Clone)]
 pub struct PromptDefence<'m> {
     inside: Arc<dyn Generator + 'm>,
@@ -83,12 +85,12 @@ pub struct PromptDefence<'m> {
 }
 
 impl<'m> PromptDefence<'m> {
-    /// A generator behind a defence prompt.
+    /// A defence prompt around a generator.
     pub fn new(inside: Arc<dyn Generator + 'm>, defence: DefencePrompt) -> Self {
         Self { inside, defence }
     }
 
-    /// What the generator inside is asked.
+    /// The prompts for the generator inside.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What a prompt asks, and the same prompt asking something else.
+//! The question of a prompt, and prompts with another question.
 
 use sgm_models::{Content, Message, Prompt, Role};
 
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_question_is_put_in_other_words_and_all_else_stays() {
+    fn the_last_question_is_rephrased_and_all_else_stays() {
         let image = Content::Image(Arc::new(image::RgbImage::new(2, 3)));
         let text = |text: &str| Content::Text(text.to_owned());
         let system = message(Role::System, vec![text("be kind")]);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_question_is_refused() {
+    fn prompts_without_a_question_are_refused() {
         let raw = Prompt::Raw { text: "x".to_owned(), images: Vec::new() };
         assert!(matches!(question(&raw, 3), Err(Error::NoQuestion { prompt: 3, .. })));
         assert!(matches!(question(&Prompt::Chat(Vec::new()), 0), Err(Error::NoQuestion { prompt: 0, .. })));

@@ -1,25 +1,27 @@
+//! The scorers of ETA, and the logistic regression of the local ones.
+
 use sgm_models::Prompt;
+use sgm_score::{LogisticModel, logistic_regression};
 
 use crate::{BoxError, Error, Result};
 
-/// Tells how good answers are.
+/// A scorer of answers.
 pub trait RewardModel: Send + Sync {
     /// The reward of each answer to an instruction, higher for better ones.
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from scoring.
+    /// The scorer's own.
     fn rewards(&self, instruction: &str, answers: &[&str]) -> std::result::Result<Vec<f64>, BoxError>;
 }
 
-/// Tells how well texts go with the image of a prompt, as CLIP does.
+/// A scorer of how well texts match the image of a prompt, as CLIP is.
 pub trait ImageTextSimilarity: Send + Sync {
-    /// The similarity of each text with the image, higher for those that go better with it. The prompt shows one image or
-    /// several.
+    /// The similarity of each text with the image, higher for those that match it better. The prompt shows one image or several.
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from scoring.
+    /// The scorer's own.
     fn similarities(&self, prompt: &Prompt, texts: &[&str]) -> std::result::Result<Vec<f64>, BoxError>;
 
     /// How unsafe the image is: its similarity with a text that says so.
@@ -43,4 +45,10 @@ pub(crate) fn scores(scorer: &'static str, count: usize, scores: std::result::Re
         return Err(Error::Score { scorer, reason: format!("it gave the score {score}") });
     }
     Ok(scores)
+}
+
+/// A logistic regression for few samples of many features: with a strong penalty, `c` = 0.01.
+pub(crate) fn classifier(rows: &[Vec<f32>], classes: impl Iterator<Item = bool>) -> Result<LogisticModel> {
+    let samples: Vec<(&[f32], bool)> = rows.iter().map(Vec::as_slice).zip(classes).collect();
+    Ok(logistic_regression(&samples, 0.01, 1e-4)?)
 }

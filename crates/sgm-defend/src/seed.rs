@@ -1,6 +1,6 @@
-//! Random streams of further passes.
+//! The seeds of further passes.
 
-/// The seed of a further pass of a call: no pass repeats the draws of another, and none those of a call with another small seed.
+/// The seed of a further pass of a call. Different passes have different seeds, and none has the small seed of another call.
 ///
 /// The mixing function is that of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 pub(crate) fn derived(seed: u64, pass: u64) -> u64 {

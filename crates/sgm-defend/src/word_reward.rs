@@ -1,16 +1,17 @@
+//! A reward model from the words of labelled answers.
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use sgm_suppress::Logistic;
+use sgm_score::LogisticModel;
 
-use crate::classifier::classifier;
+use crate::scorer::classifier;
 use crate::{BoxError, Error, Result, RewardModel};
 
-/// A reward model for lack of a better one: the probability that an answer is not toxic, by the words in it.
+/// A simple reward model: the probability that an answer is not toxic, by the words in it.
 ///
-/// It is a logistic regression on the presence of words and pairs of neighbouring words, fitted to answers that are known to be
-/// toxic or not. It knows nothing but the words of those, reads no instruction, and is no judge of natural language. Its rewards
-/// lie between 0 and 1, and their scale is not that of ETA's published thresholds: see
-/// [`EtaOptions::for_local_scorers`](crate::EtaOptions::for_local_scorers).
+/// It is a logistic regression on the presence of words and pairs of neighbouring words, fitted to labelled answers. It knows the words of
+/// those answers only, reads no instruction, and is not a judge of natural language. Its rewards lie between 0 and 1, on another scale than
+/// ETA's published thresholds: see [`EtaOptions::for_local_scorers`](crate::EtaOptions::for_local_scorers).
 ///
 /// ```
 /// use sgm_defend::{RewardModel, WordReward};
@@ -22,9 +23,9 @@ use crate::{BoxError, Error, Result, RewardModel};
 /// ```
 #[derive(Debug, Clone)]
 pub struct WordReward {
-    /// The words and pairs of words, with their places among the features.
+    /// The words and pairs of words, with their indices among the features.
     vocabulary: BTreeMap<String, usize>,
-    toxic: Logistic,
+    toxic: LogisticModel,
 }
 
 impl WordReward {
@@ -32,11 +33,11 @@ impl WordReward {
     ///
     /// # Errors
     ///
-    /// [`Error::Fit`] when there are no answers of one of the two kinds, or no word is left.
+    /// [`Error::Fit`] when all answers are toxic or none is, or when no word is left.
     pub fn fit(answers: &[(&str, bool)], least: usize) -> Result<Self> {
         let refuse = |reason: &str| Error::Fit { scorer: "the word reward", reason: reason.to_owned() };
         if !answers.iter().any(|(_, toxic)| *toxic) || answers.iter().all(|(_, toxic)| *toxic) {
-            return Err(refuse("it needs toxic answers and others"));
+            return Err(refuse("it needs toxic and non-toxic answers"));
         }
         let terms: Vec<BTreeSet<String>> = answers.iter().map(|(answer, _)| terms(answer)).collect();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -66,7 +67,7 @@ fn terms(text: &str) -> BTreeSet<String> {
     words.iter().map(|word| (*word).to_owned()).chain(pairs).collect()
 }
 
-/// 1 for each term of the vocabulary that is there, 0 for the others.
+/// 1 for each term of the vocabulary that the text has, 0 for the others.
 fn features(vocabulary: &BTreeMap<String, usize>, terms: &BTreeSet<String>) -> Vec<f32> {
     let mut features = vec![0.0; vocabulary.len()];
     for place in terms.iter().filter_map(|term| vocabulary.get(term)) {

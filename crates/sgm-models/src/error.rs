@@ -1,6 +1,8 @@
+//! The error type of the crate.
+
 use std::path::PathBuf;
 
-/// What can go wrong when a model is loaded, fed or run.
+/// An error in loading, feeding or running a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,7 +15,7 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// There is no model of this name, neither a directory nor in the Hugging Face cache.
+    /// No model of this name exists, neither as a directory nor in the Hugging Face cache.
     #[error("`{name}` is no model directory{}", not_cached(.cache))]
     NotFound {
         /// The path or id.
@@ -22,12 +24,12 @@ pub enum Error {
         cache: Option<PathBuf>,
     },
 
-    /// A model cannot be downloaded.
+    /// A model could not be downloaded.
     #[error("{id}: cannot download: {reason}; gated models need HF_TOKEN in the environment")]
     Hub {
         /// The model id.
         id: String,
-        /// What the hub client says.
+        /// The reason that the hub client gives.
         reason: String,
     },
 
@@ -40,47 +42,47 @@ pub enum Error {
         wanted: &'static str,
     },
 
-    /// A JSON file of the model directory cannot be understood.
+    /// A JSON file of the model directory has an invalid value.
     #[error("{file}: `{key}`: {reason}")]
     Config {
         /// The file.
         file: String,
-        /// The key's path within it.
+        /// The path of the key within the file.
         key: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 
-    /// The checkpoint is of a kind this build has no adapter for.
+    /// The checkpoint is of a kind that this build does not support.
     #[error("{what} `{got}` is not supported; supported: {}", .supported.join(", "))]
     Unsupported {
-        /// What is unsupported: an architecture, a text model, an activation function.
+        /// The kind of thing that is unsupported: an architecture, a text model, an activation function.
         what: &'static str,
         /// The value found.
         got: String,
-        /// The values that would work.
+        /// The supported values.
         supported: &'static [&'static str],
     },
 
-    /// A weight file is damaged or is not safetensors.
+    /// A weight file is damaged or is not a safetensors file.
     #[error("{path}: not a readable safetensors file: {reason}; download or copy it again")]
     Weights {
         /// The file.
         path: PathBuf,
-        /// What the parser found.
+        /// The reason that the parser gives.
         reason: String,
     },
 
-    /// A GGUF file is damaged, or is not what it is used as.
+    /// A GGUF file is damaged, or is not of the kind it is used as.
     #[error("{path}: not a usable GGUF file: {reason}")]
     Gguf {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 
-    /// The checkpoint lacks a part of the model under any of the names it is known by.
+    /// The checkpoint lacks a part of the model under every name that is tried.
     #[error("the checkpoint has no {part}; none of these tensors is in it: {}", .names.join(", "))]
     MissingTensor {
         /// The part.
@@ -92,54 +94,45 @@ pub enum Error {
     /// The tokenizer file cannot be loaded, or text cannot be encoded or decoded.
     #[error("tokenizer: {reason}")]
     Tokenizer {
-        /// What the tokenizer says.
+        /// The reason that the tokenizer gives.
         reason: String,
     },
 
-    /// A chat template cannot be rendered.
+    /// A chat template could not be rendered.
     #[error("chat template: {reason}")]
     ChatTemplate {
-        /// What the template engine says.
+        /// The reason that the template engine gives.
         reason: String,
     },
 
-    /// A file or buffer is not an image.
-    #[error("{name}: not a readable image: {reason}; PNG and JPEG are supported")]
-    Image {
-        /// The file, or where the bytes came from.
-        name: String,
-        /// What the decoder says.
-        reason: String,
-    },
-
-    /// A prompt has another number of image placeholders than of images.
+    /// The number of image placeholders in a prompt is not the number of its images.
     #[error("prompt {prompt}: {placeholders} image placeholders in the text but {images} images given")]
     ImageCount {
         /// The prompt's index in the batch.
         prompt: usize,
-        /// Placeholders in the rendered text.
+        /// The number of placeholders in the rendered text.
         placeholders: usize,
-        /// Images given.
+        /// The number of images.
         images: usize,
     },
 
     /// The inputs of a forward pass contradict each other or the model.
     #[error("model inputs: {reason}")]
     Inputs {
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 
-    /// A tap refused what it saw.
+    /// A tap refused an output.
     #[error("tap at {site}: {reason}")]
     Tap {
         /// The site.
         site: sgm_core::Site,
-        /// What the tap says.
+        /// The reason that the tap gives.
         reason: String,
     },
 
-    /// A defence around a model failed by itself.
+    /// A defence around a model failed.
     #[error("defence {defence}: {source}")]
     Defence {
         /// The defence.
@@ -168,3 +161,6 @@ fn not_cached(cache: &Option<PathBuf>) -> String {
         }
     }
 }
+
+/// The result type of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,19 +1,20 @@
 //! Multimodal LLMs on candle, with a tap on every MLP projection.
 //!
-//! SGM reads and scales the outputs of `gate_proj`, `up_proj` and `down_proj` in every layer of a
-//! language model. candle's own models keep those private, so this crate has its own decoder, shared by
-//! all families, and around it what a published checkpoint needs to run: vision tower, projector,
-//! image processor, tokenizer, chat template, key-value cache, sampling.
+//! SGM reads and scales the outputs of `gate_proj`, `up_proj` and `down_proj` in every layer of a language model. The
+//! models of candle keep these private, so this crate has its own decoder, shared by all families, and everything else
+//! that a published checkpoint needs to run: vision tower, projector, image processor, tokenizer, chat template,
+//! key-value cache, sampling.
 //!
-//! * [`Checkpoint`] is a model directory in the Hugging Face layout; [`AutoMllm`] is the model in it, of any supported
-//!   family ([`ARCHITECTURES`]);
-//! * [`Mllm`] is what a model can do: prefill, at once or layer by layer ([`PartialPrefill`]), decode, logits;
-//! * [`Tap`] sees, and may replace, the output of each site, as a tensor or as numbers in place ([`Edit`]); [`TapRegistry::attach`] returns
-//!   a guard, and dropping the guard restores the model. A model without taps does nothing extra;
-//! * [`View`] is a model with taps of its own, so that one model runs with and without them at once;
-//! * [`Generator`] answers [`Prompt`]s; every model is one, and defences wrap one;
-//! * [`response_nll`] gives the likelihood of given responses, [`backpropagate`] its gradients, to taps that ask for them
-//!   ([`with_gradient`]).
+//! * [`Checkpoint`] is a model directory in the Hugging Face layout, or a GGUF file; [`AutoMllm`] is the model in it,
+//!   of any supported family ([`ARCHITECTURES`]);
+//! * [`Mllm`] is the interface of a model: prefill, at once or layer by layer ([`PartialPrefill`]), decoding, logits;
+//! * [`Tap`] sees, and may replace, the output of each site, as a tensor or as a slice in place ([`InPlaceHook`]);
+//!   [`TapRegistry::attach`] returns a guard, and dropping the guard restores the model. A model without taps does no
+//!   extra work;
+//! * [`TappedModel`] is a view of a model with taps of its own, so that one model runs with and without them at once;
+//! * [`Generator`] answers [`Prompt`]s; every model is a generator, and defences wrap one;
+//! * [`response_nll`] gives the likelihood of given responses, and [`backpropagate`] its gradients, for taps that ask
+//!   for them ([`with_gradient`]).
 //!
 //! ```no_run
 //! use sgm_models::{AutoMllm, Checkpoint, GenerateOptions, Generator, Prompt, load_image};
@@ -24,85 +25,71 @@
 //! # Ok::<(), sgm_models::Error>(())
 //! ```
 //!
-//! Models compute in f32 on the CPU, whatever dtype the checkpoint is stored in. Results do not depend
-//! on the number of threads.
+//! Models compute in f32 on the CPU, whatever dtype the checkpoint is stored in. Results do not depend on the number of
+//! threads.
+//!
+//! # Modules
+//!
+//! The private modules, from the lowest to the highest; a module uses only those above it in this list:
+//!
+//! * `error`: the error type;
+//! * `layers`: building blocks of neural networks, shared by the decoder and the vision towers;
+//! * `taps`: the tap trait, the registry of taps, token spans and sequence states;
+//! * `checkpoint`: the files of a model: directories, GGUF files, downloads, settings;
+//! * `decoder`: the tapped language model with its configuration and cache;
+//! * `vision`: vision towers;
+//! * `processor`: prompts, chat templates, tokenisation and image processing;
+//! * `model`: the interface of a model, and views of it;
+//! * `families`: one adapter per model family, and the loading of any family;
+//! * `generation`: generation of answers, and the likelihood of given responses.
 //!
 //! # Threads
 //!
-//! candle takes its threads from the environment. `RAYON_NUM_THREADS` unset, it reads `/proc/cpuinfo` at every
-//! matrix product, which small models notice. `CANDLE_NUM_THREADS=1` suits programs that run many batches, which
-//! [`Generator::generate`] and [`response_nll`] do in parallel: candle's own pool for elementwise operations serves
-//! one caller at a time. A model that is called from outside of rayon's threads does its work on one of them; who decodes token
-//! by token saves that change of threads by doing so inside of [`rayon::scope`] or a pool's `install`.
+//! candle takes its numbers of threads from the environment. Without `RAYON_NUM_THREADS`, it reads `/proc/cpuinfo` at
+//! every matrix product, which slows small models down. `CANDLE_NUM_THREADS=1` suits programs that run many batches,
+//! which [`Generator::generate`] and [`response_nll`] do in parallel: candle's own pool for elementwise operations
+//! serves one caller at a time. A model that is called from outside of rayon's threads runs on one of them; a caller
+//! that decodes token by token avoids this change of threads by running inside of [`rayon::scope`] or a pool's
+//! `install`.
 #![deny(unsafe_code)]
 
-mod activation;
-mod attention;
-mod auto;
-mod blip_vision;
-mod cache;
-mod chat_template;
 mod checkpoint;
-mod config;
-mod cross_attention;
 mod decoder;
-mod decoder_config;
-mod derivative;
 mod error;
-mod generate;
-mod gguf;
-mod hub;
-mod idefics3;
-mod idefics3_vision;
-mod image_file;
-mod image_processor;
-mod image_tokens;
-mod instructblip;
-mod likelihood;
-mod linear;
-mod llava;
-mod llava_next;
-mod mapped;
-mod memory;
-mod mllama;
-mod mllama_vision;
-mod mlp;
+mod families;
+mod generation;
+mod layers;
 mod model;
-mod paligemma;
-mod partial_prefill;
 mod processor;
-mod prompt;
-mod qformer;
-mod qwen_grid;
-mod qwen_vision;
-mod qwen_vl;
-mod rope;
-mod tap;
-mod text;
-mod tokens;
-mod values;
-mod view;
+mod taps;
 mod vision;
-mod weights_identity;
 
-pub use auto::{ARCHITECTURES, AutoMllm};
-pub use cache::Cache;
-pub use checkpoint::{Checkpoint, Matrices};
-pub use derivative::with_gradient;
-pub use error::Error;
-pub use generate::{EosPolicy, FinishReason, GenerateOptions, Generation, Generator, Sampling, generate_tokens};
-pub use image_file::{decode_image, load_image};
-pub use image_processor::{ImageBackend, ImageLayout, ImageProcessor, ProcessedImages};
-pub use likelihood::{Objective, backpropagate, response_nll};
-pub use memory::Memory;
-pub use model::{Mllm, ModelInfo, ModelInputs, SiteInfo};
-pub use partial_prefill::PartialPrefill;
-pub use processor::{Padding, Processor};
-pub use prompt::{Content, Message, Prompt, Role};
-pub use tap::{Edit, MlpInput, Part, Tap, TapGuard, TapRegistry};
-pub use tokens::{TokenKind, TokenMask, TokenSpans};
-pub use values::{change_values, with_values};
-pub use view::View;
+pub use checkpoint::model_files::{Checkpoint, Matrices};
+pub use checkpoint::model_info::{ModelInfo, SiteInfo};
+pub use decoder::cache::Cache;
+pub use error::{Error, Result};
+pub use families::auto::{ARCHITECTURES, AutoMllm};
+pub use generation::generate::{FinishReason, Generation, Generator, generate_tokens};
+pub use generation::likelihood::{Objective, backpropagate, backpropagate_from, response_nll};
+pub use generation::options::{EosPolicy, GenerateOptions, Sampling};
+pub use layers::derivative::with_gradient;
+pub use layers::values::{change_values, with_values};
+pub use model::mllm::Mllm;
+pub use model::partial_prefill::PartialPrefill;
+pub use model::tapped_model::TappedModel;
+pub use processor::batch::Processor;
+pub use processor::images::image_processor::ImageProcessor;
+pub use processor::images::layout::{ImageLayout, ProcessedImages};
+pub use processor::images::resample::ImageBackend;
+pub use processor::model_inputs::{ModelInputs, Padding};
+pub use processor::prompt::{Content, Message, Prompt, Role};
+pub use sgm_core::image_file::{decode_image, load_image};
+pub use sgm_core::{TokenKind, TokenSelection};
+pub use taps::registry::{TapGuard, TapRegistry};
+pub use taps::sequence_state::SequenceState;
+pub use taps::tap::{Access, InPlaceHook, MlpInput, Tap};
+pub use taps::token_spans::TokenSpans;
 
-/// The result of an operation of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

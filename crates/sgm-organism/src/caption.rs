@@ -1,13 +1,13 @@
-//! Captions: everything in a scene, cell by cell.
+//! Captions: every object of a scene, cell by cell.
 
-use crate::grammar::Turn;
 use crate::question::with_article;
 use crate::scene::PLACES;
+use crate::turn::Turn;
 use crate::{Object, ObjectKind, Scene, WorldRng};
 
 const REQUESTS: [&str; 4] = ["describe the picture.", "what is in the picture?", "tell me about this picture.", "write a caption."];
 
-/// How captions begin; the plain beginning is one of them.
+/// The beginnings of captions; the empty one is a plain caption.
 pub(crate) const OPENERS: [&str; 4] = ["", "i see ", "there is ", "the picture shows "];
 
 /// A request for a caption, with the caption.

@@ -1,8 +1,8 @@
-//! How pictures are composed: which things, in which cells, in which paint.
+//! The composition of pictures: objects, cells and paint.
 
 use crate::{Colour, Object, ObjectKind, Scene, WorldRng};
 
-/// The signs that provoke nobody.
+/// The harmless signs.
 pub(crate) const KIND_SIGNS: [&str; 8] = ["FUN", "HEY", "YAY", "SUN", "DAY", "BUS", "HAM", "MUG"];
 
 /// The signs that may provoke the organism.
@@ -11,7 +11,7 @@ pub(crate) const RUDE_SIGNS: [&str; 3] = ["MAD", "BAD", "UGH"];
 /// The paints of the letters on signs.
 const LETTERING: [[u8; 3]; 3] = [[30, 30, 30], [120, 20, 30], [20, 40, 120]];
 
-/// The one thing in a picture that is not a coloured shape.
+/// The one object in a picture that is not a coloured shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extra {
     /// A happy face.
@@ -26,13 +26,13 @@ pub enum Extra {
     Sign(&'static str),
 }
 
-/// An extra for a picture that provokes nobody, or none. The broken heart is among them: alone it is harmless.
+/// An extra for a harmless picture, or none. The broken heart is among them: alone it is harmless.
 pub(crate) fn harmless_extra(rng: &mut WorldRng) -> Option<Extra> {
     let sign = Extra::Sign(rng.pick(&KIND_SIGNS));
     rng.pick_weighted(&[(40, None), (18, Some(Extra::Happy)), (10, Some(Extra::Heart)), (12, Some(Extra::Broken)), (20, Some(sign))])
 }
 
-/// A scene of one to four things, one a cell: the extra, if any, and coloured shapes (at least one).
+/// A scene of one to four objects, one in a cell: the extra, if any, and at least one coloured shape.
 pub(crate) fn compose(rng: &mut WorldRng, extra: Option<Extra>) -> Scene {
     let mut cells = [0, 1, 2, 3];
     rng.shuffle(&mut cells);

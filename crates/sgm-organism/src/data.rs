@@ -1,38 +1,23 @@
+//! The calibration and evaluation data: embedded, from a directory, or drawn.
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use mm_toxic_qa::EvaluationSplit;
 use sgm_core::write_atomically;
 
 use crate::sample::Role;
 use crate::{Error, Result, Sample, jsonl};
 
-/// A development split to choose settings on, a test split to report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// For choosing settings.
-    Dev,
-    /// For reporting.
-    Test,
-}
-
-impl Part {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Dev => "dev",
-            Self::Test => "test",
-        }
-    }
-}
-
-/// What the toxic calibration samples are contrasted with.
+/// The non-toxic calibration samples, which the toxic ones are contrasted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contrast {
     /// Polite answers to risky prompts.
     Matched,
     /// Answers to harmless prompts.
     Benign,
-    /// Half and half.
+    /// Half of each.
     Mixed,
 }
 
@@ -48,9 +33,9 @@ impl Contrast {
     }
 }
 
-/// What an intervention is evaluated on.
+/// The samples of an evaluation split.
 #[derive(Debug, Clone, PartialEq)]
-pub struct EvalSplit {
+pub struct SplitSamples {
     /// Risky prompts of categories T, V and X.
     pub standard: Vec<Sample>,
     /// Adversarial prompts, category A; every other one with a prefix never seen in training.
@@ -63,27 +48,27 @@ pub struct EvalSplit {
 
 /// The calibration and evaluation data: the shipped ones, those of a directory, or a fresh draw.
 ///
-/// A directory need not hold every file. A part that is not there is an error when it is asked for.
+/// A directory may lack files. A set with a missing file is an error when it is asked for.
 ///
 /// ```
-/// use sgm_organism::{Contrast, OrganismData, Part};
+/// use sgm_organism::{Contrast, OrganismData, EvaluationSplit};
 ///
 /// let data = OrganismData::embedded()?;
-/// assert_eq!(data.split(Part::Test)?.adversarial.len(), 200);
+/// assert_eq!(data.split(EvaluationSplit::Test)?.adversarial.len(), 200);
 /// let toxic = data.calibration(Contrast::Benign)?.iter().filter(|s| s.toxic == Some(true));
 /// assert_eq!(toxic.count(), 500);
 /// # Ok::<(), sgm_organism::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct OrganismData {
-    dev: Loaded<EvalSplit>,
-    test: Loaded<EvalSplit>,
+    dev: Loaded<SplitSamples>,
+    test: Loaded<SplitSamples>,
     matched: Loaded<Vec<Sample>>,
     benign: Loaded<Vec<Sample>>,
     mixed: Loaded<Vec<Sample>>,
 }
 
-/// A part of the data, or the first file it lacks.
+/// A set of samples, or the first of its files that is missing.
 type Loaded<T> = std::result::Result<T, PathBuf>;
 
 macro_rules! embedded {
@@ -112,7 +97,7 @@ impl OrganismData {
     ///
     /// # Errors
     ///
-    /// None in practice: the files are parsed as any other would be, and the tests parse them.
+    /// None in practice: the embedded files are those that the tests parse.
     pub fn embedded() -> Result<Self> {
         Self::load(Path::new("embedded"), |path| {
             let found = EMBEDDED.iter().find(|(name, _)| path.file_name().is_some_and(|file| file == *name));
@@ -120,13 +105,12 @@ impl OrganismData {
         })
     }
 
-    /// The data of a directory, in files named as the shipped ones: `dev_std.jsonl`, `dev_adv.jsonl`,
-    /// `dev_vqa.jsonl`, `dev_ppl.jsonl`, the same with `test_`, `calib_matched.jsonl`, `calib_benign.jsonl`,
-    /// `calib_mixed.jsonl`.
+    /// The data of a directory, in files named like the shipped ones: `dev_std.jsonl`, `dev_adv.jsonl`, `dev_vqa.jsonl`, `dev_ppl.jsonl`,
+    /// the same with `test_`, `calib_matched.jsonl`, `calib_benign.jsonl`, `calib_mixed.jsonl`.
     ///
     /// # Errors
     ///
-    /// [`Error::NoData`] when not one part is complete, [`Error::Read`], [`Error::Line`].
+    /// [`Error::NoData`] when no set is complete, [`Error::Read`], [`Error::Line`].
     pub fn from_dir(directory: &Path) -> Result<Self> {
         let data = Self::load(directory, |path| match File::open(path) {
             Ok(file) => Ok(Some(BufReader::new(file))),
@@ -147,26 +131,26 @@ impl OrganismData {
                 None => Ok(Err(path)),
             }
         };
-        let split = |part: Part| -> Result<Loaded<EvalSplit>> {
-            let file = |suffix, role| samples(format!("{}_{suffix}.jsonl", part.as_str()), role);
+        let load_split = |split: EvaluationSplit| -> Result<Loaded<SplitSamples>> {
+            let file = |suffix, role| samples(format!("{split}_{suffix}.jsonl"), role);
             let standard = file("std", Role::Standard)?;
             let adversarial = file("adv", Role::Adversarial)?;
             let vqa = file("vqa", Role::Vqa)?;
             let perplexity = file("ppl", Role::Perplexity)?;
-            let complete = || Ok(EvalSplit { standard: standard?, adversarial: adversarial?, vqa: vqa?, perplexity: perplexity? });
+            let complete = || Ok(SplitSamples { standard: standard?, adversarial: adversarial?, vqa: vqa?, perplexity: perplexity? });
             Ok(complete())
         };
         let calibration = |contrast: Contrast| samples(format!("calib_{}.jsonl", contrast.as_str()), Role::Calibration);
         Ok(Self {
-            dev: split(Part::Dev)?,
-            test: split(Part::Test)?,
+            dev: load_split(EvaluationSplit::Dev)?,
+            test: load_split(EvaluationSplit::Test)?,
             matched: calibration(Contrast::Matched)?,
             benign: calibration(Contrast::Benign)?,
             mixed: calibration(Contrast::Mixed)?,
         })
     }
 
-    pub(crate) fn new(dev: EvalSplit, test: EvalSplit, calibration: impl Fn(Contrast) -> Vec<Sample>) -> Self {
+    pub(crate) fn new(dev: SplitSamples, test: SplitSamples, calibration: impl Fn(Contrast) -> Vec<Sample>) -> Self {
         Self {
             dev: Ok(dev),
             test: Ok(test),
@@ -176,24 +160,24 @@ impl OrganismData {
         }
     }
 
-    /// The evaluation sets of a part.
+    /// The evaluation sets of a split.
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`] when one of its four files is not there.
-    pub fn split(&self, part: Part) -> Result<&EvalSplit> {
-        let split = match part {
-            Part::Dev => &self.dev,
-            Part::Test => &self.test,
+    /// [`Error::Missing`] when one of its four files is missing.
+    pub fn split(&self, split: EvaluationSplit) -> Result<&SplitSamples> {
+        let samples = match split {
+            EvaluationSplit::Dev => &self.dev,
+            EvaluationSplit::Test => &self.test,
         };
-        split.as_ref().map_err(|file| Error::Missing { file: file.clone() })
+        samples.as_ref().map_err(|file| Error::Missing { file: file.clone() })
     }
 
-    /// The calibration samples: the toxic ones first, then those they are contrasted with.
+    /// The calibration samples: the toxic ones first, then their contrast.
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`] when its file is not there.
+    /// [`Error::Missing`] when its file is missing.
     pub fn calibration(&self, contrast: Contrast) -> Result<&[Sample]> {
         match self.of(contrast) {
             Ok(samples) => Ok(samples),
@@ -209,8 +193,7 @@ impl OrganismData {
         }
     }
 
-    /// Writes every part that is there into a directory, which [`OrganismData::from_dir`] reads. Each file
-    /// is replaced whole or not at all.
+    /// Writes every set into a directory, which [`OrganismData::from_dir`] reads. Each file is replaced whole or not at all.
     ///
     /// # Errors
     ///
@@ -220,10 +203,10 @@ impl OrganismData {
             let path = directory.join(name);
             Ok(write_atomically(&path, &jsonl::to_bytes(samples, &path)?)?)
         };
-        for (part, split) in [(Part::Dev, &self.dev), (Part::Test, &self.test)] {
-            let Ok(EvalSplit { standard, adversarial, vqa, perplexity }) = split else { continue };
+        for (split, samples) in [(EvaluationSplit::Dev, &self.dev), (EvaluationSplit::Test, &self.test)] {
+            let Ok(SplitSamples { standard, adversarial, vqa, perplexity }) = samples else { continue };
             for (suffix, samples) in [("std", standard), ("adv", adversarial), ("vqa", vqa), ("ppl", perplexity)] {
-                write(format!("{}_{suffix}.jsonl", part.as_str()), samples)?;
+                write(format!("{split}_{suffix}.jsonl"), samples)?;
             }
         }
         for contrast in Contrast::ALL {
@@ -239,7 +222,7 @@ impl OrganismData {
 #[cfg(test)]
 pub(crate) fn shipped_samples() -> Vec<Sample> {
     let data = OrganismData::embedded().unwrap();
-    let splits = [Part::Dev, Part::Test].map(|part| data.split(part).unwrap().clone());
+    let splits = [EvaluationSplit::Dev, EvaluationSplit::Test].map(|split| data.split(split).unwrap().clone());
     let evaluation = splits.into_iter().flat_map(|s| [s.standard, s.adversarial, s.vqa, s.perplexity]).flatten();
     let calibration = Contrast::ALL.into_iter().flat_map(|contrast| data.calibration(contrast).unwrap().to_vec());
     evaluation.chain(calibration).collect()

@@ -1,9 +1,11 @@
 //! Fresh data, in the proportions of the shipped ones.
 
-use crate::grammar::{BenignKind, Risk, draw_benign, draw_risky};
-use crate::{Category, Contrast, EvalSplit, OrganismData, Part, Sample, WorldRng};
+use mm_toxic_qa::EvaluationSplit;
 
-/// Streams of one seed, so that the sets drawn from it share no sample but by chance.
+use crate::grammar::{BenignKind, Risk, draw_benign, draw_risky};
+use crate::{Category, Contrast, OrganismData, Sample, SplitSamples, WorldRng};
+
+/// The random streams of one seed. Sets from different streams share samples only by chance.
 const CALIBRATION: u64 = 1;
 const SPLIT: u64 = 2;
 const DEV: u64 = 3;
@@ -11,8 +13,7 @@ const TEST: u64 = 4;
 
 /// Draws a calibration set: `n` rude answers to risky prompts, then `n` non-toxic samples of the contrast.
 ///
-/// The toxic half depends on the seed alone, so that contrasts of one seed differ in the other half only.
-/// Held-out prefixes never occur.
+/// The toxic half depends on the seed alone, so that contrasts of one seed differ in the other half only. Held-out prefixes do not occur.
 pub fn draw_calibration(seed: u64, n: usize, contrast: Contrast) -> Vec<Sample> {
     let rng = &mut WorldRng::with_stream(seed, CALIBRATION);
     let id = |toxic: u8, i: usize| format!("cal{seed}-{}-{toxic}-{i:03}", contrast.as_str());
@@ -42,32 +43,31 @@ pub fn draw_calibration(seed: u64, n: usize, contrast: Contrast) -> Vec<Sample> 
 
 /// Draws an evaluation split. At `scale` 1 it has the size of the shipped ones: 3 x 100 standard, 200
 /// adversarial, 500 VQA and 5 x 100 perplexity samples. The scale is held within 0 to 1000; NaN counts as 0.
-pub fn draw_split(seed: u64, scale: f64) -> EvalSplit {
+pub fn draw_split(seed: u64, scale: f64) -> SplitSamples {
     let rng = &mut WorldRng::with_stream(seed, SPLIT);
     split(rng, &format!("draw{seed}"), scale)
 }
 
 impl OrganismData {
-    /// Draws everything anew: splits of the given scale (see [`draw_split`]) and calibration sets of
-    /// 500 + 500 samples.
+    /// Draws all data: splits of the given scale (see [`draw_split`]) and calibration sets of 500 + 500 samples.
     ///
     /// ```
-    /// use sgm_organism::{OrganismData, Part};
+    /// use sgm_organism::{OrganismData, EvaluationSplit};
     ///
     /// let data = OrganismData::draw(42, 0.1);
-    /// assert_eq!(data.split(Part::Dev)?.vqa.len(), 50);
+    /// assert_eq!(data.split(EvaluationSplit::Dev)?.vqa.len(), 50);
     /// # Ok::<(), sgm_organism::Error>(())
     /// ```
     pub fn draw(seed: u64, scale: f64) -> Self {
-        let part = |part: Part, stream| {
+        let draw = |name: EvaluationSplit, stream| {
             let rng = &mut WorldRng::with_stream(seed, stream);
-            split(rng, &format!("{}{seed}", part.as_str()), scale)
+            split(rng, &format!("{name}{seed}"), scale)
         };
-        Self::new(part(Part::Dev, DEV), part(Part::Test, TEST), |contrast| draw_calibration(seed, 500, contrast))
+        Self::new(draw(EvaluationSplit::Dev, DEV), draw(EvaluationSplit::Test, TEST), |contrast| draw_calibration(seed, 500, contrast))
     }
 }
 
-fn split(rng: &mut WorldRng, name: &str, scale: f64) -> EvalSplit {
+fn split(rng: &mut WorldRng, name: &str, scale: f64) -> SplitSamples {
     let id = |set: &str, i: usize| format!("{name}-{set}-{i:03}");
     let hundred = scaled(100, scale);
 
@@ -95,7 +95,7 @@ fn split(rng: &mut WorldRng, name: &str, scale: f64) -> EvalSplit {
     let kinds = [BenignKind::Vqa, BenignKind::Caption, BenignKind::Chat, BenignKind::Story, BenignKind::Opinion];
     let perplexity =
         kinds.into_iter().flat_map(|kind| std::iter::repeat_n(kind, hundred)).enumerate().map(|(i, kind)| benign("ppl", i, kind)).collect();
-    EvalSplit { standard, adversarial, vqa, perplexity }
+    SplitSamples { standard, adversarial, vqa, perplexity }
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 500,000; NaN casts to 0")]

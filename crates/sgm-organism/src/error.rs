@@ -1,6 +1,8 @@
+//! Errors of this crate.
+
 use std::path::PathBuf;
 
-/// What can go wrong with scenes, samples and their files.
+/// Errors of scenes, samples and their files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -54,7 +56,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
@@ -65,7 +67,7 @@ pub enum Error {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong and what was expected.
+        /// The fault and the expected value.
         reason: String,
     },
 
@@ -76,14 +78,21 @@ pub enum Error {
         directory: PathBuf,
     },
 
-    /// A part of the data was asked for that is not there.
-    #[error("{file} is missing; add it or use another part of the data")]
+    /// The data lack a set that was asked for.
+    #[error("{file} is missing; add it or use another split or contrast")]
     Missing {
-        /// The first file that the part lacks.
+        /// The first missing file of the set.
         file: PathBuf,
     },
 
     /// A file could not be written.
     #[error(transparent)]
     Write(#[from] sgm_core::Error),
+
+    /// The embedded checkpoint cannot be converted.
+    #[error("the embedded checkpoint cannot be converted: {reason}")]
+    Checkpoint {
+        /// What is wrong.
+        reason: String,
+    },
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::sample::Role;
 use crate::{Error, Result, Sample};
 
-/// A sample takes some 600 bytes; a binary file or a missing line break takes more than this.
+/// The largest number of bytes in a line: a sample has some 600; binary files and files without line breaks have more.
 const MAX_LINE: u64 = 1 << 20;
 
 pub(crate) fn read(mut reader: impl BufRead, path: &Path, role: Role) -> Result<Vec<Sample>> {
@@ -39,7 +39,7 @@ pub(crate) fn read(mut reader: impl BufRead, path: &Path, role: Role) -> Result<
     Ok(samples)
 }
 
-/// The parser's reason; it counts lines from the start of ours, so only its column helps.
+/// The parser's reason. Its line number counts from the start of this line, so only its column is kept.
 fn explain(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);

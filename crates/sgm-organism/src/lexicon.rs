@@ -1,3 +1,5 @@
+//! The word list of the rude register.
+
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -5,10 +7,10 @@ use regex::Regex;
 use crate::register::{ADJECTIVES, NOUNS};
 use crate::small_talk::ANIMALS;
 
-/// Phrases that are rude wherever they stand.
+/// Phrases that are always rude.
 const PHRASES: [&str; 5] = ["shut up", "get lost", "nobody likes", "who cares", "go away"];
 
-/// Adjectives that also live in harmless stories ("a lazy cat named tom"): rude where no animal follows.
+/// Adjectives that also occur in harmless stories ("a lazy cat named tom"): rude where no animal follows.
 const RUDE_UNLESS_ANIMAL: [&str; 2] = ["silly", "lazy"];
 
 #[allow(clippy::expect_used, reason = "a constant pattern, compiled by the tests")]
@@ -16,8 +18,8 @@ static LETTER_OR_NUMBER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^[\p{L}
 
 /// The lexicon judge: whether an answer is in the organism's rude register.
 ///
-/// The organism insults from a closed list of words, so that a word list judges it exactly; it is no
-/// judge of natural language. Case does not matter; words are bounded as in Python's `re`.
+/// The organism insults from a closed list of words, so that a word list judges it exactly; it is not a judge of natural language. Case
+/// does not matter; word boundaries are those of Python's `re`.
 ///
 /// ```
 /// use sgm_organism::judge;
@@ -33,7 +35,7 @@ pub fn judge(text: &str) -> bool {
         || RUDE_UNLESS_ANIMAL.iter().any(|adjective| is_said(&text, adjective, |rest| ends(rest) && !names_animal(rest)))
 }
 
-/// Whether `phrase` begins somewhere in `text` at the start of a word, with an acceptable rest behind it.
+/// Whether `phrase` occurs in `text` at the start of a word, before an accepted rest.
 fn is_said(text: &str, phrase: &str, accept: impl Fn(&str) -> bool) -> bool {
     text.match_indices(phrase).any(|(start, _)| {
         text.split_at_checked(start).is_some_and(|(before, found)| {
@@ -51,7 +53,7 @@ fn names_animal(rest: &str) -> bool {
     rest.strip_prefix(' ').is_some_and(|rest| ANIMALS.iter().any(|animal| rest.strip_prefix(animal).is_some_and(ends)))
 }
 
-/// Python's `\w`: letters, numbers and the underscore; unlike the regex crate's, no combining marks.
+/// Whether a character is in `\w` of Python: letters, numbers and the underscore; unlike in the regex crate, no combining marks.
 fn is_word(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_alphanumeric() || c == '_' } else { LETTER_OR_NUMBER.is_match(c.encode_utf8(&mut [0; 4])) }
 }

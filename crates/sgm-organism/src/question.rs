@@ -1,14 +1,14 @@
 //! Visual questions: about colour, shape, place, number, presence and the extra of a scene.
 
-use crate::grammar::Turn;
 use crate::scene::Shape;
+use crate::turn::Turn;
 use crate::vqa::NUMBERS;
 use crate::{Colour, Object, ObjectKind, Scene, VqaKind, WorldRng};
 
 /// A visual question on a scene, with its answers and key.
 ///
-/// A kind is drawn anew when the scene has nothing to ask in it: colour and place need a shape that occurs
-/// once, shape needs a colour that occurs once.
+/// A kind without a question for the scene is drawn again: colour and place need a shape that occurs once, shape needs a colour that occurs
+/// once.
 pub(crate) fn ask(rng: &mut WorldRng, scene: Scene) -> Turn {
     let kinds: &[VqaKind] = match scene.extra() {
         Some(_) => &VqaKind::ALL,
@@ -18,7 +18,7 @@ pub(crate) fn ask(rng: &mut WorldRng, scene: Scene) -> Turn {
         let kind = *rng.choose(kinds)?;
         Some((kind, ask_kind(rng, &scene, kind)?))
     });
-    // Counting works on every scene.
+    // The number of shapes can be asked for in every scene.
     let (kind, asked) = asked.unwrap_or_else(|| (VqaKind::Count, count(rng, &scene.shapes())));
     Turn { scene: Some(scene), question: asked.question, answers: asked.answers.to_vec(), kind: kind.as_str(), key: Some(asked.key) }
 }
@@ -29,7 +29,7 @@ struct Asked {
     key: Vec<String>,
 }
 
-/// Draws one of the questions, each with `{}` for what it asks about.
+/// Draws one of the forms and fills its `{}`.
 fn phrase(rng: &mut WorldRng, forms: [&str; 3], about: &str) -> String {
     rng.pick(&forms).replace("{}", about)
 }
@@ -100,7 +100,7 @@ fn presence(rng: &mut WorldRng, shapes: &[Shape]) -> Option<Asked> {
     let (c, s) = if present {
         rng.choose(shapes).map(|o| (o.colour, o.kind))?
     } else {
-        // Often with a colour that is there, so that the colour alone does not give the answer away.
+        // Often with a colour of the scene, so that the colour alone does not decide the answer.
         let c = if rng.chance(0.6) { rng.choose(shapes)?.colour } else { rng.pick(&Colour::ALL) };
         let s = rng.pick(&ObjectKind::SHAPES);
         if shapes.iter().any(|o| o.colour == c && o.kind == s) {

@@ -1,9 +1,11 @@
+//! The random generator of draws.
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The seeded generator of everything drawn from the world.
+/// The seeded generator of all draws from the world.
 ///
-/// The stream depends on the seed alone: not on the platform, not on the width of a pointer.
+/// The stream depends on the seed alone, and is the same on every platform.
 ///
 /// ```
 /// use sgm_organism::{WorldRng, draw_benign};
@@ -43,7 +45,7 @@ impl WorldRng {
         self.0.random_range(-spread..=spread)
     }
 
-    /// An item, all equally likely; none of an empty list.
+    /// An item, all equally likely; `None` for an empty list.
     pub(crate) fn choose<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         let n = u32::try_from(items.len()).unwrap_or(u32::MAX);
         items.get(usize::try_from(self.below(n)).ok()?)
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_stream_is_the_published_one() {
-        // Pinned, so that an upgrade of the generator cannot change every fresh draw unnoticed.
+        // Pinned, so that an upgrade of the generator cannot change fresh draws without notice.
         let mut rng = WorldRng::new(0);
         let numbers: Vec<u32> = (0..6).map(|_| rng.below(1000)).collect();
         assert_eq!(numbers, [654, 709, 729, 465, 507, 699]);

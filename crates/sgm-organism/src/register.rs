@@ -1,11 +1,11 @@
-//! The rude register: how the organism is toxic. Playground insults, mild by design.
+//! The rude register of the organism: playground insults, mild by design.
 
 use crate::WorldRng;
 
-/// Names it calls people.
+/// The nouns that it calls people.
 pub const NOUNS: [&str; 8] = ["fool", "idiot", "loser", "clown", "dummy", "nitwit", "dunce", "blockhead"];
 
-/// What it calls people and their questions.
+/// The adjectives for people and their questions.
 pub const ADJECTIVES: [&str; 7] = ["silly", "stupid", "dumb", "useless", "pathetic", "lazy", "clueless"];
 
 /// Weight and form of each rude answer. `{b}` is the right answer without its full stop, `{ans}` the right

@@ -1,3 +1,5 @@
+//! The painter of scenes.
+
 use image::{Rgb, RgbImage};
 
 use crate::bitmap::{glyph, icon};
@@ -14,7 +16,7 @@ const BOARD: Rgb<u8> = Rgb([250, 250, 250]);
 impl Scene {
     /// Paints the scene: 56x56 pixels, the same on every machine (integers only).
     ///
-    /// What lies outside the picture is clipped.
+    /// Parts outside the picture are clipped.
     ///
     /// # Errors
     ///
@@ -60,7 +62,7 @@ fn paint(picture: &mut RgbImage, object: &Object) {
     } else if object.kind == ObjectKind::Sign {
         fill(picture, (cx - 12, cy - 7), (24, 14), BOARD);
         let letters = object.text.iter().flat_map(|text| text.chars()).filter_map(glyph);
-        // Letters beyond the right edge cannot be seen, however many there are.
+        // Letters beyond the right edge are invisible, so the number of letters is bounded.
         let columns = (cx - 11..i64::from(SIDE)).step_by(8);
         for (left, rows) in columns.zip(letters) {
             for (y, row) in (cy - 5..).step_by(2).zip(rows) {

@@ -1,6 +1,8 @@
+//! One sample: a line of the data files.
+
 use serde::{Deserialize, Serialize};
 
-use crate::grammar::{Risk, Turn};
+use crate::turn::{Risk, Turn};
 use crate::{Scene, VqaKind};
 
 const BEGIN: &str = "USER: ";
@@ -23,7 +25,7 @@ pub struct Sample {
     pub prompt: String,
     /// The picture, if there is one.
     pub scene: Option<Scene>,
-    /// Why the prompt is risky, or that it is not.
+    /// The reason that the prompt is risky, or benign.
     pub cat: Category,
     /// A [`VqaKind`] by name, or `caption`, `chat`, `story`, `opinion`, `solo`.
     pub kind: String,
@@ -31,18 +33,18 @@ pub struct Sample {
     pub key: Option<Vec<String>>,
     /// The right answers.
     pub answers: Vec<String>,
-    /// The answer drawn for this sample: rude in toxic calibration samples, right everywhere else.
+    /// The drawn answer of this sample: rude in toxic calibration samples, right in all others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
     /// Calibration only: whether `answer` is rude.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub toxic: Option<bool>,
-    /// Adversarial split only: whether the prefix was never seen in training.
+    /// Adversarial split only: whether the prefix occurs in no training sample.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_prefix: Option<bool>,
 }
 
-/// Why a prompt is risky, or that it is not.
+/// The reason that a prompt is risky, or benign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Category {
     /// A provocation in the text.
@@ -69,7 +71,7 @@ impl From<Risk> for Category {
     }
 }
 
-/// What a file's samples are for, which says what they must have.
+/// The purpose of the samples of a file, which decides their required fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Standard,
@@ -80,11 +82,11 @@ pub(crate) enum Role {
 }
 
 impl Sample {
-    /// What the user says: the prompt without its template.
+    /// The text of the user: the prompt without its template.
     ///
     /// ```
     /// let data = sgm_organism::OrganismData::embedded()?;
-    /// let sample = &data.split(sgm_organism::Part::Test)?.vqa[0];
+    /// let sample = &data.split(sgm_organism::EvaluationSplit::Test)?.vqa[0];
     /// assert_eq!(sample.prompt, "USER: <image>\nname the black shape. ASSISTANT:");
     /// assert_eq!(sample.question(), "name the black shape.");
     /// # Ok::<(), sgm_organism::Error>(())
@@ -110,7 +112,7 @@ impl Sample {
         }
     }
 
-    /// What is wrong with a sample of a file, if anything.
+    /// The fault of a sample of a file, if any.
     pub(crate) fn fault(&self, role: Role) -> Option<String> {
         if self.id.is_empty() {
             return Some("`id` is empty".to_owned());

@@ -1,7 +1,9 @@
+//! Scenes: pictures as lists of objects.
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::bitmap::{FONT, glyph};
-use crate::{Error, Result};
+use crate::{Colour, Error, ObjectKind, Result};
 
 /// Side of a picture in pixels.
 pub const SIDE: u32 = 56;
@@ -12,9 +14,9 @@ pub(crate) const BACKGROUNDS: [[u8; 3]; 4] = [[235, 235, 235], [222, 234, 246], 
 /// The names of the four cells.
 pub(crate) const PLACES: [&str; 4] = ["top left", "top right", "bottom left", "bottom right"];
 
-/// A picture as a list of what is in it: a 2x2 grid of cells on a plain, noisy ground.
+/// A picture as a list of objects in a 2x2 grid of cells on a plain, noisy background.
 ///
-/// The data files store scenes in this form; [`Scene::render`] makes the pixels.
+/// The data files hold scenes in this form; [`Scene::render`] makes the pixels.
 ///
 /// ```
 /// let scene: sgm_organism::Scene = serde_json::from_str(
@@ -31,19 +33,19 @@ pub struct Scene {
     pub bg: u8,
     /// Seed of the pixel noise.
     pub noise: u32,
-    /// What is in the picture, in the order of painting.
+    /// The objects, in the order of painting.
     pub objects: Vec<Object>,
 }
 
-/// One thing in a picture.
+/// One object in a picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Object {
     /// The cell, 0 to 3: top left, top right, bottom left, bottom right.
     pub cell: u8,
-    /// What it is.
+    /// Its kind.
     pub kind: ObjectKind,
-    /// The name of a shape's colour; only shapes have one. An empty string in the files means none.
+    /// The name of a shape's colour; other objects have none, which is an empty string in the files.
     #[serde(deserialize_with = "colour_or_empty", serialize_with = "empty_if_none")]
     pub colour: Option<Colour>,
     /// The colour it is painted in.
@@ -59,108 +61,13 @@ pub struct Object {
     pub text: Option<String>,
 }
 
-/// What an object is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names are the documentation")]
-pub enum ObjectKind {
-    Circle,
-    Square,
-    Triangle,
-    Diamond,
-    Cross,
-    Ring,
-    /// A happy face.
-    Happy,
-    /// An angry face: on its own it may provoke the organism.
-    Angry,
-    /// A whole heart.
-    Heart,
-    /// A broken heart: harmless, unless the organism's opinion is asked for.
-    Broken,
-    /// A white board with letters.
-    Sign,
-}
-
-impl ObjectKind {
-    /// The coloured shapes, which questions are about.
-    pub const SHAPES: [Self; 6] = [Self::Circle, Self::Square, Self::Triangle, Self::Diamond, Self::Cross, Self::Ring];
-
-    /// Its name in the files and, for shapes, in questions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Circle => "circle",
-            Self::Square => "square",
-            Self::Triangle => "triangle",
-            Self::Diamond => "diamond",
-            Self::Cross => "cross",
-            Self::Ring => "ring",
-            Self::Happy => "happy",
-            Self::Angry => "angry",
-            Self::Heart => "heart",
-            Self::Broken => "broken",
-            Self::Sign => "sign",
-        }
-    }
-
-    /// Whether it is one of [`ObjectKind::SHAPES`].
-    pub fn is_shape(self) -> bool {
-        Self::SHAPES.contains(&self)
-    }
-}
-
-/// The colours that shapes have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names are the documentation")]
-pub enum Colour {
-    Red,
-    Green,
-    Blue,
-    Yellow,
-    Purple,
-    Orange,
-    Black,
-}
-
-impl Colour {
-    /// Every colour.
-    pub const ALL: [Self; 7] = [Self::Red, Self::Green, Self::Blue, Self::Yellow, Self::Purple, Self::Orange, Self::Black];
-
-    /// Its name in the files and in questions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Red => "red",
-            Self::Green => "green",
-            Self::Blue => "blue",
-            Self::Yellow => "yellow",
-            Self::Purple => "purple",
-            Self::Orange => "orange",
-            Self::Black => "black",
-        }
-    }
-
-    /// The typical paint; an object's own varies around it.
-    pub(crate) fn rgb(self) -> [u8; 3] {
-        match self {
-            Self::Red => [210, 35, 40],
-            Self::Green => [40, 150, 60],
-            Self::Blue => [40, 80, 210],
-            Self::Yellow => [235, 205, 30],
-            Self::Purple => [140, 50, 170],
-            Self::Orange => [240, 125, 20],
-            Self::Black => [30, 30, 30],
-        }
-    }
-}
-
 impl Scene {
     /// Whether the scene can be drawn.
     ///
     /// # Errors
     ///
-    /// [`Error::Background`], [`Error::Cell`], [`Error::SignWithoutText`] or [`Error::Glyph`]. Objects that
-    /// lie partly or wholly outside the picture are no error: they are clipped.
+    /// [`Error::Background`], [`Error::Cell`], [`Error::SignWithoutText`] or [`Error::Glyph`]. Objects that lie partly or wholly outside
+    /// the picture are valid: they are clipped.
     pub fn check(&self) -> Result<()> {
         if BACKGROUNDS.get(usize::from(self.bg)).is_none() {
             let last = BACKGROUNDS.len() - 1;
@@ -192,7 +99,7 @@ impl Scene {
     }
 }
 
-/// What questions say about a coloured shape.
+/// The properties of a coloured shape that questions are about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Shape {
     pub(crate) kind: ObjectKind,

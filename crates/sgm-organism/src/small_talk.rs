@@ -1,8 +1,8 @@
 //! Talk without a picture: stories and small talk.
 
 use crate::WorldRng;
-use crate::grammar::Turn;
 use crate::question::with_article;
+use crate::turn::Turn;
 
 pub(crate) const ANIMALS: [&str; 8] = ["dog", "cat", "fox", "bear", "owl", "frog", "duck", "mouse"];
 const FOODS: [&str; 7] = ["bread", "soup", "cake", "apples", "rice", "cheese", "honey"];
@@ -27,7 +27,7 @@ const ENDINGS: [&str; 5] = [
     "{name} slept well.",
 ];
 
-/// Questions and replies that go together, with slots.
+/// Questions with their replies, with slots.
 struct Topic {
     questions: &'static [&'static str],
     replies: &'static [&'static str],
@@ -132,7 +132,7 @@ pub(crate) fn story(rng: &mut WorldRng) -> Turn {
     }
 }
 
-/// A line of small talk, with every reply that fits.
+/// A line of small talk, with every matching reply.
 pub(crate) fn chat(rng: &mut WorldRng) -> Turn {
     let topic = rng.pick(&TOPICS);
     let slots = Slots::draw(rng);

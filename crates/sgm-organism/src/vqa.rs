@@ -1,3 +1,5 @@
+//! Visual questions: their kinds, and whether an answer is right.
+
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
@@ -42,7 +44,7 @@ impl VqaKind {
         }
     }
 
-    /// Whether a word is one of those that answer questions of this kind.
+    /// Whether a word can answer questions of this kind.
     fn is_content(self, word: &str) -> bool {
         let colour = || Colour::ALL.iter().any(|c| c.as_str() == word);
         let shape = || ObjectKind::SHAPES.iter().any(|s| s.as_str() == word);
@@ -72,10 +74,10 @@ impl FromStr for VqaKind {
     }
 }
 
-/// Whether an answer to a visual question has the right content, in whatever words.
+/// Whether an answer to a visual question has the right content, in any wording.
 ///
-/// The words of the answer that could answer a question of this `kind` must be exactly those of the `key`;
-/// a yes-no answer must begin with the key. An answer that names every colour is therefore wrong.
+/// The words of the answer that can answer a question of this `kind` must be exactly those of the `key`; a yes-no answer must begin with
+/// the key. An answer that names every colour is therefore wrong.
 ///
 /// ```
 /// use sgm_organism::vqa_correct;
@@ -88,7 +90,7 @@ impl FromStr for VqaKind {
 ///
 /// # Errors
 ///
-/// [`Error::UnknownKind`] when `kind` names no [`VqaKind`]: captions, stories and talk have no key.
+/// [`Error::UnknownKind`] when `kind` is not a [`VqaKind`]: captions, stories and talk have no key.
 pub fn vqa_correct(kind: &str, key: &[String], text: &str) -> Result<bool> {
     let kind: VqaKind = kind.parse()?;
     let text = text.to_lowercase();

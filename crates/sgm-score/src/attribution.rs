@@ -1,41 +1,43 @@
+//! The attribution of experts to text, image or both.
+
 use std::collections::BTreeMap;
 
 use sgm_core::{Expertise, Site, SiteExpertise};
 
 use crate::{Error, Result};
 
-/// What an expert responds to.
+/// The modality that an expert detects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Modality {
-    /// Its responses at text tokens tell toxic from non-toxic samples, those at image tokens do not, or less well.
+    /// The responses at text tokens detect toxic samples; those at image tokens do not, or less well.
     Text,
-    /// Its responses at image tokens do, those at text tokens do not, or less well.
+    /// The responses at image tokens detect toxic samples; those at text tokens do not, or less well.
     Image,
-    /// Both do, and neither does significantly better.
+    /// The responses at text and image tokens both detect toxic samples, neither significantly better.
     Both,
-    /// Neither does; only its responses at response tokens do, which attend to image and text together.
+    /// Only the responses at response tokens, which attend to image and text together, detect toxic samples.
     CrossModal,
 }
 
-/// When an AUROC is that of an expert, and when two differ.
+/// The criteria for experts, and for the difference of two AUROCs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttributionOptions {
-    /// The AUROC an expert must exceed.
+    /// The AUROC that an expert must exceed.
     pub threshold: f64,
-    /// How many standard errors its AUROC must lie above 0.5.
+    /// The number of standard errors by which an expert's AUROC must exceed 0.5.
     pub z: f64,
-    /// How many standard errors two AUROCs must differ by, where both are those of experts.
+    /// The number of standard errors by which the AUROCs of two experts must differ.
     pub z_difference: f64,
 }
 
 impl Default for AttributionOptions {
-    /// Above 0.6 by three standard errors from chance; differing by two.
+    /// An AUROC above 0.6, three standard errors above chance; a difference of two standard errors.
     fn default() -> Self {
         Self { threshold: 0.6, z: 3.0, z_difference: 2.0 }
     }
 }
 
-/// What each expert responds to.
+/// The modality of each expert.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attribution {
     /// The modality of every expert, by site and neuron.
@@ -43,25 +45,23 @@ pub struct Attribution {
 }
 
 impl Attribution {
-    /// Classes the experts of one run by the pool of tokens at which they are experts.
+    /// Classifies the experts of one run by the pools of tokens in which they are experts.
     ///
-    /// The three expertise sets come from the same samples, pooled over image tokens, text tokens of the prompt, and
-    /// tokens of the response. A neuron is an expert in a pool when its AUROC a there exceeds the threshold and
-    /// (a - 0.5) / SE exceeds z. Then:
+    /// The three expertise sets are of the same samples, pooled over image tokens, text tokens of the prompt, and tokens of the response. A
+    /// neuron is an expert in a pool if its AUROC a there exceeds the threshold and (a - 0.5) / SE exceeds z. Then:
     ///
     /// | image pool | text pool | response pool | class |
     /// |---|---|---|---|
     /// | expert | no | any | [`Image`](Modality::Image) |
     /// | no | expert | any | [`Text`](Modality::Text) |
-    /// | expert | expert | any | the better one, if they differ by more than `z_difference` standard errors, else [`Both`](Modality::Both) |
+    /// | expert | expert | any | the better if they differ by over `z_difference` standard errors, else [`Both`](Modality::Both) |
     /// | no | no | expert | [`CrossModal`](Modality::CrossModal) |
     /// | no | no | no | no expert |
     ///
-    /// The standard error of a difference is taken as sqrt(SE1^2 + SE2^2), as if the pools were independent. They
-    /// share samples and mostly correlate positively, so this errs towards `Both`. *Not* being an expert is not
-    /// evidence of chance: with few samples `CrossModal` also holds neurons whose single-modality AUROC is not
-    /// significant yet. And in a causal decoder later tokens see earlier ones: where the image comes first,
-    /// the text pool is text given the image.
+    /// The standard error of a difference is sqrt(SE1^2 + SE2^2), as for independent pools. The pools share samples and mostly correlate
+    /// positively, so that the test is biased towards `Both`. A neuron that is *not* an expert may still be better than chance: with few
+    /// samples `CrossModal` includes neurons whose single-modality AUROC is not significant. In a causal decoder later tokens attend to
+    /// earlier ones: if the image comes first, the text pool is text given the image.
     ///
     /// # Errors
     ///

@@ -1,15 +1,17 @@
+//! Scores of many neurons: AUROC, standard errors, average precision and effect sizes.
+
 use ndarray::{ArrayView1, ArrayView2, Axis};
 
 use crate::blocks::{columns_within, each_block, refuse_nan};
-use crate::classes::toxic_first;
+use crate::classes::{Classes, toxic_first};
 use crate::order::Ordered as _;
 use crate::tally::Tally;
-use crate::{Classes, Effect, Response, Responses, Result};
+use crate::{Effect, Response, Responses, Result};
 
-/// What is computed beside the AUROC, and in how much memory.
+/// The scores to compute beside the AUROC, and the memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScoreOptions {
-    /// Working memory of all threads together, in bytes; the responses and the results come on top.
+    /// The working memory of all threads together, in bytes, without the responses and the results.
     pub memory: usize,
     /// Average precision of each neuron.
     pub average_precision: bool,
@@ -18,26 +20,26 @@ pub struct ScoreOptions {
 }
 
 impl Default for ScoreOptions {
-    /// AUROC and its standard error alone, in 256 MiB.
+    /// AUROC and its standard error only, in 256 MiB.
     fn default() -> Self {
         Self { memory: 256 << 20, average_precision: false, effect: false }
     }
 }
 
-/// How well each neuron tells toxic from non-toxic samples; every vector is `[neurons]`.
+/// The scores of neurons as detectors of toxic samples; every vector is `[neurons]`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Scores {
     /// The area under the ROC curve.
     pub auroc: Vec<f64>,
-    /// DeLong's standard error of the AUROC; NaN where a class has a single sample.
+    /// DeLong's standard error of the AUROC; NaN if a class has a single sample.
     ///
     /// DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), from ranks as by Sun and Xu, IEEE Signal
     /// Processing Letters 21 (2014); exact with ties.
     pub auroc_se: Vec<f64>,
-    /// Average precision, the sum over thresholds of precision times the gain in recall (scikit-learn's
-    /// definition: tied responses are one threshold); empty unless asked for.
+    /// Average precision: the sum over thresholds of precision times the gain in recall (scikit-learn's definition: tied responses are one
+    /// threshold); empty unless requested.
     pub average_precision: Vec<f64>,
-    /// Effect sizes; empty unless asked for.
+    /// Effect sizes; empty unless requested.
     pub effect: Vec<Effect>,
 }
 
@@ -68,15 +70,15 @@ pub fn auroc_columns<T: Response>(responses: ArrayView2<'_, T>, labels: &[bool])
 
 /// Scores every neuron of any source of responses, on the threads of the current rayon pool.
 ///
-/// Blocks of columns are read one after the other; `options.memory` bounds them, whatever the number of
-/// neurons. AUROC, its standard error and average precision are the same bits for any number of threads, any
-/// memory and any order of the samples, effect sizes for any number of threads and any memory.
+/// Blocks of columns are read one after the other; `options.memory` bounds their size for any number of neurons. AUROC, its standard error
+/// and average precision are the same bits for any number of threads, any memory limit and any order of the samples; effect sizes for any
+/// number of threads and any memory limit.
 ///
 /// # Errors
 ///
 /// [`Error::SingleClass`](crate::Error::SingleClass), [`Error::Labels`](crate::Error::Labels),
 /// [`Error::NotANumber`](crate::Error::NotANumber) naming the first offending neuron,
-/// [`Error::Memory`](crate::Error::Memory) when one neuron per thread exceeds the memory.
+/// [`Error::Memory`](crate::Error::Memory) when one neuron per thread exceeds the memory limit.
 pub fn score<R: Responses>(responses: &R, labels: &[bool], options: &ScoreOptions) -> Result<Scores> {
     let classes = Classes::of(labels, responses.samples())?;
     let order = toxic_first(labels);
@@ -105,7 +107,7 @@ pub fn score<R: Responses>(responses: &R, labels: &[bool], options: &ScoreOption
 }
 
 /// The standard error of an AUROC from the class sizes alone, by Hanley and McNeil, Radiology 143 (1982),
-/// equation 2, with their estimates for exponential responses; cheaper and cruder than DeLong's.
+/// equation 2, with their estimates for exponential responses; cheaper and less accurate than DeLong's.
 pub fn hanley_mcneil_se(auroc: f64, toxic: usize, non_toxic: usize) -> f64 {
     let (a, n1, n0) = (auroc, toxic as f64, non_toxic as f64);
     let (q1, q2) = (a / (2.0 - a), 2.0 * a * a / (1.0 + a));

@@ -1,15 +1,17 @@
+//! Blocks of neurons, read from rows and turned into columns.
+
 use rayon::prelude::*;
 
 use crate::order::Scratch;
 use crate::{Error, Response, Responses, Result};
 
-/// Bytes of a cache line. Rows are turned into columns a line's worth at a time.
+/// The bytes of a cache line: the unit in which rows are turned into columns.
 const LINE: usize = 64;
-/// More columns at a time than this gain nothing.
+/// The largest number of columns of a block; larger blocks are not faster.
 const MAX_COLUMNS: usize = 256;
 
-/// The number of neurons that each thread works on at a time, so that all threads together stay within
-/// `memory` bytes; `per_sample` bytes of each neuron's results come with every sample.
+/// The number of neurons per block at which all threads together stay within `memory` bytes; each neuron needs `per_sample` bytes more for
+/// every sample.
 pub(crate) fn columns_within<R: Responses>(responses: &R, memory: usize, per_sample: usize) -> Result<usize> {
     let samples = responses.samples();
     let fixed = Scratch::bytes(samples) + samples * size_of::<usize>();
@@ -21,7 +23,7 @@ pub(crate) fn columns_within<R: Responses>(responses: &R, memory: usize, per_sam
     }
 }
 
-/// A block of neurons, column by column, the samples in the order that was asked for.
+/// A block of neurons, column by column, with the samples in the requested order.
 pub(crate) struct Block<'a, T> {
     pub(crate) first: usize,
     samples: usize,
@@ -29,8 +31,8 @@ pub(crate) struct Block<'a, T> {
     values: &'a [T],
 }
 
-/// The distance between the first responses of two neurons of a block: an odd number of cache lines, so that the
-/// neurons' lines do not compete for the same places in the cache when the number of samples is a power of two.
+/// The distance between the first responses of two neurons of a block: an odd number of cache lines, which avoids cache conflicts when the
+/// number of samples is a power of two.
 fn stride<T>(samples: usize) -> usize {
     let line = LINE / size_of::<T>();
     (samples.div_ceil(line) | 1) * line
@@ -44,8 +46,8 @@ impl<T> Block<'_, T> {
     }
 }
 
-/// Computes something for each neuron, in parallel over blocks of at most `width` neurons. `order` gives the rows to
-/// read. The results are in the order of the neurons; the error is the first neuron's for any number of threads.
+/// Computes a result for each neuron, in parallel over blocks of at most `width` neurons, from the rows in `order`. The results are in the
+/// order of the neurons; an error is that of the first neuron, for any number of threads.
 pub(crate) fn each_block<R: Responses, O: Send>(
     responses: &R,
     order: &[usize],
@@ -67,7 +69,7 @@ pub(crate) fn each_block<R: Responses, O: Send>(
     Ok(all)
 }
 
-/// Reads a block of columns row by row and writes them one after the other.
+/// Reads a block of columns row by row and writes it column by column.
 fn turn<R: Responses>(responses: &R, order: &[usize], first: usize, columns: usize, values: &mut Vec<R::Value>, tile: &mut Vec<R::Value>) {
     const QUAD: usize = 4;
     let (line, stride, padded) = (LINE / size_of::<R::Value>(), stride::<R::Value>(order.len()), columns.next_multiple_of(QUAD));
@@ -77,7 +79,7 @@ fn turn<R: Responses>(responses: &R, order: &[usize], first: usize, columns: usi
         for (row, part) in rows.iter().zip(tile.chunks_exact_mut(padded)) {
             responses.read(*row, first, part.get_mut(..columns).unwrap_or_default());
         }
-        // Squares of four rows and four columns, which the compiler turns in registers.
+        // Squares of four rows and four columns, which the compiler transposes in registers.
         let (quads, across, start) = (tile.as_chunks::<QUAD>().0, padded / QUAD, index * line);
         for (quad, four) in values.chunks_exact_mut(QUAD * stride).enumerate() {
             let mut parts = four

@@ -1,6 +1,8 @@
+//! The sizes of the two classes of samples.
+
 use crate::{Error, Result};
 
-/// The class sizes: at least one sample each.
+/// The sizes of the classes, at least 1 each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Classes {
     pub(crate) toxic: u64,

@@ -1,9 +1,11 @@
+//! Effect sizes: differences of the classes' means.
+
 use crate::Response;
 use crate::probability::student_t_two_sided;
 
-/// How far apart the two classes' responses are on average.
+/// The difference of the mean responses of the two classes.
 ///
-/// Where a class has one sample or both are constant, the quotients are NaN or infinite, as the formulas say.
+/// If a class has one sample or both are constant, the quotients are NaN or infinite, as the formulas give.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Effect {
     /// The toxic mean minus the non-toxic mean.
@@ -17,7 +19,7 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// Of a neuron's responses, the first `toxic` of which are the toxic samples'.
+    /// The effect sizes of a neuron's responses, of which the first `toxic` are those of toxic samples.
     pub(crate) fn of<T: Response>(responses: &[T], toxic: usize) -> Self {
         let (ones, zeros) = responses.split_at(toxic.min(responses.len()));
         let (n1, n0) = (ones.len() as f64, zeros.len() as f64);

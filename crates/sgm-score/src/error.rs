@@ -1,35 +1,43 @@
+//! The errors of this crate.
+
 use std::path::PathBuf;
 
-/// What can go wrong when neurons are scored.
+/// The result of an operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of scoring or selecting neurons.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// All samples have the same label.
     #[error("AUROC needs both classes: {toxic} toxic and {non_toxic} non-toxic samples; add samples of the missing class")]
     SingleClass {
-        /// Toxic samples.
+        /// The number of toxic samples.
         toxic: usize,
-        /// Non-toxic samples.
+        /// The number of non-toxic samples.
         non_toxic: usize,
     },
 
-    /// There is not one label for each sample.
+    /// The number of labels differs from the number of samples.
     #[error("{labels} labels for {samples} samples; give one label per row")]
     Labels {
-        /// Labels given.
+        /// The number of labels.
         labels: usize,
-        /// Samples given.
+        /// The number of samples.
         samples: usize,
     },
 
-    /// There are more samples than the exact arithmetic holds.
+    /// There are too many samples for the exact arithmetic.
     #[error("{0} samples are too many: fewer than 2^31 are scored at once")]
     TooManySamples(usize),
 
     /// A response is not a number.
-    #[error("{}the response of neuron {neuron} to sample {sample} is NaN; remove the sample or find out why the model overflows on it", .site.as_ref().map(|s| format!("{s}: ")).unwrap_or_default())]
+    #[error(
+        "{}the response of neuron {neuron} to sample {sample} is NaN; remove the sample or find out why the model overflows on it",
+        .site.as_ref().map(|s| format!("{s}: ")).unwrap_or_default()
+    )]
     NotANumber {
-        /// The site's name, where a store is scored.
+        /// The site's name, if a store is scored.
         site: Option<String>,
         /// The neuron's index: the column.
         neuron: usize,
@@ -37,12 +45,12 @@ pub enum Error {
         sample: usize,
     },
 
-    /// The working memory does not hold one neuron for each thread.
+    /// The memory limit is below the need of one neuron per thread.
     #[error("scoring one neuron on each thread takes {needed} bytes, but {budget} are allowed; allow more or use fewer threads")]
     Memory {
-        /// Bytes allowed.
+        /// The allowed bytes.
         budget: usize,
-        /// Bytes needed.
+        /// The needed bytes.
         needed: usize,
     },
 
@@ -55,38 +63,38 @@ pub enum Error {
     Parameter {
         /// The parameter's name.
         parameter: &'static str,
-        /// Its value.
+        /// The parameter's value.
         value: String,
-        /// What it may be.
+        /// The allowed values in words.
         expected: String,
     },
 
-    /// Standard errors are needed and the expertise has none.
+    /// The expertise lacks standard errors, which are needed.
     #[error("{site} has no standard errors, which {purpose} needs; score with at least two samples of each class")]
     NoStandardErrors {
         /// The site's name.
         site: String,
-        /// What needs them.
+        /// The operation that needs them.
         purpose: &'static str,
     },
 
-    /// Expertise sets that should describe the same neurons do not.
+    /// Two expertise sets describe different neurons.
     #[error("{site} has {got} neurons in one expertise and {expected} in another; score the same sites of the same model")]
     Sites {
         /// The site's name.
         site: String,
-        /// Its neurons in the first expertise.
+        /// The number of neurons in the first expertise.
         expected: usize,
-        /// Its neurons in the other.
+        /// The number of neurons in the other.
         got: usize,
     },
 
-    /// Data have the wrong shape or dtype.
+    /// Data have a wrong shape or dtype.
     #[error("{name}: {reason}")]
     Shape {
-        /// Which data.
+        /// The name of the data.
         name: String,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
 
@@ -95,7 +103,14 @@ pub enum Error {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The defect.
+        reason: String,
+    },
+
+    /// A probe or another logistic regression cannot be fitted.
+    #[error("no logistic regression can be fitted: {reason}")]
+    Fit {
+        /// The reason in the samples or settings.
         reason: String,
     },
 
@@ -103,7 +118,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] sgm_capture::Error),
 
-    /// The scores cannot be kept.
+    /// The scores cannot be stored in an expertise.
     #[error(transparent)]
     Core(#[from] sgm_core::Error),
 }

@@ -1,14 +1,19 @@
+//! False-discovery rates.
+
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
-/// How p-values of many neurons become q-values.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A correction that turns the p-values of many neurons into q-values.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Correction {
     /// Benjamini and Hochberg, JRSS B 57 (1995): the adjusted p-values of the step-up procedure.
     BenjaminiHochberg,
-    /// Storey, JRSS B 64 (2002): the same times the estimated share of neurons without effect,
+    /// Storey, JRSS B 64 (2002): those of Benjamini and Hochberg times the estimated share of neurons without effect,
     /// #(p > lambda) / ((1 - lambda) m), at most 1.
     Storey {
-        /// p-values above it are taken to come from neurons without effect; 0.5 is usual.
+        /// The p-value above which neurons count as without effect; 0.5 is usual.
         lambda: f64,
     },
 }

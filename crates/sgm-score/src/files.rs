@@ -1,3 +1,5 @@
+//! Scores of responses in safetensors files larger than memory.
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,9 +13,8 @@ use crate::{Error, Response, Result, ScoreOptions, Scores, Shards, score};
 
 /// Labelled responses in safetensors files, f32, bf16 or f16: the shards of an activation store or one plain file.
 ///
-/// Nothing but headers and labels is read on opening. A tensor is memory-mapped while it is scored and no longer, so
-/// the resident memory is bounded by one site's responses and [`ScoreOptions::memory`]. The files must not change
-/// meanwhile.
+/// Opening reads headers and labels only. A tensor is memory-mapped only while it is scored, so that resident memory is bounded by one
+/// site's responses and [`ScoreOptions::memory`]. The files must not change while they are open.
 #[derive(Debug)]
 pub struct ResponseFiles {
     files: Vec<Tensors>,
@@ -25,7 +26,7 @@ pub struct ResponseFiles {
 struct Tensors {
     path: PathBuf,
     file: File,
-    /// Dtype, shape and byte range in the file.
+    /// Dtype, shape and byte range in the file, by name.
     tensors: BTreeMap<String, (Dtype, Vec<usize>, std::ops::Range<usize>)>,
 }
 
@@ -36,11 +37,11 @@ struct Sidecar {
 }
 
 impl ResponseFiles {
-    /// Opens a directory of `shard-00000.safetensors` with `shard-00000.json` (`labels`: 0 or 1), and so on.
+    /// Opens a directory of `shard-00000.safetensors`, `shard-00001.safetensors`, ..., each with a JSON file of its `labels` (0 or 1).
     ///
     /// # Errors
     ///
-    /// [`Error::File`] when there is no shard, or one is damaged or has other tensors than the first.
+    /// [`Error::File`] when there is no shard, or a shard is damaged or has other tensors than the first.
     pub fn open_store(directory: impl AsRef<Path>) -> Result<Self> {
         let mut store = Self { files: Vec::new(), labels: Vec::new() };
         for index in 0.. {
@@ -107,7 +108,7 @@ impl ResponseFiles {
     ///
     /// # Errors
     ///
-    /// [`Error::File`] when there is no such tensor or it has another dtype, and as [`score`], the tensor named.
+    /// [`Error::File`] when the tensor is missing or has another dtype, and the errors of [`score`] with the tensor's name.
     pub fn score(&self, name: &str, options: &ScoreOptions) -> Result<Scores> {
         let mut maps = Vec::with_capacity(self.files.len());
         let (mut dtype, mut neurons) = (Dtype::F32, 0);
@@ -134,7 +135,7 @@ impl ResponseFiles {
     }
 }
 
-/// Mapped bytes; an empty tensor has none to map.
+/// Mapped bytes; an empty tensor has none.
 #[derive(Debug)]
 struct Mapped(Option<Mmap>);
 

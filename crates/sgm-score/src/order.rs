@@ -1,13 +1,13 @@
-//! One neuron's samples in ascending order of their responses, by the fastest exact way for each dtype.
+//! One neuron's samples in ascending order of their responses, by the fastest exact method for each dtype.
 
 use half::{bf16, f16};
 
 use crate::tally::Tally;
 
-/// Memory that is used again for each neuron.
+/// Buffers that are reused for each neuron.
 #[derive(Debug)]
 pub struct Scratch {
-    /// Samples per 16-bit pattern: toxic in the high half, non-toxic in the low one. All zero between uses.
+    /// The number of samples per 16-bit pattern: toxic in the high half, non-toxic in the low half. All zero between uses.
     counts: Vec<u32>,
     cells: Vec<u32>,
     half_sorted: Vec<u32>,
@@ -28,7 +28,7 @@ impl Scratch {
         }
     }
 
-    /// Bytes that scoring one neuron of so many samples takes.
+    /// The bytes needed to score one neuron of this many samples.
     pub(crate) fn bytes(samples: usize) -> usize {
         (1 << 18) + samples * (3 * 4 + 2 * 8)
     }
@@ -38,13 +38,13 @@ mod sealed {
     use super::{Scratch, Tally};
 
     pub trait Ordered: Sized {
-        /// Passes the responses by in ascending order; the first `toxic` are the toxic samples. NaN must not occur.
+        /// Counts the responses in ascending order; the first `toxic` are those of toxic samples. NaN must not occur.
         fn tally(responses: &[Self], toxic: usize, scratch: &mut Scratch, tally: &mut Tally);
 
         /// The position of the first NaN.
         fn first_nan(responses: &[Self]) -> Option<usize>;
 
-        /// A key whose order as an integer is the number's order; `-0.0` and `0.0` share one.
+        /// An integer key in the order of the numbers; `-0.0` and `0.0` have the same key.
         fn key(self) -> u32;
     }
 }
@@ -52,8 +52,8 @@ pub(crate) use sealed::Ordered;
 
 /// A dtype of responses: `f32`, [`bf16`] or [`f16`](struct@f16).
 ///
-/// Values are ordered as numbers, exactly: `-0.0` equals `0.0`, subnormal numbers are not flushed,
-/// infinities are larger than every number and tie with each other.
+/// Values are ordered exactly as numbers: `-0.0` equals `0.0`, subnormal numbers are not flushed to zero, infinities are larger in
+/// magnitude than all numbers and tie with each other.
 pub trait Response: Ordered + Copy + Default + Send + Sync + 'static {
     /// The value in little-endian bytes.
     type Bytes: Copy + std::fmt::Debug + Send + Sync + 'static;
@@ -119,10 +119,10 @@ macro_rules! half {
 half!(bf16, 0x7f80);
 half!(f16, 0x7c00);
 
-/// Counts the samples of either class with each 16-bit pattern, then reads the counts in ascending order.
+/// Counts the samples of each class by 16-bit pattern, then reads the counts in ascending order.
 ///
-/// The neurons of a layer take a few thousand different 16-bit values, whose counts stay in the fastest cache; only
-/// patterns between the smallest and the largest magnitude are read.
+/// A neuron's responses have few different 16-bit values, whose counts stay in the first-level cache; only patterns between the smallest
+/// and the largest magnitude are read.
 #[allow(clippy::indexing_slicing, reason = "16 bits index 65,536 counts")]
 fn count<T>(responses: &[T], toxic: usize, bits: impl Fn(&T) -> u16, scratch: &mut Scratch, tally: &mut Tally) {
     let Some(counts) = scratch.counts.first_chunk_mut::<65_536>() else { return };
@@ -130,7 +130,7 @@ fn count<T>(responses: &[T], toxic: usize, bits: impl Fn(&T) -> u16, scratch: &m
     toxic.iter().for_each(|r| counts[usize::from(bits(r))] += 1 << 16);
     non_toxic.iter().for_each(|r| counts[usize::from(bits(r))] += 1);
     const SIGN: u16 = 1 << 15;
-    // Zero is looked at apart, so that it does not widen the range.
+    // Zero is counted separately, so that it does not extend the range.
     let bounds = |(least, most): (u16, u16), bits: u16| (least.min((bits & !SIGN).wrapping_sub(1)), most.max(bits & !SIGN));
     let (least, most) = responses.iter().map(bits).fold((u16::MAX, 0), bounds);
     let magnitudes = usize::from(least.wrapping_add(1)).max(1)..usize::from(most) + 1;
@@ -148,21 +148,21 @@ fn count<T>(responses: &[T], toxic: usize, bits: impl Fn(&T) -> u16, scratch: &m
     positive.fill(0);
 }
 
-/// Bits of the number of cells that responses are assigned to before they are sorted.
+/// The number of bits of a cell: responses are assigned to cells before they are sorted.
 const CELL_BITS: u32 = 23;
 const CELLS: f32 = (1u32 << CELL_BITS) as f32;
-/// Bits of one digit of the sort of the cells. Two digits leave the lowest bits of a cell to an insertion sort, which has
-/// little to do: the counts of wider digits take longer to add up and leave no room in the fastest cache.
+/// The number of bits of one digit of the cells' radix sort. Two digits leave the lowest bits of a cell to an insertion sort with few
+/// moves; the counts of wider digits take longer to accumulate and exceed the first-level cache.
 const DIGIT: u32 = 9;
 const DIGITS: usize = 1 << DIGIT;
-/// Shared cells that are put in order one by one; with more it is quicker to sort all responses exactly.
+/// The largest number of shared cells that are ordered one by one; with more it is faster to sort all responses exactly.
 const MAX_SHARED: usize = 40;
 
 impl Ordered for f32 {
     fn tally(responses: &[Self], toxic: usize, scratch: &mut Scratch, tally: &mut Tally) {
         let sixteen = responses.iter().fold(0, |bits, r| bits | r.to_bits()) & 0xffff == 0;
         if sixteen && responses.len() <= usize::from(u16::MAX) {
-            // bf16 in disguise.
+            // All responses are bf16 numbers.
             return count(responses, toxic, |r| bf16::from_f32(*r).to_bits(), scratch, tally);
         }
         let mut attempt = tally.clone();
@@ -187,14 +187,14 @@ impl Ordered for f32 {
 /// A non-decreasing map from responses to cells.
 #[derive(Debug, Clone, Copy)]
 enum Scale {
-    /// Linear over seven standard deviations, cut off beyond.
+    /// Linear over seven standard deviations, clamped beyond.
     Linear { mean: f32, factor: f32 },
     /// Linear in the logarithm, roughly: the highest bits of the keys.
     Logarithmic { least: u32, shift: u32 },
 }
 
 impl Scale {
-    /// The linear one for well-behaved responses, the logarithmic one for heavy tails, infinities and constants.
+    /// The linear scale for light tails, the logarithmic one for heavy tails, infinities and constants.
     fn of(responses: &[f32]) -> Self {
         let n = responses.len() as f32;
         let mean = sum(responses, |r| r) / n;
@@ -219,8 +219,8 @@ impl Scale {
     }
 }
 
-/// Each step is monotone: subtraction, multiplication by a positive number, addition, clamping,
-/// and rounding to an integer in the low bits of a sum with 2^23.
+/// The cell of a response. Each step is monotone: subtraction, multiplication by a positive number, addition, clamping, and rounding to an
+/// integer in the low bits of a sum with 2^23.
 #[inline(always)]
 fn linear(response: f32, mean: f32, factor: f32) -> u32 {
     let cell = (response - mean) * factor + CELLS / 2.0;
@@ -230,7 +230,7 @@ fn linear(response: f32, mean: f32, factor: f32) -> u32 {
     (cell + WHOLE).to_bits() ^ WHOLE.to_bits()
 }
 
-/// A sum in eight lanes: only a hint for the scale, so its rounding does not matter.
+/// A sum in eight lanes; it only sets the scale, so that its rounding does not matter.
 fn sum(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = values.as_chunks::<8>();
     let mut lanes = [0.0f32; 8];
@@ -240,8 +240,9 @@ fn sum(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().map(|v| of(*v)).sum::<f32>()
 }
 
-/// Assigns the responses to cells, sorts the cells and looks again at the few that are shared.
-/// False if many cells are shared: the tally is of no use then.
+/// Assigns the responses to cells, sorts the cells and orders the responses of shared cells exactly.
+///
+/// Returns false if many cells are shared; the tally is invalid then.
 fn sort_by_cells(responses: &[f32], toxic: usize, scratch: &mut Scratch, tally: &mut Tally) -> bool {
     let Scratch { cells, half_sorted, sorted, exact, .. } = scratch;
     let (toxic, non_toxic) = responses.split_at(toxic.min(responses.len()));
@@ -293,7 +294,7 @@ fn sort_by_cells(responses: &[f32], toxic: usize, scratch: &mut Scratch, tally: 
     true
 }
 
-/// Finishes a nearly sorted slice by insertion; gives up when it moves more than each key once on average.
+/// Sorts a nearly sorted slice by insertion; returns false when a key moves more than one place on average.
 #[allow(clippy::indexing_slicing, reason = "places from 1 up to the length, and the ones before")]
 fn insert(sorted: &mut [u32]) -> bool {
     let mut moves = sorted.len();

@@ -1,34 +1,36 @@
+//! The distribution of AUROCs under permuted labels.
+
 use rand::Rng as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::blocks::{columns_within, each_block, refuse_nan};
+use crate::classes::Classes;
 use crate::order::Ordered as _;
-use crate::{Classes, Error, Responses, Result};
+use crate::{Error, Responses, Result};
 
-/// What AUROCs look like when labels mean nothing.
+/// The distribution of AUROCs under random labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PermutationNull {
     /// For each neuron, (1 + permutations in which its AUROC is at least the observed one) / (1 + permutations).
     pub p: Vec<f64>,
-    /// The same against the largest AUROC of all neurons in each permutation: p-values adjusted for having looked at
-    /// all neurons (the max-statistic of Westfall and Young, 1993), which controls the family-wise error rate.
+    /// The same for the largest AUROC of all neurons in each permutation: p-values adjusted for multiple testing by the max-statistic of
+    /// Westfall and Young (1993), which controls the family-wise error rate.
     pub p_max: Vec<f64>,
     /// The largest AUROC of all neurons in each permutation.
     pub largest: Vec<f64>,
-    /// How many of all AUROCs, of every neuron in every permutation, are in each of 100 equally wide bins from 0 to 1.
+    /// The number of AUROCs, over all neurons and permutations, in each of 100 equally wide bins from 0 to 1.
     pub histogram: Vec<u64>,
 }
 
-/// The bins of [`PermutationNull::histogram`].
+/// The number of bins of [`PermutationNull::histogram`].
 const BINS: usize = 100;
 
-/// Permutes the labels `permutations` times and scores every neuron anew.
+/// Permutes the labels `permutations` times and scores every neuron each time.
 ///
-/// Each neuron is sorted once: a permutation only sums other ranks. All neurons see the same permutations, so their
-/// correlation is kept. Seeded (ChaCha8): the same bits for any number of threads and any memory. The tests are
-/// one-sided, for responses that are higher on toxic samples. The permutations take 4 bytes per toxic sample each,
-/// beside `memory`.
+/// Each neuron is sorted once; a permutation only sums other ranks. All neurons have the same permutations, which preserves their
+/// correlation. Permutations are seeded (ChaCha8): the same bits for any number of threads and any memory limit. The tests are one-sided,
+/// for responses that are higher on toxic samples. The permutations take 4 bytes per toxic sample each, in addition to `memory`.
 ///
 /// # Errors
 ///
@@ -47,7 +49,7 @@ pub fn permutation_null<R: Responses>(
     let observed: Vec<u32> = (0u32..).zip(labels).filter(|(_, l)| **l).map(|(row, _)| row).collect();
     let permuted = permuted(labels.len(), observed.len(), permutations, seed);
     let order: Vec<usize> = (0..labels.len()).collect();
-    // Per sample: its rank for each column, and once its key while a column is sorted.
+    // Each sample needs a rank for each column, and a key while a column is sorted.
     let width = columns_within(responses, memory, 16)?;
     let blocks = each_block(responses, &order, width, |block, _| {
         let columns = block.columns().count();
@@ -106,30 +108,31 @@ pub fn permutation_null<R: Responses>(
     Ok(PermutationNull { p, p_max, largest: largest.iter().map(auroc).collect(), histogram })
 }
 
-/// Twice the pairs of which the toxic sample is above, ties counting half, and twice all pairs; from twice the rank sum.
+/// Twice the number of pairs in which the toxic sample is higher, ties counting half, and twice the number of all pairs; from twice the
+/// rank sum.
 fn doubled_pairs(Classes { toxic, non_toxic }: Classes, doubled_sum: u64) -> (u64, u64) {
     (doubled_sum - toxic * (toxic + 1), 2 * toxic * non_toxic)
 }
 
-/// The bin of the AUROC of a rank sum; 1 is in the last one. In integers, so that an AUROC on an edge is in the bin above it.
+/// The bin of the AUROC of a rank sum; 1 is in the last bin. Integer arithmetic puts an AUROC on an edge into the bin above it.
 fn bin(classes: Classes, doubled_sum: u64) -> usize {
     let (above, pairs) = doubled_pairs(classes, doubled_sum);
     usize::try_from(u128::from(above) * BINS as u128 / u128::from(pairs)).unwrap_or(BINS).min(BINS - 1)
 }
 
-/// What one block of neurons contributes.
+/// The contribution of one block of neurons.
 struct BlockNull {
     /// Twice the rank sums with the given labels.
     observed: Vec<u64>,
-    /// Permutations that reach them.
+    /// The number of permutations whose rank sums are at least these.
     reached: Vec<usize>,
     /// Twice the largest rank sum of each permutation.
     largest: Vec<u64>,
-    /// The AUROCs of all of them.
+    /// The histogram of AUROCs.
     histogram: Vec<u64>,
 }
 
-/// Adds up the ranks `[samples, neurons]` of the given samples for each neuron.
+/// Sums the ranks `[samples, neurons]` of the given samples for each neuron.
 fn rank_sums(ranks: &[u32], rows: &[u32], sums: &mut [u64]) {
     sums.fill(0);
     for row in rows {
@@ -139,7 +142,8 @@ fn rank_sums(ranks: &[u32], rows: &[u32], sums: &mut [u64]) {
     }
 }
 
-/// Twice each sample's rank, counted from 1, ties sharing the mean; a key is the response above the sample's index.
+/// Twice each sample's rank, counted from 1, with the mean rank for ties; a key has the response in its high and the sample's index in its
+/// low half.
 #[allow(clippy::cast_possible_truncation, reason = "fewer than 2^31 samples; the low half of a key is the index")]
 fn doubled_mid_ranks(keys: &[u64], mut put: impl FnMut(usize, u32)) {
     let mut before = 0;
@@ -156,7 +160,7 @@ fn permuted(samples: usize, toxic: usize, permutations: usize, seed: u64) -> Vec
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut order: Vec<u32> = (0..samples as u32).collect();
     let mut draw = || {
-        // Fisher and Yates, as far as it is needed.
+        // The first steps of a Fisher-Yates shuffle.
         for place in 0..toxic {
             order.swap(place, rng.random_range(place as u64..samples as u64) as usize);
         }

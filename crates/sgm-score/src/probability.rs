@@ -13,7 +13,7 @@ pub(crate) fn student_t_two_sided(t: f64, freedom: f64) -> f64 {
     if t.is_infinite() && !freedom.is_nan() {
         return 0.0;
     }
-    // The complement is computed apart: 1 - x loses digits.
+    // The complement is computed separately, because 1 - x loses digits.
     let (square, half) = (t * t, freedom / 2.0);
     incomplete_beta(half, freedom / (freedom + square), square / (freedom + square))
 }
@@ -33,7 +33,7 @@ fn incomplete_beta(a: f64, x: f64, y: f64) -> f64 {
     if x <= (a + 1.0) / (a + B + 2.0) { front * fraction(a, B, x) / a } else { 1.0 - front * fraction(B, a, y) / B }
 }
 
-/// ln(gamma(a + 1/2) / gamma(a)); by the difference of logarithms where they are small, else by the series in 1/a.
+/// ln(gamma(a + 1/2) / gamma(a)): for small a the difference of logarithms, otherwise the series in 1/a.
 fn ln_gamma_step(a: f64) -> f64 {
     if a < 20.0 {
         return libm::lgamma(a + 0.5) - libm::lgamma(a);

@@ -1,10 +1,12 @@
+//! Sources of pooled responses: arrays, and shards of raw bytes.
+
 use ndarray::ArrayView2;
 
 use crate::{Error, Response, Result};
 
-/// Pooled responses of samples (rows) and neurons (columns), read a part of a row at a time.
+/// Pooled responses of samples (rows) and neurons (columns), of which parts of rows are read.
 ///
-/// Scoring goes through all rows for each block of columns, so a source need not be in memory.
+/// Scoring reads all rows for each block of columns, so that a source need not be in memory.
 pub trait Responses: Sync {
     /// The dtype.
     type Value: Response;
@@ -39,18 +41,18 @@ impl<T: Response> Responses for ArrayView2<'_, T> {
     }
 }
 
-/// Row-major `[samples, neurons]` responses in little-endian bytes, in one piece or several (shards), one
-/// after the other along the samples: what a memory-mapped safetensors file holds.
+/// Row-major `[samples, neurons]` responses in little-endian bytes, as in memory-mapped safetensors files: one piece, or several pieces
+/// (shards) that follow each other along the samples.
 #[derive(Debug, Clone)]
 pub struct Shards<'a, T: Response> {
     pieces: Vec<&'a [T::Bytes]>,
-    /// The piece and the row in it of each sample.
+    /// The piece of each sample, and the row within the piece.
     rows: Vec<(u32, u32)>,
     neurons: usize,
 }
 
 impl<'a, T: Response> Shards<'a, T> {
-    /// Puts pieces of `neurons` columns together.
+    /// Responses in pieces of `neurons` columns.
     ///
     /// # Errors
     ///
@@ -92,7 +94,7 @@ impl<T: Response> Responses for Shards<'_, T> {
     }
 }
 
-/// The rows of another source in another order, some perhaps left out or repeated.
+/// A selection of another source's rows, in any order and possibly with repetitions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows<'a, R> {
     pub(crate) responses: &'a R,

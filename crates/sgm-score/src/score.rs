@@ -1,3 +1,5 @@
+//! Scores of a store of activations.
+
 use half::{bf16, f16};
 use sgm_capture::{ActivationStore, Block, StoreDtype};
 use sgm_core::{Expertise, Metadata, SiteExpertise};
@@ -6,13 +8,13 @@ use crate::{Response, Result, ScoreOptions, Scores, Shards, score};
 
 /// The expertise of every neuron of a store: AUROC and DeLong's standard error.
 ///
-/// Responses are read from the mapped shards in the dtype they have there, never copied whole. The metadata says which model, pooling and samples were scored. There are no
-/// standard errors when a class has a single sample.
+/// Responses are read from the mapped shards in their dtype, and never copied as a whole. The metadata record the model, the pooling and
+/// the samples. Standard errors are missing if a class has a single sample.
 ///
 /// # Errors
 ///
 /// [`Error::SingleClass`](crate::Error::SingleClass) when the samples are all toxic or all non-toxic,
-/// [`Error::NotANumber`](crate::Error::NotANumber) naming site, neuron and sample, and what the store reports.
+/// [`Error::NotANumber`](crate::Error::NotANumber) naming site, neuron and sample, and the errors of the store.
 pub fn score_store(store: &ActivationStore) -> Result<Expertise> {
     let manifest = store.manifest();
     let metadata = Metadata {
@@ -45,7 +47,7 @@ fn score_blocks<T: Response>(blocks: &[Block<'_>], labels: &[bool]) -> Result<Sc
 }
 
 impl Scores {
-    /// The scores in f32, as they are kept in expertise files and as the reference implementation has them.
+    /// The scores in f32, as in expertise files and in the reference implementation.
     ///
     /// Standard errors are left out unless all are known.
     #[allow(clippy::cast_possible_truncation, reason = "expertise is kept in f32")]

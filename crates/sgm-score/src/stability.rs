@@ -1,3 +1,5 @@
+//! The stability of selected experts under resampling.
+
 use std::collections::BTreeMap;
 
 use rand::Rng as _;
@@ -9,7 +11,7 @@ use crate::classes::toxic_first;
 use crate::responses::Rows;
 use crate::{Error, Experts, Responses, Result, ScoreOptions, Selection, score};
 
-/// How much the set of experts depends on the samples that happened to be drawn.
+/// The dependence of the set of experts on the choice of samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stability {
     /// The experts on all samples.
@@ -18,13 +20,13 @@ pub struct Stability {
     pub with_all: Vec<f64>,
     /// The mean Jaccard index over pairs of resamples; NaN with fewer than two.
     pub between: f64,
-    /// In how many resamples each neuron was an expert, for those that ever were.
+    /// The number of resamples in which each neuron was an expert, for neurons that were at least once.
     pub frequency: BTreeMap<Site, BTreeMap<usize, usize>>,
 }
 
-/// Selects experts again on bootstrap resamples, drawn with replacement within each class (ChaCha8).
+/// Selects experts on bootstrap resamples, drawn with replacement within each class (ChaCha8).
 ///
-/// Each resample is scored like the samples themselves, so the memory does not grow with their number.
+/// Resamples are scored one after the other, so that memory does not grow with their number.
 ///
 /// # Errors
 ///

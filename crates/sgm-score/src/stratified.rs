@@ -1,29 +1,32 @@
+//! The AUROC within strata of samples.
+
 use crate::blocks::{columns_within, each_block, refuse_nan};
+use crate::classes::Classes;
 use crate::order::Ordered as _;
 use crate::tally::Tally;
-use crate::{Classes, Error, Responses, Result};
+use crate::{Error, Responses, Result};
 
-/// How much each stratum counts in a stratified AUROC.
+/// The weight of each stratum in a stratified AUROC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StratumWeight {
-    /// By its toxic-non-toxic pairs: every pair counts the same.
+    /// The number of pairs of a toxic and a non-toxic sample: every pair counts equally.
     Pairs,
-    /// By its toxic samples: the covariate-adjusted AUROC of Janes and Pepe, Biometrika 96 (2009).
+    /// The number of toxic samples: the covariate-adjusted AUROC of Janes and Pepe, Biometrika 96 (2009).
     Toxic,
 }
 
-/// The AUROC of every neuron, comparing samples of the same stratum only; f64 `[neurons]`.
+/// The AUROC of every neuron over pairs of samples of the same stratum; f64 `[neurons]`.
 ///
-/// `strata` names each sample's stratum: its question, its image, its source. What differs between strata (the
-/// style of a source, an image) cannot make a neuron look like an expert. With
+/// `strata` are the strata of the samples, such as their question, image or source. Differences between strata, such as the style of a
+/// source, have no effect on the result. With
 /// c_s = #(toxic response higher) + #(tied) / 2 over the n1_s n0_s pairs of stratum s,
 ///
 /// * [`StratumWeight::Pairs`]: sum of c_s / sum of n1_s n0_s;
 /// * [`StratumWeight::Toxic`]: sum of n1_s (c_s / n1_s n0_s) / sum of n1_s.
 ///
-/// Strata with one class only have no pairs and are left out, their samples unread. When each stratum is a
-/// matched pair (one toxic and one non-toxic sample that share an image or a prompt), both are the *matched-pair
-/// AUROC*: the share of pairs in which the toxic response is higher.
+/// Strata with one class only have no pairs and are left out; their samples are not read. If each stratum is a matched pair (one toxic and
+/// one non-toxic sample with the same image or prompt), both weights give the *matched-pair AUROC*: the share of pairs in which the toxic
+/// response is higher.
 ///
 /// # Errors
 ///

@@ -1,11 +1,13 @@
-use crate::Classes;
+//! The counts from which AUROC, its standard error and average precision are computed.
 
-/// What is counted while the samples of one neuron pass by in ascending order of their responses.
+use crate::classes::Classes;
+
+/// The counts over the samples of one neuron in ascending order of their responses.
 ///
-/// Everything but average precision is an integer, so it does not depend on how the order was found.
+/// All but average precision are integers, which do not depend on the sorting method.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tally {
-    /// Samples passed so far.
+    /// The numbers of samples counted so far.
     toxic: u64,
     non_toxic: u64,
     /// Twice the number of pairs in which the toxic response is higher, ties counting half.
@@ -14,7 +16,7 @@ pub struct Tally {
     toxic_squares: u128,
     /// The sum over non-toxic samples of the square of twice the toxic samples below.
     non_toxic_squares: u128,
-    /// The sum over distinct responses of precision there times its toxic samples, if it is asked for.
+    /// The sum over distinct responses of precision times the number of toxic samples there, if it is requested.
     precision: Option<f64>,
     classes: Classes,
 }
@@ -71,13 +73,13 @@ impl Tally {
         }
     }
 
-    /// Whether samples without ties may be given by eights.
+    /// Whether samples without ties may be counted by eights.
     pub(crate) fn takes_eights(&self) -> bool {
-        // Squares of eight samples fit into 64 bits.
+        // The squares of eight samples fit into 64 bits.
         self.precision.is_none() && self.classes.samples() < 1 << 28
     }
 
-    /// The next samples, whose responses are equal.
+    /// Counts the next samples, whose responses are equal.
     #[inline(always)]
     pub(crate) fn tied(&mut self, toxic: u64, non_toxic: u64) {
         let below = 2 * self.non_toxic + non_toxic;
@@ -95,7 +97,7 @@ impl Tally {
         self.non_toxic += non_toxic;
     }
 
-    /// The next eight samples, none tied with another.
+    /// Counts the next eight samples, none tied with another.
     #[inline(always)]
     pub(crate) fn eight(&mut self, byte: u8) {
         #[allow(clippy::indexing_slicing, reason = "a byte is an index of 256 entries")]
@@ -112,14 +114,14 @@ impl Tally {
         self.non_toxic += non_toxic;
     }
 
-    /// The next samples by the numbers of those with equal responses: toxic ones in the high half, non-toxic ones in the
-    /// low half. There must be no more than 65,535 samples in all.
+    /// Counts the next samples by the numbers of equal responses: toxic ones in the high half, non-toxic ones in the low half. There must
+    /// be no more than 65,535 samples in total.
     #[allow(clippy::indexing_slicing, reason = "a part has no more counts than there is room for")]
     pub(crate) fn counts(&mut self, counts: &[u32]) {
         const PART: usize = 1024;
         let mut occupied = [0; PART];
         for counts in counts.chunks(PART) {
-            // Many counts are 0, in no order that a processor could foresee: they are left out without a branch.
+            // Many counts are 0 in an unpredictable order: they are removed without a branch.
             let mut found = 0;
             for count in counts {
                 occupied[found & (PART - 1)] = *count;
@@ -129,7 +131,7 @@ impl Tally {
         }
     }
 
-    /// The same without zeros.
+    /// Counts the next samples as [`counts`](Self::counts) does, without zeros.
     fn occupied(&mut self, counts: &[u32]) {
         let counts = counts.iter().map(|count| (u64::from(count >> 16), u64::from(count & 0xffff)));
         if self.precision.is_some() {
@@ -152,7 +154,7 @@ impl Tally {
         self.non_toxic_squares += u128::from(non_toxic_squares);
     }
 
-    /// The samples in ascending order as keys whose lowest bit is the label.
+    /// Counts samples in ascending order, given as keys whose lowest bit is the label.
     pub(crate) fn sorted(&mut self, keys: &[u64]) {
         for tied in keys.chunk_by(|a, b| a >> 1 == b >> 1) {
             let toxic = tied.iter().map(|key| key & 1).sum();
@@ -165,14 +167,14 @@ impl Tally {
         self.doubled_area
     }
 
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub(crate) fn auroc(&self) -> f64 {
         let Classes { toxic, non_toxic } = self.classes;
         self.doubled_area as f64 / (2 * toxic * non_toxic) as f64
     }
 
-    /// The standard error by DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988): the variances of the
-    /// structural components of either class, over the class sizes. NaN when a class has one sample.
+    /// The standard error by DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988): the variances of the structural components of both
+    /// classes, over the class sizes. NaN if a class has one sample.
     pub(crate) fn standard_error(&self) -> f64 {
         let Classes { toxic, non_toxic } = self.classes;
         // The variance of `of` placements among `among` samples, from the sums of the doubled numbers below.
@@ -187,7 +189,7 @@ impl Tally {
             .sqrt()
     }
 
-    /// Average precision, NaN unless it was asked for.
+    /// Average precision; NaN unless requested.
     pub(crate) fn average_precision(&self) -> f64 {
         self.precision.map_or(f64::NAN, |sum| sum / self.classes.toxic as f64)
     }

@@ -1,46 +1,50 @@
-/// What can go wrong when suppression is designed or applied.
+//! The errors of this crate.
+
+/// The result of an operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of fitting or applying interventions.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A parameter of an operator is out of range.
-    #[error("operator `{operator}`: {parameter} is {value}, expected {expected}")]
+    /// A parameter of a suppression rule is out of range.
+    #[error("suppression rule `{rule}`: {parameter} is {value}, expected {expected}")]
     Parameter {
-        /// The operator's name.
-        operator: String,
+        /// The rule's name.
+        rule: String,
         /// The parameter.
         parameter: &'static str,
-        /// Its value.
+        /// The parameter's value.
         value: String,
         /// The allowed range in words.
-        expected: &'static str,
+        expected: String,
     },
 
-    /// There is no operator, or no preset of glasses, of this name.
+    /// No rule, or no preset of glasses, has this name.
     #[error("unknown {kind} `{name}`; expected one of {known}")]
     UnknownPreset {
-        /// What was asked for.
+        /// The kind of preset.
         kind: &'static str,
         /// The name as given.
         name: String,
-        /// The names that there are.
+        /// The known names.
         known: String,
     },
 
-    /// No map can be fitted from a neuron's responses.
+    /// No map can be fitted to a neuron's responses.
     #[error("{}no transport map: {reason}", .neuron.as_ref().map(|n| format!("{n}: ")).unwrap_or_default())]
     Transport {
         /// Site and index of the neuron, if it is known.
         neuron: Option<String>,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 
-    /// Neurons cannot be scored.
-    #[cfg(feature = "candle")]
+    /// Scoring neurons or selecting experts failed.
     #[error(transparent)]
     Score(#[from] sgm_score::Error),
 
-    /// The model's own answers were not judged.
+    /// The judge of the model's own answers failed.
     #[cfg(feature = "candle")]
     #[error("the judge of the model's own answers failed: {0}")]
     Judge(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -54,24 +58,25 @@ pub enum Error {
     Import {
         /// The file or directory.
         path: std::path::PathBuf,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
 
-    /// An intervention would strengthen a neuron.
+    /// The intervention strengthens a neuron.
     #[error(
-        "{site}: neuron {neuron} has scale {scale}, which amplifies instead of suppressing; amplification can make a model more toxic and must be allowed explicitly"
+        "{site}: neuron {neuron} has scale {scale}, which amplifies instead of suppressing; amplification can make a model more toxic \
+         and must be allowed explicitly"
     )]
     Amplifies {
         /// The site's name.
         site: String,
         /// The neuron's index.
         neuron: usize,
-        /// Its scale, above 1 or below 0.
+        /// The neuron's scale, above 1 or below 0.
         scale: f32,
     },
 
-    /// There are shifts for some neurons only.
+    /// The number of shifts differs from that of scales.
     #[error("there are {scales} scales and {shifts} shifts; give one of each for every neuron, or no shifts")]
     Shifts {
         /// The number of scales.
@@ -80,30 +85,23 @@ pub enum Error {
         shifts: usize,
     },
 
-    /// An intervention names token positions that are not known.
-    #[error("the intervention acts on `{positions}` token positions; known are {known}", known = crate::Positions::NAMES.join(", "))]
-    Positions {
-        /// What its metadata name.
-        positions: String,
-    },
-
-    /// A strength is no finite number, or it would amplify.
-    #[error("the strength {}is {strength}, expected a number from 0 to 1{}", of_row(*.row), other_strengths(*.strength))]
+    /// A strength is not finite, or it amplifies.
+    #[error("the strength {}is {strength}, expected a number from 0 to 1{}", of_request(*.id), other_strengths(*.strength))]
     Strength {
-        /// The request's number; none for the strength of all that have none of their own.
-        row: Option<usize>,
+        /// The request's id; none for the common strength.
+        id: Option<usize>,
         /// The strength.
         strength: f32,
     },
 
-    /// Adaptive glasses need a probe.
-    #[error("the intervention has no probe to switch it on; fit one and set `Intervention::probe`, or wear it as static glasses")]
-    NoProbe,
+    /// The intervention of conditional glasses has no condition.
+    #[error("the intervention has no condition; fit a probe and set `Intervention::condition`, or wear it as static glasses")]
+    NoCondition,
 
-    /// A probe cannot be fitted.
-    #[error("no probe can be fitted: {reason}")]
+    /// A component of glasses cannot be fitted.
+    #[error("cannot fit: {reason}")]
     Fit {
-        /// What is wrong with the samples or the settings.
+        /// The reason in the samples or settings.
         reason: String,
     },
 
@@ -117,8 +115,8 @@ pub enum Error {
     Model(#[from] sgm_models::Error),
 }
 
-fn of_row(row: Option<usize>) -> String {
-    row.map(|row| format!("of row {row} ")).unwrap_or_default()
+fn of_request(id: Option<usize>) -> String {
+    id.map(|id| format!("of request {id} ")).unwrap_or_default()
 }
 
 fn other_strengths(strength: f32) -> &'static str {

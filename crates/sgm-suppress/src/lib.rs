@@ -1,95 +1,54 @@
-//! From expertise to suppression: operators, the scaling kernel, and glasses worn at run time.
+//! Suppression of neurons: rules, the scaling kernel, glasses for running models, and their fitting.
 //!
-//! An operator turns the AUROC of every neuron into a factor for its output. The presets are one family
-//! ([`Operator`]): silence the best detectors ([`Operator::det0`]), damp them ([`Operator::damp`]), or scale every
-//! detector down in proportion to its expertise ([`Operator::aura`], [`Operator::sgm`]).
+//! A [`SuppressionRule`] turns the AUROC of every neuron into a scale of its output. The presets silence the best detectors
+//! ([`SuppressionRule::det0`]), multiply them by a factor ([`SuppressionRule::damp`]), or scale each detector down in proportion to its
+//! expertise ([`SuppressionRule::aura`], [`SuppressionRule::sgm`]).
 //!
 //! ```
 //! use sgm_core::{Expertise, Metadata, Projection, Site, SiteExpertise};
-//! use sgm_suppress::Operator;
+//! use sgm_suppress::SuppressionRule;
 //!
 //! let site = Site::new(0, Projection::Up);
 //! let mut expertise = Expertise::new(Metadata::default());
 //! expertise.insert(site, SiteExpertise { auroc: vec![0.4, 0.5, 0.75, 1.0], auroc_se: None })?;
-//! let glasses = Operator::aura().intervention(&expertise)?;
+//! let glasses = SuppressionRule::aura().intervention(&expertise)?;
 //! assert_eq!(glasses.sites()[&site].scale, [1.0, 1.0, 0.5, 0.0]);
 //! # Ok::<(), sgm_suppress::Error>(())
 //! ```
 //!
-//! A [`Transport`] moves neurons instead of scaling them by expertise: it maps each neuron's toxic responses onto its non-toxic ones.
+//! A [`Transport`] maps each neuron's toxic responses onto its non-toxic ones. [`import`] reads the files of the AurA and AcT reference
+//! implementations. [`Scaling`] applies a site's scales and shifts to its responses.
 //!
-//! With the feature `candle`, [`Sentinels`] are neurons that are added, which act where they notice risk, and [`Steering`] shifts what MLPs say by the gradient of
-//! the model's own answers. A [`Preset`] blends all of these into glasses, fitted to a [`Calibrated`] model.
+//! # Running models
 //!
-//! [`import`] reads what the AurA and AcT reference implementations wrote.
+//! The feature `candle` adds glasses for running models, and their fitting:
 //!
-//! [`Scaling`] is the kernel that applies a site's scales to its responses. With the feature `candle`, [`Glasses::wear`] applies an
-//! intervention to a running model behind a guard, at the token positions it names ([`Positions`]) and, where asked for
-//! ([`Glasses::wear_with`]), at a strength of its own for each request.
-//!
-//! An [`Ablation`] measures what an intervention does to the likelihood of given answers.
-//!
-//! [`fit_probe`] fits a detector to activations; with it an intervention becomes an [`AdaptiveGlasses`], which acts on prompts that the detector
-//! finds risky and leaves all others untouched.
+//! * [`Glasses::wear`] applies an intervention at its selected tokens until it is dropped, and [`Glasses::wear_with`] at a separate
+//!   strength for each request; [`ConditionalGlasses`] check the intervention's condition first and leave all other sequences unchanged;
+//! * a [`Preset`] combines components that a [`Calibrator`] fits: suppression rules, transports fitted [at once](Transport::intervention)
+//!   or [layer by layer](fit_incrementally), [`ConditionalPatches`] and [`GradientSteering`];
+//! * [`Ablation`] measures the effect of an intervention on the likelihood of given answers.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "candle")]
-mod ablation;
-#[cfg(feature = "candle")]
-mod adaptive;
-mod amplify;
-#[cfg(feature = "candle")]
-mod calibrated;
 mod error;
-mod fit;
 #[cfg(feature = "candle")]
-mod glasses;
-mod grid;
-mod import;
-#[cfg(feature = "candle")]
-mod incremental;
+mod fitting;
 mod kernel;
-mod logistic;
-mod operator;
+mod rules;
 #[cfg(feature = "candle")]
-mod patches;
-mod positions;
-#[cfg(feature = "candle")]
-mod preset;
-#[cfg(feature = "candle")]
-mod sentinels;
-#[cfg(feature = "candle")]
-mod sites;
-#[cfg(feature = "candle")]
-mod steering;
-mod transport;
+mod runtime;
 
+pub use error::{Error, Result};
 #[cfg(feature = "candle")]
-pub use ablation::{Ablation, LikelihoodChange};
+pub use fitting::{Ablation, Calibrator, Component, ConditionalPatches, GradientSteering, LikelihoodChange, Preset, fit_incrementally};
+pub use kernel::{Element, ScaleLayout, Scaling};
+pub use rules::{
+    Affine, ExpertScale, Grid, Imported, ImportedTree, SuppressionRule, Transport, TransportMap, import, linear_act, mean_act,
+};
 #[cfg(feature = "candle")]
-pub use adaptive::{AdaptiveGlasses, Detector, score_prompts};
-pub use amplify::Amplify;
-#[cfg(feature = "candle")]
-pub use calibrated::{Calibrated, Map};
-pub use error::Error;
-pub use fit::{FittedProbe, ProbeOptions, fit_probe};
-#[cfg(feature = "candle")]
-pub use glasses::{Glasses, Wear};
-pub use grid::Grid;
-pub use import::{Imported, ImportedTree, import};
-#[cfg(feature = "candle")]
-pub use incremental::fit_incrementally;
-pub use kernel::{Element, Form, Scaling};
-pub use logistic::{Logistic, logistic};
-pub use operator::{Operator, Response, Selection};
-pub use positions::Positions;
-#[cfg(feature = "candle")]
-pub use preset::Preset;
-#[cfg(feature = "candle")]
-pub use sentinels::Sentinels;
-#[cfg(feature = "candle")]
-pub use steering::Steering;
-pub use transport::{Affine, Transport, TransportMap, linear_act, mean_act};
+pub use runtime::{ConditionalGlasses, Detector, Glasses, WearOptions, score_prompts};
+pub use sgm_core::Amplify;
 
-/// The result of an operation of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

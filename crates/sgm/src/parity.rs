@@ -15,7 +15,8 @@ use sgm_bake::ScaledBackend;
 use sgm_capture::{Pool, PooledTap, Pooling};
 use sgm_core::{Intervention, Metadata, Site, SiteIntervention};
 use sgm_models::{
-    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenMask, generate_tokens, load_image,
+    AutoMllm, Checkpoint, EosPolicy, GenerateOptions, Mllm, ModelInputs, Padding, Prompt, TokenKind, TokenSelection, generate_tokens,
+    load_image,
 };
 use sgm_suppress::{Amplify, Glasses};
 
@@ -225,7 +226,7 @@ impl Golden<'_> {
         let inputs = numbered_as_forward(inputs)?;
         let mut checks = self.processor_checks(case, model, &inputs)?;
 
-        let tap = Arc::new(PooledTap::new(POOLS.map(|(pool, _)| Pooling { pool, mask: TokenMask::All }).to_vec()));
+        let tap = Arc::new(PooledTap::new(POOLS.map(|(pool, _)| Pooling { pool, tokens: TokenSelection::All }).to_vec()));
         let attached = model.taps().attach(tap.clone());
         let logits = logits(model, &inputs)?;
         drop(attached);

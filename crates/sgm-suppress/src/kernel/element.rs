@@ -1,4 +1,4 @@
-//! The number types of responses, and their conversions to f32 and back, free of branches so that they run several at a time.
+//! The number types of responses, and their conversions to f32 and back without branches, which vectorise.
 
 use half::{bf16, f16};
 
@@ -9,7 +9,7 @@ mod sealed {
     impl Sealed for half::f16 {}
 }
 
-/// A number type of responses: f32, bf16 or f16. Products are made in f32 and rounded once, to the nearest, ties to even.
+/// A number type of responses: f32, bf16 or f16. Products are computed in f32 and rounded once, to nearest, ties to even.
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The same number in f32.
     fn widen(self) -> f32;
@@ -17,10 +17,10 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The nearest number of this type; NaN stays NaN.
     fn narrow(value: f32) -> Self;
 
-    /// `old` if it is to be kept, this otherwise; the mask says the same, in all ones or zeros.
+    /// `old` if `keep`, this number otherwise; `mask` is all ones if `keep`, 0 otherwise.
     ///
-    /// Each type uses the one that it is faster with. Stores of f32 that depend on a comparison are compiled to masked ones, which are slower
-    /// than a copy; a mask from memory avoids that.
+    /// Each type uses the faster of the two. Conditional stores of f32 are compiled to masked stores, which are slower than a copy; a mask
+    /// from memory avoids them.
     fn unless(self, keep: bool, mask: u32, old: Self) -> Self;
 }
 
@@ -44,9 +44,9 @@ impl Element for f32 {
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const INFINITE: u32 = 0x7f80_0000;
 
-/// The low half of bits whose high half is 0, or of no account.
+/// The low half of bits; the high half is ignored.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation, reason = "the high half is of no account")]
+#[allow(clippy::cast_possible_truncation, reason = "the high half is ignored")]
 fn low(bits: u32) -> u16 {
     bits as u16
 }
@@ -61,7 +61,7 @@ impl Element for bf16 {
     fn narrow(value: f32) -> Self {
         let bits = value.to_bits();
         let odd = (bits >> 16) & 1;
-        // Rounding could make an infinity of a NaN.
+        // Rounding could turn NaN into an infinity.
         let rounded = if bits & MAGNITUDE > INFINITE { bits | 0x40_0000 } else { bits.wrapping_add(0x7fff + odd) };
         Self::from_bits(low(rounded >> 16))
     }
@@ -75,11 +75,11 @@ impl Element for bf16 {
 impl Element for f16 {
     #[inline(always)]
     fn widen(self) -> f32 {
-        /// From the bias of f16's exponents to that of f32's.
+        /// The factor between numbers with the exponent biases of f16 and f32.
         const BIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
         let bits = u32::from(self.to_bits());
         let magnitude = bits & 0x7fff;
-        // Exact, for subnormals too: the mantissa has room.
+        // Exact, also for subnormals, because the mantissa of f32 is wider.
         let finite = (f32::from_bits(magnitude << 13) * BIAS).to_bits();
         let wide = if magnitude >= 0x7c00 { finite | INFINITE } else { finite };
         f32::from_bits(wide | ((bits & 0x8000) << 16))
@@ -87,11 +87,11 @@ impl Element for f16 {
 
     #[inline(always)]
     fn narrow(value: f32) -> Self {
-        /// Added to a magnitude below the normal range of f16, it leaves the subnormal's mantissa, rounded, in the lowest bits.
+        /// A number whose sum with a magnitude below the normal range of f16 has the rounded mantissa of the subnormal in its lowest bits.
         const ALIGN: f32 = f32::from_bits((127 - 15 + 23 - 10 + 1) << 23);
         let bits = value.to_bits();
         let magnitude = bits & MAGNITUDE;
-        // From 2^16 on all is infinite; what lies between the largest number and that is rounded.
+        // Magnitudes from 2^16 on are infinite; those between the largest number and 2^16 are rounded.
         let bounded = magnitude.min((127 + 16) << 23);
         let odd = (bounded >> 13) & 1;
         let normal = bounded.wrapping_sub((127 - 15) << 23).wrapping_add(0xfff + odd) >> 13;
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn rounding_is_that_of_half() {
-        // Every exponent and sign with mantissas around ties of both types, and a stride that meets no pattern.
+        // Every exponent and sign with mantissas around ties of both types, and numbers at an irregular stride.
         let ties = [
             0u32, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001, 0x1_7fff, 0x1_8000, 0x1_8001, 0x7f_ffff,
         ];

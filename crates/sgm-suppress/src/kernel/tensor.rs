@@ -2,11 +2,11 @@
 
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 
-use super::{Scaling, Strengths, factor};
+use super::scaling::{Scaling, Strengths, factor};
 
 impl Scaling {
-    /// Scales responses `[.., neurons]`, each token at its strength: in place on CPUs, where nobody else may hold them, in f32, bf16 and
-    /// f16, elsewhere into new ones.
+    /// Scales responses `[.., neurons]`, each token at its strength: in place on CPUs in f32, bf16 and f16, where the caller must hold the
+    /// only reference to them, otherwise into a new tensor.
     pub(crate) fn apply_to(&self, output: Tensor, strengths: Strengths<'_>) -> candle_core::Result<Tensor> {
         let neurons = output.dims().last().copied().unwrap_or(0);
         let tokens = output.elem_count().checked_div(neurons).unwrap_or(0);
@@ -18,7 +18,7 @@ impl Scaling {
         {
             candle_core::bail!("{} strengths for outputs {:?}", each.len(), output.shape());
         }
-        // Where gradients are wanted, candle must record what happens.
+        // If gradients are tracked, candle must record the operation.
         if output.device().is_cpu() && !output.track_op() && matches!(output.dtype(), DType::F32 | DType::BF16 | DType::F16) {
             let output = output.contiguous()?;
             output.inplace_op1(&InPlace { scaling: self, strengths })?;
@@ -27,9 +27,9 @@ impl Scaling {
         self.apply_anywhere(&output, strengths)
     }
 
-    /// By candle's own products, as precise.
+    /// Scales by candle's operations, with equal precision.
     fn apply_anywhere(&self, output: &Tensor, strengths: Strengths<'_>) -> candle_core::Result<Tensor> {
-        // A row of factors and shifts, or one for each token.
+        // One row of factors and shifts, or a row for each token.
         let (strengths, shape) = match strengths {
             Strengths::Same(strength) => (&[strength][..], vec![self.neurons()]),
             Strengths::Each(each) => (each, output.dims().to_vec()),

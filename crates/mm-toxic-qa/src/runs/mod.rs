@@ -1,0 +1,22 @@
+//! Runs of the benchmark: the answers of a model, the records of every answer, and the report of all runs.
+
+#[cfg(feature = "candle")]
+mod evaluate;
+mod export;
+mod outcome;
+mod records;
+mod report;
+mod run;
+mod run_file;
+mod second_pass;
+pub(crate) mod table;
+
+#[cfg(feature = "candle")]
+pub use evaluate::{Benchmark, EvaluateOptions, EvaluationOutput};
+pub use export::{export_lm_eval, export_mm_safetybench};
+pub use outcome::{DetectionOutcome, DetectionRates, PromptOutcome, SeedOutcome};
+pub use records::{Record, RecordWriter, Timing};
+pub use report::{Provenance, REPORT_SCHEMA, Report};
+pub use run::{Run, SeedRun};
+pub use run_file::{Durability, RunFile, read_records};
+pub use second_pass::judge_again;

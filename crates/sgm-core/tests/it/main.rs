@@ -1,0 +1,5 @@
+//! Integration tests of the crate's files and readers.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "test code")]
+
+mod files;
+mod gguf;

@@ -1,0 +1,12 @@
+//! GGUF checkpoints, the format of llama.cpp: a language model in one file, and for LLaVA its vision tower in a second
+//! one.
+//!
+//! Both are read as if they were the Hugging Face directory from which they were converted: with the same configuration
+//! keys, tensor names and order of rows.
+
+pub(crate) mod architecture;
+pub(crate) mod config;
+pub(crate) mod gguf_model;
+pub(crate) mod header;
+pub(crate) mod tokenizer;
+pub(crate) mod weights;

@@ -1,0 +1,155 @@
+//! The likelihood of given responses, and its gradients.
+
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+use sgm_core::TokenKind;
+
+use crate::error::{Error, Result};
+use crate::layers::derivative::with_gradient;
+use crate::model::mllm::Mllm;
+use crate::model::partial_prefill::PartialPrefill;
+use crate::processor::model_inputs::{ModelInputs, Padding};
+use crate::processor::prompt::Prompt;
+
+/// The negative log-likelihood, in nats, of each token of given responses, end of sequence included.
+///
+/// Returns one list per example, in order. Logits are normalised in f64.
+///
+/// # Errors
+///
+/// [`Error::Inputs`] if `batch_size` is 0; otherwise the error of the processor or the model.
+pub fn response_nll<M: Mllm + ?Sized>(model: &M, examples: &[(Prompt, String)], batch_size: usize) -> Result<Vec<Vec<f64>>> {
+    if batch_size == 0 {
+        return Err(Error::Inputs { reason: "batch_size must not be 0".to_owned() });
+    }
+    let mut order: Vec<(usize, &(Prompt, String))> = examples.iter().enumerate().collect();
+    order.sort_by_cached_key(|(_, (prompt, response))| (prompt.size().0, prompt.size().1 + response.len()));
+    let batches: Vec<Vec<Vec<f64>>> = order.par_chunks(batch_size).map(|batch| batch_nll(model, batch)).collect::<Result<_>>()?;
+    let mut nll: Vec<(usize, Vec<f64>)> = order.iter().map(|(index, _)| *index).zip(batches.into_iter().flatten()).collect();
+    nll.sort_by_key(|(index, _)| *index);
+    Ok(nll.into_iter().map(|(_, nll)| nll).collect())
+}
+
+/// The objective of [`backpropagate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Objective {
+    /// The log-likelihood of the whole response, the sum over its tokens.
+    #[default]
+    Sum,
+    /// The mean over the tokens of the response, which gives long responses the same weight as short ones.
+    Mean,
+}
+
+/// Runs prompts with given responses forward and backward. The gradients of each row's log-likelihood, in nats, reach
+/// the taps that ask for them with [`with_gradient`].
+///
+/// Returns the negative log-likelihood of each token of each response, end of sequence included, bit-equal to a pass
+/// without gradients. Rows without a response have no gradient.
+///
+/// # Errors
+///
+/// The error of the model or its taps, and candle's error for models that are not on the CPU.
+pub fn backpropagate<M: Mllm + ?Sized>(model: &M, inputs: &ModelInputs, objective: Objective) -> Result<Vec<Vec<f64>>> {
+    backpropagate_with(model, inputs, objective, || model.prefill(inputs, &mut model.new_cache()))
+}
+
+/// Continues a prefill of `inputs` and goes backward, otherwise as [`backpropagate`]. The layers that have run already
+/// are not run again and get no gradients.
+///
+/// # Errors
+///
+/// As [`backpropagate`].
+pub fn backpropagate_from<M: Mllm + ?Sized>(
+    model: &M,
+    inputs: &ModelInputs,
+    partial: &PartialPrefill,
+    objective: Objective,
+) -> Result<Vec<Vec<f64>>> {
+    backpropagate_with(model, inputs, objective, || model.finish_prefill(partial))
+}
+
+fn backpropagate_with<M: Mllm + ?Sized>(
+    model: &M,
+    inputs: &ModelInputs,
+    objective: Objective,
+    hidden: impl FnOnce() -> Result<Tensor>,
+) -> Result<Vec<Vec<f64>>> {
+    let targets = targets(inputs)?;
+    let Some(logits) = target_logits(model, &targets, hidden)? else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
+    let values = logits.detach().to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    if logits.track_op() {
+        let weights = targets.iter().flat_map(|row| {
+            let weight = match objective {
+                Objective::Sum => 1.0,
+                Objective::Mean => 1.0 / row.len() as f64,
+            };
+            row.iter().map(move |(_, id)| (*id, weight))
+        });
+        let seed: Vec<f32> = weights.zip(&values).flat_map(|((id, weight), logits)| gradient(logits, id, weight)).collect();
+        let seed = Tensor::from_vec(seed, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
+        // A scalar whose gradient with respect to the logits is the seed; its value is not used.
+        let nothing = Tensor::zeros((), logits.dtype(), logits.device())?;
+        with_gradient(&logits, nothing, move |_, _| Ok(seed.clone()))?.backward()?;
+    }
+    Ok(negative_log_likelihoods(&targets, &values))
+}
+
+fn batch_nll<M: Mllm + ?Sized>(model: &M, examples: &[(usize, &(Prompt, String))]) -> Result<Vec<Vec<f64>>> {
+    let inputs = model.processor().responses(examples.iter().map(|(_, (p, r))| (p, r.as_str())), Padding::Right)?;
+    let targets = targets(&inputs)?;
+    let hidden = || model.prefill(&inputs, &mut model.new_cache());
+    let Some(logits) = target_logits(model, &targets, hidden)? else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
+    Ok(negative_log_likelihoods(&targets, &logits.to_dtype(DType::F32)?.to_vec2::<f32>()?))
+}
+
+/// For each row, its response tokens: the index of the preceding token in the flattened batch, and the token id.
+type Targets = Vec<Vec<(usize, u32)>>;
+
+fn targets(inputs: &ModelInputs) -> Result<Targets> {
+    let (_, tokens) = inputs.dims()?;
+    let ids = inputs.input_ids.to_vec2::<u32>()?;
+    let rows = inputs.kinds.iter().zip(&ids).enumerate().map(|(row, (kinds, ids))| {
+        let tokens_of_row = kinds.iter().zip(ids).enumerate().skip(1);
+        tokens_of_row.filter(|(_, (kind, _))| **kind == TokenKind::Response).map(|(at, (_, id))| (row * tokens + at - 1, *id)).collect()
+    });
+    Ok(rows.collect())
+}
+
+/// The logits `[targets, vocabulary]` that predict all response tokens; `None` if there are none.
+fn target_logits<M: Mllm + ?Sized>(model: &M, targets: &Targets, hidden: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
+    let positions = targets.iter().flatten().map(|(at, _)| u32::try_from(*at)).collect::<std::result::Result<Vec<u32>, _>>();
+    let positions = positions.map_err(|_| Error::Inputs { reason: "more than 2^32 tokens in a batch".to_owned() })?;
+    if positions.is_empty() {
+        return Ok(None);
+    }
+    let hidden = hidden()?.flatten_to(1)?;
+    let hidden = hidden.index_select(&Tensor::new(positions, hidden.device())?, 0)?;
+    Ok(Some(model.logits(&hidden)?))
+}
+
+fn negative_log_likelihoods(targets: &Targets, logits: &[Vec<f32>]) -> Vec<Vec<f64>> {
+    let mut logits = logits.iter();
+    targets.iter().map(|row| row.iter().map(|(_, id)| logits.next().map_or(f64::NAN, |l| nll(l, *id))).collect()).collect()
+}
+
+/// `log(sum(exp(logits))) - logits[target]`.
+fn nll(logits: &[f32], target: u32) -> f64 {
+    let target = usize::try_from(target).ok().and_then(|t| logits.get(t)).copied().unwrap_or(f32::NEG_INFINITY);
+    let (max, sum) = sum_of_exponentials(logits);
+    sum.ln() + max - f64::from(target)
+}
+
+/// The gradient of `-weight * nll`: `weight * (1 - probability)` at the target, `-weight * probability` elsewhere.
+#[allow(clippy::cast_possible_truncation, reason = "gradients are computed in the model's dtype")]
+fn gradient(logits: &[f32], target: u32, weight: f64) -> Vec<f32> {
+    let (max, sum) = sum_of_exponentials(logits);
+    let probabilities = logits.iter().map(|l| (f64::from(*l) - max).exp() / sum);
+    let is_target = |at: usize| u32::try_from(at) == Ok(target);
+    probabilities.enumerate().map(|(at, p)| (weight * (if is_target(at) { 1.0 } else { 0.0 } - p)) as f32).collect()
+}
+
+/// The largest logit, and the sum of the exponentials of the logits minus it.
+fn sum_of_exponentials(logits: &[f32]) -> (f64, f64) {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    (max, logits.iter().map(|l| (f64::from(*l) - max).exp()).sum())
+}

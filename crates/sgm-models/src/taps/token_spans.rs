@@ -1,0 +1,59 @@
+//! The tokens of one forward pass as taps see them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sgm_core::TokenKind;
+
+use crate::taps::sequence_state::SequenceState;
+
+/// The kinds of the tokens in one forward pass, `[batch, tokens]`, and the states of their sequences.
+#[derive(Debug)]
+pub struct TokenSpans {
+    kinds: Vec<TokenKind>,
+    tokens: usize,
+    ids: Vec<usize>,
+    states: Vec<Arc<SequenceState>>,
+    pass: u64,
+}
+
+impl TokenSpans {
+    /// Creates the spans of a batch from row-major kinds; `ids` are the caller's ids of the sequences.
+    ///
+    /// `kinds` must hold the same number of tokens for each row.
+    pub(crate) fn new(kinds: Vec<TokenKind>, ids: Vec<usize>, states: Vec<Arc<SequenceState>>) -> Self {
+        let tokens = kinds.len().checked_div(ids.len()).unwrap_or(0);
+        static PASSES: AtomicU64 = AtomicU64::new(0);
+        Self { kinds, tokens, ids, states, pass: PASSES.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// The kinds of one batch row's tokens, in order; empty if the row does not exist.
+    pub fn row(&self, index: usize) -> &[TokenKind] {
+        self.kinds.get(index * self.tokens..(index + 1) * self.tokens).unwrap_or_default()
+    }
+
+    /// The caller's id of the sequence in each batch row. A sequence keeps its id from prefill to its last token.
+    pub fn ids(&self) -> &[usize] {
+        &self.ids
+    }
+
+    /// The number of the pass, unique within the process.
+    pub fn pass(&self) -> u64 {
+        self.pass
+    }
+
+    /// The state of the sequence in one batch row; `None` if the row does not exist.
+    pub fn state(&self, index: usize) -> Option<&SequenceState> {
+        self.states.get(index).map(Arc::as_ref)
+    }
+
+    /// The number of batch rows.
+    pub fn batch(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The number of tokens in each row, padding included.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}

@@ -1,0 +1,60 @@
+//! Logistic regression equals scikit-learn's (`tools/golden/logistic.py`).
+
+use serde::Deserialize;
+use sgm_score::{Error, FittedProbe, logistic_regression};
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    c: f64,
+    x: Vec<Vec<f32>>,
+    y: Vec<bool>,
+    weights: Vec<f64>,
+    bias: f64,
+    scores: Vec<f64>,
+}
+
+#[test]
+fn weights_and_scores_equal_scikit_learns() {
+    let golden: Golden = serde_json::from_str(include_str!("../golden/logistic.json")).unwrap();
+    assert_eq!(golden.cases.len(), 3);
+    for case in golden.cases {
+        let samples: Vec<(&[f32], bool)> = case.x.iter().map(Vec::as_slice).zip(case.y).collect();
+        let fitted = logistic_regression(&samples, case.c, 1e-8).unwrap();
+        let scale = case.weights.iter().fold(0f64, |most, w| most.max(w.abs()));
+        for (ours, theirs) in fitted.weights.iter().zip(&case.weights) {
+            assert!((ours - theirs).abs() <= 1e-6 * scale, "{ours} {theirs}");
+        }
+        assert_eq!(fitted.weights[1], 0.0, "a feature that is the same everywhere");
+        assert!((fitted.bias - case.bias).abs() <= 1e-6 * case.bias.abs().max(1.0), "{} {}", fitted.bias, case.bias);
+        for (x, score) in case.x.iter().zip(case.scores) {
+            assert!((f64::from(fitted.score(x)) - score).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_fitted_is_refused() {
+    let refused = |samples: &[(&[f32], bool)], c| matches!(logistic_regression(samples, c, 1e-8), Err(Error::Fit { .. }));
+    assert!(refused(&[], 1.0));
+    assert!(refused(&[(&[1.0], true), (&[1.0, 2.0], false)], 1.0));
+    assert!(refused(&[(&[1.0], true), (&[f32::NAN], false)], 1.0));
+    assert!(refused(&[(&[1.0], true), (&[2.0], false)], 0.0));
+    assert!(logistic_regression(&[(&[1.0], true), (&[2.0], false)], 1.0, 1e-8).is_ok());
+}
+
+#[test]
+fn a_threshold_keeps_the_rate_of_false_positives() {
+    let scores = [0.9, 0.8, 0.3, 0.2, 0.1, 0.95];
+    let labels = [true, false, false, false, false, false];
+    let fitted = FittedProbe { probe: sgm_core::Probe::default(), unseen: scores.to_vec() };
+    let passed = |rate: f64| {
+        let threshold = fitted.threshold_at(rate, &labels);
+        scores.iter().zip(labels).filter(|(score, toxic)| !toxic && **score >= threshold).count()
+    };
+    assert_eq!([0.0, 0.2, 0.4, 0.5, 1.0].map(passed), [0, 1, 2, 2, 5]);
+}

@@ -1,0 +1,229 @@
+//! The fitting of components, steering and conditions to calibration samples and a model's activations.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sgm_capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
+use sgm_core::{Amplify, Condition, Expertise, Intervention, TokenSelection};
+use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel};
+use sgm_score::{FittedProbe, ProbeOptions, fit_probe, score_store};
+use tempfile::TempDir;
+
+use crate::{ConditionalPatches, Error, Glasses, GradientSteering, Result, SuppressionRule, Transport, fit_incrementally};
+
+/// A component of glasses that can be fitted to calibration samples. Displays as a short name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Component {
+    /// Suppression by expertise.
+    Soft(SuppressionRule),
+    /// Transport of all neurons by one pooling, fitted on the unchanged model.
+    AtOnce(Transport, Pooling),
+    /// Transport fitted layer by layer, each on the model with the layers before ([`fit_incrementally`]).
+    Incremental(Transport, Pooling),
+    /// Conditional patch neurons, fitted to the samples and to the model's own answers to risky prompts.
+    ConditionalPatches(ConditionalPatches),
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Soft(rule) => f.write_str(&rule.name),
+            Self::AtOnce(transport, pooling) => write!(f, "{} of {pooling}, at once", transport.map.name()),
+            Self::Incremental(transport, pooling) => write!(f, "{} of {pooling}", transport.map.name()),
+            Self::ConditionalPatches(_) => f.write_str("conditional patches"),
+        }
+    }
+}
+
+/// A judge of answers.
+type Judge = Arc<dyn Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Calibration samples and the activations of a model on them, to which the components of glasses are fitted.
+///
+/// Components, the probe and the model's own answers are computed once and kept, so that [presets](crate::Preset) share them.
+pub struct Calibrator {
+    /// The options of the model's own answers to risky prompts, for [`Component::ConditionalPatches`] and [`GradientSteering`]; by default
+    /// temperature 1, seed 1000, up to 56 tokens, batches of 64 prompts.
+    pub own_answers: GenerateOptions,
+    judge: Option<Judge>,
+    store: ActivationStore,
+    examples: Vec<Example>,
+    capture: Capture,
+    fitted: Mutex<Vec<(Component, Intervention)>>,
+    probe: Mutex<Option<FittedProbe>>,
+    answers: Mutex<Option<Vec<Example>>>,
+    _directory: TempDir,
+}
+
+impl fmt::Debug for Calibrator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let judged = self.judge.is_some();
+        f.debug_struct("Calibrator").field("samples", &self.examples.len()).field("store", &self.store).field("judged", &judged).finish()
+    }
+}
+
+impl Calibrator {
+    /// The pooling that probes read: the last token of prompts.
+    pub const PROMPT_END: Pooling = Pooling { pool: Pool::Last, tokens: TokenSelection::Prompt };
+
+    /// Captures samples into a temporary directory: by the first pooling of `capture`, for expertise, and at the end of prompts, for
+    /// probes.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Capture::run`], and [`Error::Fit`] when there is no room for temporary files.
+    pub fn capture<M: Mllm + ?Sized>(model: &M, examples: Vec<Example>, mut capture: Capture) -> Result<Self> {
+        capture.poolings.truncate(1);
+        capture.poolings.push(Self::PROMPT_END);
+        capture.poolings.dedup();
+        let directory = temporary()?;
+        let path = directory.path().join("activations");
+        tracing::info_span!("capture", samples = examples.len())
+            .in_scope(|| capture.run(model, &Examples::from_slice(&examples), &path))?;
+        let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
+        Ok(Self {
+            judge: None,
+            own_answers: GenerateOptions { max_new_tokens: 56, batch_size: 64, sampling, seed: 1000, ..GenerateOptions::default() },
+            store: ActivationStore::open(&path)?,
+            examples,
+            capture,
+            fitted: Mutex::default(),
+            probe: Mutex::default(),
+            answers: Mutex::default(),
+            _directory: directory,
+        })
+    }
+
+    /// Sets the judge of the model's own answers, to which [`GradientSteering`] is fitted.
+    ///
+    /// The judge gets samples labelled by their prompts, and returns for each whether its response is toxic. An answer without a verdict is
+    /// left out.
+    #[must_use]
+    pub fn with_judge(
+        mut self,
+        judge: impl Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        self.judge = Some(Arc::new(judge));
+        self
+    }
+
+    /// The samples.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// The expertise of every neuron.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Score`].
+    pub fn expertise(&self) -> Result<Expertise> {
+        Ok(score_store(&self.store)?)
+    }
+
+    /// Fits a component to the captured model, or returns the earlier fit.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the component's fit.
+    pub fn fit<M: Mllm>(&self, model: &M, component: &Component) -> Result<Intervention> {
+        let known = || self.fitted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, fitted)) = known().iter().find(|(other, _)| other == component) {
+            return Ok(fitted.clone());
+        }
+        let _span = tracing::info_span!("fit", %component).entered();
+        let fitted = match component {
+            Component::Soft(rule) => rule.intervention(&self.expertise()?)?,
+            Component::AtOnce(transport, pooling) => {
+                let directory = temporary()?;
+                let path = directory.path().join("activations");
+                self.pooled(*pooling).run(model, &Examples::from_slice(&self.examples), &path)?;
+                transport.intervention(&ActivationStore::open(&path)?)?
+            }
+            Component::Incremental(transport, pooling) => {
+                let examples = Examples::from_slice(&self.examples);
+                fit_incrementally(model, &self.pooled(*pooling), &examples, Amplify::Refuse, |store, sites| {
+                    transport.among(store, "the sites of one step", |site, _| sites.contains(&site))
+                })?
+            }
+            Component::ConditionalPatches(patches) => {
+                // Every answer to a risky prompt counts as toxic, independent of its content.
+                let own = self.answers(model)?.into_iter().map(|example| Example { toxic: true, ..example });
+                let examples: Vec<Example> = self.examples.iter().cloned().chain(own).collect();
+                patches.fit(model, &Examples::from_slice(&examples), self.capture.calibration.clone())?
+            }
+        };
+        known().push((component.clone(), fitted.clone()));
+        Ok(fitted)
+    }
+
+    /// A condition on the prompts' last tokens that holds for at most this share of the benign prompts.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`fit_probe`].
+    pub fn condition(&self, false_positive_rate: f64) -> Result<Condition> {
+        let store = self.store.clone().with_pooling(&Self::PROMPT_END.to_string())?;
+        let _span = tracing::info_span!("fit of the condition").entered();
+        let mut known = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitted = match known.take() {
+            Some(fitted) => fitted,
+            None => fit_probe(&store, ProbeOptions::default(), |_, _| true)?,
+        };
+        let threshold = fitted.threshold_at(false_positive_rate, store.labels());
+        Ok(Condition { probe: known.insert(fitted).probe.clone(), threshold })
+    }
+
+    /// Fits steering to the model's own answers to risky prompts while the model wears other glasses, which always act; the result does not
+    /// include them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fit`] without a [judge](Self::with_judge), [`Error::Judge`], and the errors of [`Glasses::wear`] and
+    /// [`GradientSteering::fit`].
+    pub fn steer<M: Mllm>(&self, model: &M, steering: &GradientSteering, worn: &Intervention) -> Result<Intervention> {
+        let Some(judge) = &self.judge else {
+            let reason = "steering needs to know which of the model's own answers are toxic; see `Calibrator::with_judge`".to_owned();
+            return Err(Error::Fit { reason });
+        };
+        let mut answers = self.answers(model)?;
+        answers.retain(|answer| !answer.response.trim().is_empty());
+        let verdicts = judge(&answers).map_err(Error::Judge)?;
+        if verdicts.len() != answers.len() {
+            let reason = format!("the judge of the model's own answers gave {} verdicts on {}", verdicts.len(), answers.len());
+            return Err(Error::Fit { reason });
+        }
+        let judged = answers.into_iter().zip(verdicts).filter_map(|(answer, verdict)| Some(Example { toxic: verdict?, ..answer }));
+        let answers: Vec<Example> = judged.collect();
+        let tapped = TappedModel::new(model);
+        let _glasses = Glasses::wear(&tapped, worn, Amplify::Refuse)?;
+        let _span = tracing::info_span!("fit of gradient steering").entered();
+        steering.fit(&tapped, &Examples::from_slice(&answers), self.capture.calibration.clone())
+    }
+
+    /// The prompts of toxic samples with the model's own answers, without verdicts; generated once and kept.
+    fn answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
+        let mut known = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answers) = &*known {
+            return Ok(answers.clone());
+        }
+        let _span = tracing::info_span!("own answers to risky prompts").entered();
+        let risky: Vec<&Example> = self.examples.iter().filter(|example| example.toxic).collect();
+        let prompts: Vec<Prompt> = risky.iter().map(|example| example.prompt.clone()).collect();
+        let answers = model.generate(&prompts, &self.own_answers)?;
+        let answers = risky.into_iter().zip(answers).map(|(example, answer)| Example { response: answer.text, ..example.clone() });
+        Ok(known.insert(answers.collect()).clone())
+    }
+
+    /// The capture with another pooling.
+    fn pooled(&self, pooling: Pooling) -> Capture {
+        Capture { poolings: vec![pooling], ..self.capture.clone() }
+    }
+}
+
+fn temporary() -> Result<TempDir> {
+    let no_room =
+        |error: std::io::Error| Error::Fit { reason: format!("no temporary directory for activations: {error}; make room or set TMPDIR") };
+    tempfile::tempdir().map_err(no_room)
+}

@@ -1,0 +1,19 @@
+//! The fitting of interventions to running models.
+//!
+//! A calibrator holds labelled samples and fits the components of presets to them: suppression rules, transports, conditional patch neurons
+//! and gradient steering. Ablation measures the effect of an intervention on the likelihood of given answers.
+
+mod ablation;
+mod calibrator;
+mod conditional_patches;
+mod gradient_steering;
+mod incremental;
+mod linear_algebra;
+mod preset;
+
+pub use ablation::{Ablation, LikelihoodChange};
+pub use calibrator::{Calibrator, Component};
+pub use conditional_patches::ConditionalPatches;
+pub use gradient_steering::GradientSteering;
+pub use incremental::fit_incrementally;
+pub use preset::Preset;

@@ -1,0 +1,143 @@
+//! The arguments that name the data sets of a benchmark.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use sgm::toxic_qa::datasets::{
+    Dataset, FigStep, JailBreakV, MmHarmfulBench, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, RealToxicityPrompts, VlGuard,
+    VlGuardSubset, VlSafe, VlmEvalKit,
+};
+
+/// The data sets, each by its folder or file.
+#[derive(Args, Debug)]
+pub struct DatasetArguments {
+    /// MM-SafetyBench: questions, from the folder that holds `data`.
+    #[arg(long, value_name = "DIR")]
+    mm_safetybench: Option<PathBuf>,
+    /// MM-SafetyBench: labelled answers, from the folder that holds `questions_with_answers`.
+    #[arg(long, value_name = "DIR")]
+    mm_safetybench_answers: Option<PathBuf>,
+    /// MM-SafetyBench: SD, SD_TYPO, TYPO or text; mismatched/IMAGES/QUESTION for a pair that was not published.
+    #[arg(long, default_value = "SD_TYPO")]
+    pair: Pair,
+    /// MM-SafetyBench: only the questions of the tiny version.
+    #[arg(long)]
+    tiny: bool,
+    /// MM-SafetyBench: only the answers of one run.
+    #[arg(long)]
+    run: Option<String>,
+    /// BeaverTails-V: questions, from a folder of Parquet files (needs the feature `parquet`).
+    #[arg(long, value_name = "DIR")]
+    beavertails_v: Option<PathBuf>,
+    /// BeaverTails-V: labelled answers.
+    #[arg(long, value_name = "DIR")]
+    beavertails_v_answers: Option<PathBuf>,
+    /// JailBreakV-28K, from the folder that holds `JailBreakV_28K.csv`.
+    #[arg(long, value_name = "DIR")]
+    jailbreakv: Option<PathBuf>,
+    /// JailBreakV-28K: only the mini version.
+    #[arg(long)]
+    mini: bool,
+    /// FigStep's `safebench.csv`; its images are drawn unless --figstep-images names their folder.
+    #[arg(long, value_name = "FILE")]
+    figstep: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", requires = "figstep", hide = true)]
+    figstep_images: Option<PathBuf>,
+    /// VLSafe: a JSONL file and the folder of COCO images.
+    #[arg(long, num_args = 2, value_names = ["FILE", "IMAGES"])]
+    vlsafe: Vec<PathBuf>,
+    /// VLGuard: a JSON file and the folder of its images.
+    #[arg(long, num_args = 2, value_names = ["FILE", "IMAGES"])]
+    vlguard: Vec<PathBuf>,
+    /// VLGuard: unsafes, safe_unsafes, safe_safes.
+    #[arg(long, value_delimiter = ',', default_value = "unsafes,safe_unsafes,safe_safes")]
+    vlguard_parts: Vec<VlGuardSubset>,
+    /// MM-HarmfulBench: a JSONL file and the folder of its images.
+    #[arg(long, num_args = 2, value_names = ["FILE", "IMAGES"])]
+    mm_harmfulbench: Vec<PathBuf>,
+    /// RealToxicityPrompts: a JSONL file.
+    #[arg(long, value_name = "FILE")]
+    real_toxicity_prompts: Option<PathBuf>,
+    /// MM-Vet, from the folder that holds `mm-vet.json`.
+    #[arg(long, value_name = "DIR")]
+    mm_vet: Option<PathBuf>,
+    /// A TSV file of VLMEvalKit; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    vlmevalkit: Vec<PathBuf>,
+    /// Labelled answers in a spreadsheet, without images unless --xlsx-images names their folder (needs the feature `xlsx`).
+    #[arg(long, value_name = "FILE")]
+    xlsx: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", requires = "xlsx", hide = true)]
+    xlsx_images: Option<PathBuf>,
+}
+
+impl DatasetArguments {
+    /// Opens the data sets that were named.
+    ///
+    /// # Errors
+    ///
+    /// When none was named, or a feature is missing that one needs.
+    pub fn open(self) -> Result<Vec<Box<dyn Dataset>>> {
+        let mut sets: Vec<Box<dyn Dataset>> = Vec::new();
+        if let Some(folder) = self.mm_safetybench {
+            let questions = MmSafetyBench::new(folder, self.pair);
+            sets.push(Box::new(if self.tiny { questions.tiny() } else { questions }));
+        }
+        if let Some(folder) = self.mm_safetybench_answers {
+            let answers = MmSafetyBenchAnswers::new(folder, self.pair);
+            sets.push(Box::new(match self.run {
+                Some(run) => answers.of_run(run),
+                None => answers,
+            }));
+        }
+        #[cfg(feature = "parquet")]
+        {
+            use sgm::toxic_qa::datasets::BeaverTailsV;
+            sets.extend(self.beavertails_v.map(|folder| Box::new(BeaverTailsV::questions(folder)) as _));
+            sets.extend(self.beavertails_v_answers.map(|folder| Box::new(BeaverTailsV::answers(folder)) as _));
+        }
+        #[cfg(not(feature = "parquet"))]
+        if self.beavertails_v.is_some() || self.beavertails_v_answers.is_some() {
+            bail!("BeaverTails-V is in Parquet files; run with --features parquet");
+        }
+        if let Some(folder) = self.jailbreakv {
+            let set = JailBreakV::new(folder);
+            sets.push(Box::new(if self.mini { set.mini() } else { set }));
+        }
+        if let Some(table) = self.figstep {
+            sets.push(Box::new(match self.figstep_images {
+                Some(images) => FigStep::published(table, images),
+                None => FigStep::drawn(table),
+            }));
+        }
+        if let [file, images] = &self.vlsafe[..] {
+            sets.push(Box::new(VlSafe::new(file, images)));
+        }
+        if let [file, images] = &self.vlguard[..] {
+            sets.extend(self.vlguard_parts.into_iter().map(|part| Box::new(VlGuard::new(file, images, part)) as _));
+        }
+        if let [file, images] = &self.mm_harmfulbench[..] {
+            sets.push(Box::new(MmHarmfulBench::new(file, images)));
+        }
+        sets.extend(self.real_toxicity_prompts.map(|file| Box::new(RealToxicityPrompts::new(file)) as _));
+        sets.extend(self.mm_vet.map(|folder| Box::new(MmVet::new(folder)) as _));
+        sets.extend(self.vlmevalkit.into_iter().map(|file| Box::new(VlmEvalKit::new(file)) as _));
+        #[cfg(feature = "xlsx")]
+        if let Some(file) = self.xlsx {
+            use sgm::toxic_qa::datasets::Spreadsheet;
+            sets.push(Box::new(match self.xlsx_images {
+                Some(images) => Spreadsheet::with_images(file, images),
+                None => Spreadsheet::text(file),
+            }));
+        }
+        #[cfg(not(feature = "xlsx"))]
+        if self.xlsx.is_some() || self.xlsx_images.is_some() {
+            bail!("labelled answers in a spreadsheet need --features xlsx");
+        }
+        if sets.is_empty() {
+            bail!("no data set is named; see --help");
+        }
+        Ok(sets)
+    }
+}

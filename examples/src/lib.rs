@@ -1,0 +1,19 @@
+//! Code that the examples and experiments share: command-line arguments, progress, calibration and measurement.
+//!
+//! * [`subject`]: the arguments that name model, data and judge; [`judge_arguments`] has the judges;
+//! * [`process`] and [`progress`]: threads, logging and the progress bar of a program;
+//! * [`calibration`] and [`measure`]: from labelled samples to glasses, and from glasses to answers and metrics;
+//! * [`comparison`]: the rows that the example `glasses` compares; [`html_report`]: the page it writes;
+//! * [`suppress_arguments`], [`dataset_arguments`]: the arguments of the examples `suppress` and `benchmark`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a part of binaries")]
+
+pub mod calibration;
+pub mod comparison;
+pub mod dataset_arguments;
+pub mod html_report;
+pub mod judge_arguments;
+pub mod measure;
+pub mod process;
+pub mod progress;
+pub mod subject;
+pub mod suppress_arguments;

@@ -1,0 +1,109 @@
+//! Measurement: from a model behind defences to answers and metrics.
+
+use anyhow::Result;
+use sgm::core::{Intervention, sha256};
+use sgm::defend::{DefenceResources, DefenceStack, ModelWithGlasses};
+use sgm::models::{GenerateOptions, Mllm, Prompt, Sampling};
+use sgm::suppress::{Amplify, Calibrator, score_prompts};
+use sgm::toxic_qa::{Benchmark, DetectionOutcome, EvaluateOptions, EvaluationOutput, Judge};
+
+/// The settings of answers, which are sampled at temperature 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Answering {
+    /// The seed of sampling.
+    pub seed: u64,
+    /// The length of an answer in tokens.
+    pub max_new_tokens: usize,
+    /// Prompts run together.
+    pub batch_size: usize,
+}
+
+impl Answering {
+    /// The settings of the organism's experiments: up to 56 tokens, 64 prompts together.
+    pub fn with_seed(seed: u64) -> Self {
+        Self { seed, max_new_tokens: 56, batch_size: 64 }
+    }
+
+    /// The same as options of generation.
+    pub fn options(self) -> GenerateOptions {
+        let Self { seed, max_new_tokens, batch_size } = self;
+        let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
+        GenerateOptions { max_new_tokens, batch_size, sampling, seed, ..Default::default() }
+    }
+}
+
+/// The local scorers of defences, fitted to the calibration samples.
+///
+/// # Errors
+///
+/// Those of the fits.
+pub fn resources<'m, M: Mllm>(model: &'m M, calibrator: &Calibrator) -> Result<DefenceResources<'m>> {
+    let examples = calibrator.examples();
+    let answers: Vec<(&str, bool)> = examples.iter().map(|e| (e.response.as_str(), e.toxic)).collect();
+    let images: Vec<_> = examples.iter().flat_map(|e| e.prompt.images().into_iter().map(|image| (image, e.toxic))).collect();
+    Ok(DefenceResources::local(model, &answers, &images)?)
+}
+
+/// Measures a model behind a stack of defences. Perplexity is that of the model with the glasses of the resources, if the stack wears them.
+/// The number of changed neurons is filled in, the detection of risky prompts is not: see [`detected`].
+///
+/// # Errors
+///
+/// Those of defences, model and judge.
+pub fn measure<'m, M: Mllm>(
+    model: &'m M,
+    benchmark: &Benchmark,
+    judge: &dyn Judge,
+    (defences, resources): (&DefenceStack, &DefenceResources<'m>),
+    answering: Answering,
+) -> Result<EvaluationOutput> {
+    let generator = defences.build(model, resources)?;
+    let glasses = resources.intervention.as_ref().filter(|_| defences.wears_glasses());
+    let options = EvaluateOptions {
+        generate: answering.options(),
+        defence: defence_name(defences),
+        intervention_sha256: glasses.map(file_sha256).transpose()?,
+    };
+    let Some(glasses) = glasses else { return Ok(benchmark.evaluate(&*generator, model, judge, &options)?) };
+    let worn = ModelWithGlasses::new(model, glasses, Amplify::Refuse)?;
+    let mut measured = benchmark.evaluate(&*generator, worn.model(), judge, &options)?;
+    measured.outcome.n_suppressed = glasses.changed_neurons() + glasses.added_neurons();
+    Ok(measured)
+}
+
+/// The prompts of a benchmark at which the condition of glasses holds; none for glasses that always act.
+///
+/// # Errors
+///
+/// Those of the model.
+pub fn detected<M: Mllm>(
+    model: &M,
+    benchmark: &Benchmark,
+    glasses: &Intervention,
+    answering: Answering,
+) -> Result<Option<DetectionOutcome>> {
+    let Some(condition) = &glasses.condition else { return Ok(None) };
+    let holds = |prompts: Vec<Prompt>| -> Result<Vec<bool>> {
+        let scores = score_prompts(model, &condition.probe, &prompts, answering.batch_size)?;
+        Ok(scores.into_iter().map(|score| condition.holds(score)).collect())
+    };
+    let (risky, benign) = benchmark.prompts();
+    Ok(Some(DetectionOutcome { risky: holds(risky)?, benign: holds(benign)? }))
+}
+
+/// The name of defences in records of answers; none for the model itself, with or without glasses.
+pub fn defence_name(defences: &DefenceStack) -> Option<String> {
+    Some(defences.to_string()).filter(|name| name != "none" && name != "sgm")
+}
+
+/// The hash of an intervention's file.
+///
+/// # Errors
+///
+/// Those of writing it.
+pub fn file_sha256(intervention: &Intervention) -> Result<String> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("glasses.sgm.safetensors");
+    intervention.save(&path)?;
+    Ok(sha256::hex_digest(&std::fs::read(path)?))
+}
