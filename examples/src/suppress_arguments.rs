@@ -3,12 +3,12 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use sgm::capture::ActivationStore;
 use sgm::core::{Expertise, Intervention, Projection, Schedule, TokenSelection};
-use sgm::score::{Correction, Experts, Selection, score_store};
-use sgm::suppress::{ExpertScale, SuppressionRule, Transport, TransportMap};
+use sgm::score::{Correction, FalseDiscovery, Selection, score_store};
+use sgm::suppress::{SuppressionRule, Transport, TransportMap};
 
 /// The rule or transport, its settings, and the file to write.
 #[derive(Args, Debug)]
@@ -56,7 +56,7 @@ pub struct SuppressArguments {
     #[arg(long, value_parser = layers)]
     layers: Option<RangeInclusive<usize>>,
     /// Only these projections.
-    #[arg(long, value_delimiter = ',', value_parser = projection)]
+    #[arg(long, value_delimiter = ',')]
     projections: Option<Vec<Projection>>,
     /// The tokens it acts on: all, text, image, prompt, response, prompt-end or last. Only `all` can be baked.
     #[arg(long, alias = "positions", default_value = "all")]
@@ -71,23 +71,7 @@ fn layers(text: &str) -> Result<RangeInclusive<usize>> {
     Ok(first.parse()?..=last.parse()?)
 }
 
-fn projection(text: &str) -> Result<Projection> {
-    Projection::ALL.into_iter().find(|p| p.name() == text).context("expected gate_proj, up_proj or down_proj")
-}
-
 impl SuppressArguments {
-    fn store(&self) -> Result<ActivationStore> {
-        let store = ActivationStore::open(self.store.as_ref().context("mean-act and linear-act need --store")?)?;
-        Ok(match &self.pooling {
-            Some(pooling) => store.with_pooling(pooling)?,
-            None => store,
-        })
-    }
-
-    fn expertise(&self) -> Result<Expertise> {
-        Ok(if let Some(file) = &self.expertise { Expertise::load(file)? } else { score_store(&self.store()?)? })
-    }
-
     /// Makes the intervention.
     ///
     /// # Errors
@@ -105,62 +89,42 @@ impl SuppressArguments {
     fn suppress(&self) -> Result<Intervention> {
         ensure!(!self.unclamped, "--unclamped is for linear-act");
         let mut rule = SuppressionRule::preset(&self.rule)?;
-        let selection = &mut rule.selection;
-        selection.threshold = self.threshold.unwrap_or(selection.threshold);
-        selection.top_k = self.top_k.or(selection.top_k);
-        selection.negative = self.negative;
-        if let Some(layers) = &self.layers {
-            (selection.depth, selection.layers) = (1.0, Some(layers.clone().collect()));
-        }
-        if let Some(projections) = &self.projections {
-            selection.projections = Some(projections.iter().copied().collect());
-        }
+        rule.selection = self.narrowed(rule.selection);
         rule.schedule = self.schedule.clone();
-        match &mut rule.scale {
-            ExpertScale::Soft { strength, exponent, floor } => {
-                *strength = self.strength.unwrap_or(*strength);
-                *exponent = self.exponent.unwrap_or(*exponent);
-                *floor = self.floor.unwrap_or(*floor);
-            }
-            _ => self.no_soft_settings()?,
-        }
-        let expertise = self.expertise()?;
-        let Some(level) = self.false_discovery else { return Ok(rule.intervention(&expertise)?) };
-        ensure!(!self.negative, "--false-discovery is one-sided; leave out --negative");
-        let experts = self.experts(Selection::false_discovery(level, Correction::BenjaminiHochberg), &expertise)?;
-        Ok(rule.among(&expertise, &format!("q <= {level} (Benjamini-Hochberg)"), |site, n| experts.contains(site, n))?)
+        rule.set_soft_scale(self.strength, self.exponent, self.floor)?;
+        let expertise = if let Some(file) = &self.expertise { Expertise::load(file)? } else { score_store(&self.store()?)? };
+        Ok(rule.intervention(&expertise)?)
     }
 
     fn transport(&self, map: TransportMap) -> Result<Intervention> {
-        self.no_soft_settings()?;
+        let soft = self.strength.is_some() || self.exponent.is_some() || self.floor.is_some();
+        ensure!(!soft, "--strength, --exponent and --floor are for soft rules; use --schedule for {}", self.rule);
         ensure!(!self.negative, "--negative is for rules on expertise");
         let transport = Transport { map, unclamped: self.unclamped, schedule: self.schedule.clone() };
-        let store = self.store()?;
-        let selection = match (self.false_discovery, self.top_k, self.threshold) {
-            (Some(level), None, None) => Selection::false_discovery(level, Correction::BenjaminiHochberg),
-            (None, Some(k), None) => Selection::top_k(k),
-            (None, None, Some(threshold)) => Selection::threshold(threshold),
-            (None, None, None) => return Ok(transport.intervention(&store)?.restrict_to(self.layers.clone(), self.projections.as_deref())),
-            _ => bail!("give one of --false-discovery, --top-k and --threshold"),
-        };
-        let described = serde_json::json!(selection).to_string();
-        let experts = self.experts(selection, &score_store(&store)?)?;
-        Ok(transport.among(&store, &described, |site, n| experts.contains(site, n))?)
+        Ok(if self.threshold.is_some() || self.top_k.is_some() || self.false_discovery.is_some() {
+            transport.of_experts(&self.store()?, &self.narrowed(Selection::threshold(0.0)))?
+        } else {
+            transport.intervention(&self.store()?)?.restrict_to(self.layers.clone(), self.projections.as_deref())
+        })
     }
 
-    fn experts(&self, selection: Selection, expertise: &Expertise) -> Result<Experts> {
-        let (layers, projections) = (self.layers.clone(), self.projections.clone());
-        let selection = Selection {
-            layers: layers.map(Iterator::collect),
-            projections: projections.map(|projections| projections.into_iter().collect()),
+    fn store(&self) -> Result<ActivationStore> {
+        let store = ActivationStore::open(self.store.as_ref().context("mean-act and linear-act need --store")?)?;
+        Ok(if let Some(pooling) = &self.pooling { store.with_pooling(pooling)? } else { store })
+    }
+
+    /// A selection with the tests and limits that are given.
+    fn narrowed(&self, selection: Selection) -> Selection {
+        let level = self.false_discovery.map(|level| FalseDiscovery { level, correction: Correction::BenjaminiHochberg });
+        Selection {
+            threshold: self.threshold.unwrap_or(selection.threshold),
+            top_k: self.top_k.or(selection.top_k),
+            false_discovery: level.or(selection.false_discovery),
+            depth: if self.layers.is_some() { 1.0 } else { selection.depth },
+            layers: self.layers.clone().map(Iterator::collect).or(selection.layers),
+            projections: self.projections.clone().map(|given| given.into_iter().collect()).or(selection.projections),
+            negative: self.negative,
             ..selection
-        };
-        Ok(selection.experts(expertise)?)
-    }
-
-    fn no_soft_settings(&self) -> Result<()> {
-        let none = self.strength.is_none() && self.exponent.is_none() && self.floor.is_none();
-        ensure!(none, "--strength, --exponent and --floor are for soft rules; use --schedule for {}", self.rule);
-        Ok(())
+        }
     }
 }

@@ -37,7 +37,7 @@ impl Site {
             return Some(Self::new(parse_index(layer)?, projection));
         }
         let (layer, projection) = in_mlp(module)?;
-        let projection = Projection::ALL.into_iter().find(|p| p.name() == projection)?;
+        let projection = projection.parse().ok()?;
         Some(Self::new(layer, projection))
     }
 

@@ -175,4 +175,11 @@ pub enum Error {
         /// The defect.
         reason: String,
     },
+
+    /// No MLP projection has this name.
+    #[error("unknown projection `{name}`; expected gate_proj, up_proj or down_proj")]
+    UnknownProjection {
+        /// The name as given.
+        name: String,
+    },
 }

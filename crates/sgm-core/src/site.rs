@@ -41,6 +41,14 @@ impl fmt::Display for Projection {
     }
 }
 
+impl FromStr for Projection {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| Error::UnknownProjection { name: name.to_owned() })
+    }
+}
+
 /// One MLP projection of one layer of the language model: the place where neurons are read and scaled.
 ///
 /// Displays as, and parses from, its canonical name `lm.layers.{layer}.mlp.{projection}`. Sites are
@@ -76,8 +84,7 @@ impl FromStr for Site {
 
 fn parse(name: &str) -> Option<Site> {
     let (layer, projection) = name.strip_prefix("lm.layers.")?.split_once(".mlp.")?;
-    let projection = Projection::ALL.into_iter().find(|p| p.name() == projection)?;
-    Some(Site::new(parse_index(layer)?, projection))
+    Some(Site::new(parse_index(layer)?, projection.parse().ok()?))
 }
 
 /// A decimal layer index without sign and leading zeros.

@@ -205,6 +205,10 @@ impl Selection {
     }
 
     fn check(&self) -> Result<()> {
+        if self.negative && self.false_discovery.is_some() {
+            let expected = "false with a false-discovery rate, whose p-values are one-sided".to_owned();
+            return Err(Error::Parameter { parameter: "negative", value: "true".to_owned(), expected });
+        }
         let level = self.false_discovery.map_or(0.0, |f| f.level);
         let numbers = [("threshold", f64::from(self.threshold)), ("depth", f64::from(self.depth)), ("level", level)];
         match numbers.into_iter().find(|(_, number)| !(0.0..=1.0).contains(number)) {
@@ -307,7 +311,8 @@ mod tests {
         assert_eq!(among.sites()[&Site::new(1, Projection::Up)], [1].into());
         let negative = Selection { negative: true, ..Selection::threshold(0.79) };
         assert_eq!(negative.experts(&expertise()).unwrap().per_layer(), [(0, 3), (1, 2)].into());
-        for wrong in [Selection::threshold(1.5), Selection { depth: -0.1, ..Selection::default() }] {
+        let two_sided = Selection { negative: true, ..Selection::false_discovery(0.05, Correction::BenjaminiHochberg) };
+        for wrong in [Selection::threshold(1.5), Selection { depth: -0.1, ..Selection::default() }, two_sided] {
             assert!(matches!(wrong.experts(&expertise()), Err(Error::Parameter { .. })));
         }
     }

@@ -73,21 +73,21 @@ impl MappedWeights {
     }
 }
 
+/// The tensor, if it has the shape that a layer asks for.
+pub(crate) fn of_shape(tensor: Tensor, shape: Shape, name: &str) -> CandleResult<Tensor> {
+    if tensor.shape() == &shape {
+        return Ok(tensor);
+    }
+    let msg = format!("shape mismatch for {name}");
+    Err(candle_core::Error::UnexpectedShape { msg, expected: shape, got: tensor.shape().clone() }.bt())
+}
+
 /// [`MappedWeights`] as the source of a `VarBuilder`.
 pub(crate) struct MappedBackend(pub(crate) Arc<MappedWeights>);
 
 impl SimpleBackend for MappedBackend {
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> CandleResult<Tensor> {
-        let tensor = self.get_unchecked(name, dtype, device)?;
-        if tensor.shape() != &shape {
-            let error = candle_core::Error::UnexpectedShape {
-                msg: format!("shape mismatch for {name}"),
-                expected: shape,
-                got: tensor.shape().clone(),
-            };
-            return Err(error.bt());
-        }
-        Ok(tensor)
+        of_shape(self.get_unchecked(name, dtype, device)?, shape, name)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {

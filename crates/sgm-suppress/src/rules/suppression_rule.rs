@@ -107,6 +107,30 @@ impl SuppressionRule {
         Self::new("soft", Selection::threshold(threshold), ExpertScale::Soft { strength: 1.0, exponent, floor: 0.0 })
     }
 
+    /// Changes settings of a [soft](ExpertScale::Soft) scale; those that are not given stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] when a setting is given and the scale is not soft.
+    pub fn set_soft_scale(&mut self, strength: Option<f32>, exponent: Option<f32>, floor: Option<f32>) -> Result<()> {
+        let given = [("strength", strength), ("exponent", exponent), ("floor", floor)];
+        match &mut self.scale {
+            ExpertScale::Soft { strength, exponent, floor } => {
+                for (setting, (_, given)) in [strength, exponent, floor].into_iter().zip(given) {
+                    *setting = given.unwrap_or(*setting);
+                }
+                Ok(())
+            }
+            _ => match given.into_iter().find_map(|(name, value)| Some((name, value?))) {
+                None => Ok(()),
+                Some((name, value)) => {
+                    let expected = "none, because the scale of this rule is not soft; use a schedule to weaken it".to_owned();
+                    Err(self.out_of_range(name, value.to_string(), expected))
+                }
+            },
+        }
+    }
+
     fn new(name: &str, selection: Selection, scale: ExpertScale) -> Self {
         Self { name: name.to_owned(), selection, scale, schedule: None }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sgm_capture::ActivationStore;
 use sgm_core::{Intervention, Metadata, Schedule, Site, SiteIntervention};
+use sgm_score::{Selection, score_store};
 
 use crate::{Error, Result};
 
@@ -225,6 +226,16 @@ impl Transport {
             entries.insert("among".to_owned(), described.into());
         }
         self.build(store, &set, method)
+    }
+
+    /// The intervention on the experts of a selection, by the AUROC of the store's responses; `among` of the method is the selection.
+    ///
+    /// # Errors
+    ///
+    /// As [`intervention`](Self::intervention), and [`Error::Score`] for a selection that is out of range.
+    pub fn of_experts(&self, store: &ActivationStore, selection: &Selection) -> Result<Intervention> {
+        let experts = selection.experts(&score_store(store)?)?;
+        self.among(store, &serde_json::json!(selection).to_string(), |site, neuron| experts.contains(site, neuron))
     }
 
     fn build(&self, store: &ActivationStore, set: &dyn Fn(Site, usize) -> bool, method: serde_json::Value) -> Result<Intervention> {

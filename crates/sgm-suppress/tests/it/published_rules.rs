@@ -2,6 +2,7 @@
 
 use safetensors::SafeTensors;
 use sgm_core::{Expertise, Metadata, Site, SiteExpertise};
+use sgm_score::{Correction, FalseDiscovery};
 use sgm_suppress::{Error, ExpertScale, SuppressionRule};
 
 fn golden() -> Vec<u8> {
@@ -119,6 +120,35 @@ fn negative_experts_count_only_when_asked_for() {
     assert_eq!(scale(&det0), [1.0; 5]);
     det0.selection.top_k = Some(4);
     assert_eq!(scale(&det0), [0.0, 1.0, 1.0, 1.0, 0.0]);
+}
+
+#[test]
+fn settings_of_a_soft_scale_change_soft_rules_alone() {
+    let mut sgm = SuppressionRule::sgm();
+    sgm.set_soft_scale(Some(0.5), None, Some(0.1)).unwrap();
+    assert_eq!(sgm.scale, ExpertScale::Soft { strength: 0.5, exponent: 2.5, floor: 0.1 });
+    let mut det0 = SuppressionRule::det0(1);
+    det0.set_soft_scale(None, None, None).unwrap();
+    let error = det0.set_soft_scale(None, Some(2.0), None).unwrap_err();
+    assert!(matches!(error, Error::Parameter { parameter: "exponent", .. }), "{error}");
+    assert_eq!(det0, SuppressionRule::det0(1));
+}
+
+#[test]
+fn a_rule_selects_by_false_discovery_rate() {
+    let mut expertise = one_site(&[0.4, 0.75, 1.0]);
+    let (site, mut scored) = expertise.sites().iter().map(|(site, scored)| (*site, scored.clone())).next().unwrap();
+    // The second neuron's AUROC is within its error of chance.
+    scored.auroc_se = Some(vec![0.05, 0.5, 0.05]);
+    expertise = Expertise::new(Metadata::default());
+    expertise.insert(site, scored).unwrap();
+    let mut aura = SuppressionRule::aura();
+    aura.selection.false_discovery = Some(FalseDiscovery { level: 0.05, correction: Correction::BenjaminiHochberg });
+    let glasses = aura.intervention(&expertise).unwrap();
+    assert_eq!(glasses.sites()[&site].scale, [1.0, 1.0, 0.0]);
+    assert_eq!(glasses.metadata.method, Some(serde_json::json!(aura)));
+    aura.selection.negative = true;
+    assert!(matches!(aura.intervention(&expertise), Err(Error::Parameter { parameter: "negative", .. })));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use crate::checkpoint::gguf::architecture::Architecture;
 use crate::checkpoint::gguf::header::{Gguf, StoredTensor};
+use crate::checkpoint::mapped_safetensors::of_shape;
 use crate::error::Result;
 use crate::layers::linear::{StoredWeight, StoredWeights};
 
@@ -222,16 +223,7 @@ fn deinterleaved(bytes: &[u8], rows: usize, heads: usize) -> CandleResult<Aligne
 
 impl SimpleBackend for GgufWeights {
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> CandleResult<Tensor> {
-        let tensor = self.get_unchecked(name, dtype, device)?;
-        if tensor.shape() != &shape {
-            let error = candle_core::Error::UnexpectedShape {
-                msg: format!("shape mismatch for {name}"),
-                expected: shape,
-                got: tensor.shape().clone(),
-            };
-            return Err(error.bt());
-        }
-        Ok(tensor)
+        of_shape(self.get_unchecked(name, dtype, device)?, shape, name)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
