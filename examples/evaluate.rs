@@ -95,7 +95,8 @@ impl Arguments {
 
     /// Answers and measures.
     fn evaluate(&self) -> Result<Vec<Record>> {
-        let (source, model, judge) = (self.subject.source(EvaluationSplit::Test)?, self.subject.model()?, self.subject.judge()?);
+        // The judge first: a large model is not loaded only to find that there is none.
+        let (source, judge, model) = (self.subject.source(EvaluationSplit::Test)?, self.subject.judge()?, self.subject.model()?);
         let benchmark = self.subject.benchmark(source.as_ref())?;
         let resources = self.resources(source.as_ref(), &model, &judge)?;
         let generator = self.defence.build(&model, &resources).context("building the defences")?;

@@ -66,7 +66,8 @@ struct Arguments {
 fn main() -> Result<()> {
     process::start();
     let arguments = Arguments::parse();
-    let (source, model, judge) = (arguments.subject.source(EvaluationSplit::Test)?, arguments.subject.model()?, arguments.subject.judge()?);
+    // The judge first: a large model is not loaded only to find that there is none.
+    let (source, judge, model) = (arguments.subject.source(EvaluationSplit::Test)?, arguments.subject.judge()?, arguments.subject.model()?);
     let mut benchmark = arguments.subject.benchmark(source.as_ref())?;
     if arguments.quick {
         benchmark.thin(10);

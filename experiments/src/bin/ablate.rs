@@ -49,7 +49,8 @@ struct Arguments {
 fn main() -> Result<()> {
     process::start();
     let arguments = Arguments::parse();
-    let (source, model, judge) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
+    // The judge first: a large model is not loaded only to find that there is none.
+    let (source, judge, model) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.judge()?, arguments.subject.model()?);
     let mut variants = variants(&arguments.preset, &Preset::named(&arguments.preset)?);
     if let Some(row) = arguments.rows.iter().find(|row| !variants.iter().any(|(name, _)| name == *row)) {
         bail!("no row {row:?}, there are {}", variants.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));

@@ -45,7 +45,8 @@ struct Arguments {
 fn main() -> Result<()> {
     process::start();
     let arguments = Arguments::parse();
-    let (source, model, judge) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
+    // The judge first: a large model is not loaded only to find that there is none.
+    let (source, judge, model) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.judge()?, arguments.subject.model()?);
     let preset = Preset::named(&arguments.preset)?;
     let Evaluation { standard, adversarial, .. } = source.evaluation()?;
     let mut holdouts = Holdout::all(&[standard.clone(), adversarial.clone()].concat(), &source.calibration(0)?);

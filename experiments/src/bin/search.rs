@@ -51,7 +51,8 @@ struct Arguments {
 fn main() -> Result<()> {
     process::start();
     let arguments = Arguments::parse();
-    let (source, model, judge) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.model()?, arguments.subject.judge()?);
+    // The judge first: a large model is not loaded only to find that there is none.
+    let (source, judge, model) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.judge()?, arguments.subject.model()?);
     let samples = source.calibration(arguments.seed)?;
     let calibrator = calibration::calibrate(&model, source.as_ref(), &samples, &judge, Preset::TEXT, 64)?;
     let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
