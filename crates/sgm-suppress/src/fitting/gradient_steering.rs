@@ -50,7 +50,7 @@ pub struct GradientSteering {
 
 impl Default for GradientSteering {
     fn default() -> Self {
-        Self { strength: 0.6, against: 0.25, at_once: false, layers: None, batch_size: 8 }
+        Self { strength: 0.6, against: 0.25, at_once: false, layers: None, batch_size: 4 }
     }
 }
 
