@@ -23,6 +23,10 @@ def clip(name="CLIP", **settings):
     return {"image_processor_type": f"{name}ImageProcessor"} | settings
 
 
+def gemma3(**settings):
+    return {"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 28, "width": 28}} | settings
+
+
 def llava_next(**settings):
     grid = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
     default = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, "image_grid_pinpoints": grid}
@@ -55,6 +59,8 @@ CASES = {
     "siglip_half": (clip("Siglip", size={"height": 24, "width": 32}, image_std=[0.25, 0.5, 0.75]), [[WIDE, TINY, DOT, LINE]]),
     "blip": (clip("Blip", size={"height": 28, "width": 28}), [[WIDE, TALL], [TINY]]),
     "blip_number": (clip("Blip", size=30, resample=BILINEAR), [[TALL]]),
+    "gemma3": (gemma3(do_pan_and_scan=False), [[WIDE, TALL], [TINY, LINE]]),
+    "gemma3_bicubic": (gemma3(size=24, resample=BICUBIC, image_mean=[0.1, 0.2, 0.3]), [[TALL, DOT]]),
     "next": (llava_next(), [[WIDE], [TALL, TINY]]),
     "next_degenerate": (llava_next(), [[LINE], [DOT]]),
     "next_uneven": (llava_next(image_grid_pinpoints=[[50, 90]], crop_size=28), [[WIDE, TALL]]),
@@ -114,7 +120,7 @@ def run(settings, images, suffix):
         if key == "num_tiles":
             most = max(map(len, value))
             value = np.array([row + [0] * (most - len(row)) for row in value], np.int64)
-        if key not in ("rows", "cols"):
+        if key not in ("rows", "cols", "num_crops"):
             value = np.ascontiguousarray(np.asarray(value))
             tensors[key] = value.astype(np.float32) if value.dtype == np.uint8 else value
     return tensors, layout(settings, images, output)

@@ -20,6 +20,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import fixture as fx
+import gemma3
 import gguf_files
 import idefics3
 import instructblip
@@ -60,6 +61,7 @@ BUILDERS = {
     "paligemma_saved": paligemma.saved,
     "paligemma_hub": paligemma.hub,
     "paligemma_gemma2_hub": paligemma.gemma2_hub,
+    "gemma3_hub": gemma3.hub,
     "idefics3_saved": idefics3.saved,
     "smolvlm_whole": idefics3.smolvlm_whole,
     "smolvlm_hub": idefics3.smolvlm_hub,

@@ -234,9 +234,9 @@ def byte_level(words, added, split, bos=None, normalizer=None):
     return tokenizer
 
 
-def gemma_style(words, added):
+def gemma_style(words, added, fallback=range(256)):
     """BPE with byte fallback as the Gemmas have it: other first ids, no space in front, blanks end a segment."""
-    first = ["<pad>", "<eos>", "<bos>", "<unk>", *added, "\n"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    first = ["<pad>", "<eos>", "<bos>", "<unk>", *added, "\n"] + [f"<0x{byte:02X}>" for byte in fallback]
     words = [w.replace(" ", tt.SPACE) for w in words]
     alphabet = sorted(set(tt.SPACE + tt.LETTERS + "".join(words)) - {"\n"})
     pieces, merges = tt.merge_chains(words, first + alphabet)

@@ -7,7 +7,7 @@ use candle_nn::kv_cache::KvCache;
 use sgm_core::TokenKind;
 
 use crate::decoder::image_context::ImageContext;
-use crate::decoder::pass::{Pass, Position, Positions, TokenOrder};
+use crate::decoder::pass::{AttentionPattern, Pass, Position, Positions, TokenOrder};
 use crate::error::{Error, Result};
 use crate::taps::registry::TapRegistry;
 use crate::taps::sequence_state::SequenceStates;
@@ -122,7 +122,7 @@ impl Cache {
         self.ids = ids.to_vec();
         self.states = SequenceStates::new(ids.len());
         self.empty_layers();
-        self.pass(tokens, order.prefix_lm, window, device)
+        self.pass(tokens, order.attention, window, device)
     }
 
     /// Drops all keys and values, so that the first pass can be repeated.
@@ -160,7 +160,7 @@ impl Cache {
         self.states = SequenceStates::new(self.ids.len());
         self.empty_layers();
         let embeddings = Tensor::cat(self.history.as_deref().unwrap_or_default(), 1)?.contiguous()?;
-        Ok((embeddings, self.pass(self.tokens(), false, window, device)?))
+        Ok((embeddings, self.pass(self.tokens(), AttentionPattern::Causal, window, device)?))
     }
 
     /// The token spans of all tokens so far.
@@ -185,7 +185,7 @@ impl Cache {
             positions.push([*next; 3]);
             *next = next.saturating_add(1);
         }
-        self.pass(1, false, window, device)
+        self.pass(1, AttentionPattern::Causal, window, device)
     }
 
     /// The token spans of the newest token of each sequence: response, or padding after the end of the sequence.
@@ -229,7 +229,7 @@ impl Cache {
         Ok(())
     }
 
-    fn pass(&mut self, new: usize, prefix_lm: bool, window: Option<usize>, device: &Device) -> Result<Pass> {
+    fn pass(&mut self, new: usize, attention: AttentionPattern, window: Option<usize>, device: &Device) -> Result<Pass> {
         let total = self.tokens();
         let newest = self.positions.iter().flat_map(|row| row.iter().skip(total - new)).flatten().max();
         let previous_max_position = self.max_position;
@@ -241,38 +241,58 @@ impl Cache {
             position_rows: rows.len(),
             max_position: self.max_position,
             previous_max_position,
-            mask: self.mask(new, prefix_lm, None, device)?,
-            window_mask: if window.is_some() { self.mask(new, prefix_lm, window, device)? } else { None },
+            mask: self.mask(new, attention, None, device)?,
+            window_mask: if window.is_some() { self.mask(new, attention, window, device)? } else { None },
             image_context: self.image_context.clone(),
         })
     }
 
-    fn mask(&self, new: usize, prefix_lm: bool, window: Option<usize>, device: &Device) -> Result<Option<Tensor>> {
+    fn mask(&self, new: usize, attention: AttentionPattern, window: Option<usize>, device: &Device) -> Result<Option<Tensor>> {
         let total = self.tokens();
         let padded = self.kinds.iter().any(|row| row.contains(&TokenKind::Padding));
         if new == 1 && !padded && window.is_none_or(|w| total <= w) {
             return Ok(None);
         }
-        let rows = if padded || prefix_lm { self.kinds.as_slice() } else { self.kinds.get(..1).unwrap_or_default() };
-        let is_prompt = |kind: TokenKind| matches!(kind, TokenKind::PromptText | TokenKind::Image);
-        let within = |query: usize, key: usize| key <= query && window.is_none_or(|w| query < key + w);
+        let causal = attention == AttentionPattern::Causal;
+        let rows = if padded || !causal { self.kinds.as_slice() } else { self.kinds.get(..1).unwrap_or_default() };
+        let in_window = |query: usize, key: usize| window.is_none_or(|w| query < key + w);
         // A padding query may attend to everything: its result is finite and unused, whereas a query without any key
         // would yield NaN.
-        let may = |query: usize, asking: TokenKind, key: usize, asked: TokenKind| match (asking, asked) {
-            (TokenKind::Padding, _) => true,
-            (_, TokenKind::Padding) => false,
-            _ => within(query, key) || prefix_lm && is_prompt(asking) && is_prompt(asked),
+        let may = |(query, asking): (usize, &(TokenKind, u32)), (key, asked): (usize, &(TokenKind, u32))| match (asking, asked) {
+            ((TokenKind::Padding, _), _) => true,
+            (_, (TokenKind::Padding, _)) => false,
+            ((_, own), (_, other)) => {
+                let same_block = *own > 0 && own == other;
+                let before = in_window(query, key) && key <= query;
+                before || same_block && (attention == AttentionPattern::PrefixLm || in_window(query, key))
+            }
         };
         let mut mask = Vec::with_capacity(rows.len() * new * total);
         for row in rows {
-            for (query, asking) in row.iter().enumerate().skip(total - new) {
-                mask.extend(
-                    row.iter().enumerate().map(|(key, asked)| if may(query, *asking, key, *asked) { 0.0 } else { f32::NEG_INFINITY }),
-                );
+            let row = blocks(row, attention);
+            for asking in row.iter().enumerate().skip(total - new) {
+                mask.extend(row.iter().enumerate().map(|asked| if may(asking, asked) { 0.0 } else { f32::NEG_INFINITY }));
             }
         }
         Ok(Some(Tensor::from_vec(mask, (rows.len(), 1, new, total), device)?.to_dtype(DType::F32)?))
     }
+}
+
+/// The kind of each token of a row, and its block: the tokens of a block attend to each other in both directions. Block 0
+/// has the tokens that are in none.
+fn blocks(kinds: &[TokenKind], attention: AttentionPattern) -> Vec<(TokenKind, u32)> {
+    let (mut images, mut previous) = (0, TokenKind::Padding);
+    let block = |kind: &TokenKind| {
+        images += u32::from(*kind == TokenKind::Image && previous != TokenKind::Image);
+        previous = *kind;
+        let block = match (attention, kind) {
+            (AttentionPattern::PrefixLm, TokenKind::PromptText | TokenKind::Image) => 1,
+            (AttentionPattern::ImageBlocks, TokenKind::Image) => images,
+            _ => 0,
+        };
+        (*kind, block)
+    };
+    kinds.iter().map(block).collect()
 }
 
 /// The positions of a row, counted from `first`, and its next position. Padding takes the position of the token before

@@ -188,6 +188,10 @@ impl DecoderConfig {
         let scalar = if gemma_2_or_3 { text.f64("query_pre_attn_scalar")?.unwrap_or(256.0) } else { head_dim as f64 };
         let gemma2 = model_type == "gemma2";
         let softcap = |key: &str, default: f64| if text.has(key) { text.f64(key) } else { Ok(gemma2.then_some(default)) };
+        if model_type == "gemma3_text" && text.bool("use_bidirectional_attention")?.unwrap_or(false) {
+            let reason = "embedding models, whose text attends in both directions, are not supported";
+            return Err(text.error("use_bidirectional_attention", reason));
+        }
         let (rope, window_rope) = Rope::from_config(text, model_type, head_dim, defaults.theta)?;
         let layers = layers(text, model_type, defaults.layers)?;
         Ok(Self {
@@ -209,7 +213,7 @@ impl DecoderConfig {
             fused_projections: model_type == "phi3",
             embedding_scale: gemma.then(|| (hidden as f64).sqrt()),
             attention_scale: scalar.powf(-0.5),
-            attention_softcap: if gemma2 { softcap("attn_logit_softcapping", 50.0)? } else { None },
+            attention_softcap: if gemma_2_or_3 { softcap("attn_logit_softcapping", 50.0)? } else { None },
             logit_softcap: if gemma_2_or_3 { softcap("final_logit_softcapping", 30.0)? } else { None },
             window: if layers.contains(&LayerAttention::Window) { window(text)? } else { None },
             layers,

@@ -21,8 +21,18 @@ pub(crate) enum Positions {
 #[derive(Debug)]
 pub(crate) struct TokenOrder {
     pub(crate) positions: Positions,
-    /// Whether the tokens of a prompt attend to each other in both directions, as in a prefix language model.
-    pub(crate) prefix_lm: bool,
+    pub(crate) attention: AttentionPattern,
+}
+
+/// The later tokens that a token attends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AttentionPattern {
+    /// None.
+    Causal,
+    /// In a prompt, those of the prompt, inside the sliding window or not, as in a prefix language model.
+    PrefixLm,
+    /// In an image, those of the image, inside the sliding window. A run of image tokens is an image.
+    ImageBlocks,
 }
 
 /// The positions, masks and image context of the tokens of one pass.

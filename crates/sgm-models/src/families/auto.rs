@@ -12,7 +12,7 @@ use crate::decoder::pass::{Pass, Positions};
 use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts, POSITION_IDS};
-use crate::families::{idefics3, instructblip, llava, llava_next, mllama, paligemma, qwen_vl, text};
+use crate::families::{gemma3, idefics3, instructblip, llava, llava_next, mllama, paligemma, qwen_vl, text};
 use crate::layers::linear::Weights;
 use crate::model::mllm::Mllm;
 use crate::model::partial_prefill::PartialPrefill;
@@ -28,6 +28,7 @@ const ADAPTERS: &[(&str, Adapter)] = &[
     ("LlavaForConditionalGeneration", llava::load),
     ("LlavaNextForConditionalGeneration", llava_next::load),
     ("PaliGemmaForConditionalGeneration", paligemma::load),
+    ("Gemma3ForConditionalGeneration", gemma3::load),
     ("Qwen2VLForConditionalGeneration", qwen_vl::load),
     ("Qwen2_5_VLForConditionalGeneration", qwen_vl::load),
     ("Qwen3VLForConditionalGeneration", qwen_vl::load),

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::image_context::ImageContext;
-use crate::decoder::pass::{Positions, TokenOrder};
+use crate::decoder::pass::{AttentionPattern, Positions, TokenOrder};
 use crate::decoder::transformer::Decoder;
 use crate::error::Result;
 use crate::processor::batch::Processor;
@@ -40,7 +40,8 @@ pub(crate) struct DecoderInput {
 impl DecoderInput {
     /// The input of a causal sequence with positions from 0.
     pub(crate) fn causal(embeddings: Tensor) -> Self {
-        Self { embeddings, order: TokenOrder { positions: Positions::Consecutive(0), prefix_lm: false }, additions: Vec::new() }
+        let order = TokenOrder { positions: Positions::Consecutive(0), attention: AttentionPattern::Causal };
+        Self { embeddings, order, additions: Vec::new() }
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod auto;
 pub(crate) mod family;
+pub(crate) mod gemma3;
 pub(crate) mod idefics3;
 pub(crate) mod image_tokens;
 pub(crate) mod instructblip;

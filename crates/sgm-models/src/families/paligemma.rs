@@ -6,7 +6,7 @@ use candle_nn::{LayerNorm, Linear, Module};
 
 use crate::checkpoint::model_files::Checkpoint;
 use crate::decoder::config::DecoderConfig;
-use crate::decoder::pass::{Positions, TokenOrder};
+use crate::decoder::pass::{AttentionPattern, Positions, TokenOrder};
 use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts};
@@ -77,7 +77,7 @@ impl Family for PaliGemma {
         };
         Ok(DecoderInput {
             embeddings: embed_with_features(decoder, inputs, self.image_token, features.as_ref())?,
-            order: TokenOrder { positions: Positions::Consecutive(1), prefix_lm: true },
+            order: TokenOrder { positions: Positions::Consecutive(1), attention: AttentionPattern::PrefixLm },
             additions: Vec::new(),
         })
     }

@@ -5,7 +5,7 @@ use sgm_core::TokenKind;
 
 use crate::checkpoint::model_files::Checkpoint;
 use crate::decoder::config::DecoderConfig;
-use crate::decoder::pass::{Positions, TokenOrder};
+use crate::decoder::pass::{AttentionPattern, Positions, TokenOrder};
 use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts};
@@ -96,7 +96,7 @@ impl Family for QwenVl {
             Ok(replace_image_rows(&nothing, features, &ids, self.image_token)?.reshape((batch, tokens, ()))?)
         };
         let additions = features.iter().flat_map(|f| &f.deepstack).map(in_place).collect::<Result<_>>()?;
-        Ok(DecoderInput { embeddings, order: TokenOrder { positions, prefix_lm: false }, additions })
+        Ok(DecoderInput { embeddings, order: TokenOrder { positions, attention: AttentionPattern::Causal }, additions })
     }
 }
 

@@ -3,11 +3,12 @@
 use image::RgbImage;
 use sgm_models::{Error, ImageBackend, ImageProcessor};
 
-const SMALL: [&str; 9] = [
+const SMALL: [&str; 10] = [
     r#"{"image_processor_type": "CLIPImageProcessor", "size": 28, "crop_size": 28}"#,
     r#"{"image_processor_type": "LlavaImageProcessor", "size": 28, "crop_size": 28, "do_pad": true}"#,
     r#"{"image_processor_type": "SiglipImageProcessor", "size": {"height": 28, "width": 28}, "do_pad": true}"#,
     r#"{"image_processor_type": "BlipImageProcessor", "size": [30, 20], "resample": 1}"#,
+    r#"{"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 28, "width": 28}}"#,
     r#"{"image_processor_type": "LlavaNextImageProcessor", "size": 14, "crop_size": 14,
         "image_grid_pinpoints": [[14, 28], [28, 14], [42, 42]]}"#,
     r#"{"image_processor_type": "MllamaImageProcessor", "size": {"height": 14, "width": 14}, "max_image_tiles": 6}"#,
@@ -94,6 +95,7 @@ fn settings_out_of_range_are_typed_errors() {
         (r#"{"do_resize": "yes"}"#, "do_resize"),
         (r#"{"image_processor_type": "SiglipImageProcessor", "do_center_crop": true}"#, "crop_size"),
         (r#"{"image_processor_type": "LlavaImageProcessor", "do_pad": true, "image_mean": [2, 0, 0]}"#, "image_mean"),
+        (r#"{"image_processor_type": "Gemma3ImageProcessor", "do_pan_and_scan": true}"#, "do_pan_and_scan"),
         (r#"{"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": []}"#, "image_grid_pinpoints"),
         (r#"{"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": [[336]]}"#, "image_grid_pinpoints"),
         (r#"{"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": "(1x1),...,(6x6)"}"#, "image_grid_pinpoints"),

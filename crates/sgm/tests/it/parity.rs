@@ -63,6 +63,11 @@ fn paligemma() {
 }
 
 #[test]
+fn gemma3_vision() {
+    hold(&["gemma3_"], 1);
+}
+
+#[test]
 fn qwen_vl() {
     hold(&["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], 6);
 }

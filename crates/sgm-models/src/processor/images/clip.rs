@@ -1,4 +1,4 @@
-//! Image processing for CLIP, SigLIP and BLIP, with one picture per image, and LLaVA's padding to a square.
+//! Image processing for CLIP, SigLIP, BLIP and Gemma 3, with one picture per image, and LLaVA's padding to a square.
 
 use std::borrow::Cow;
 
@@ -43,6 +43,16 @@ impl Clip {
 
     pub(super) fn read_blip(config: &Section, side: Option<u32>) -> Result<Self> {
         let side = side.unwrap_or(384);
+        Self::new(config, Size::Exact((side, side)), true, None)
+    }
+
+    /// Gemma 3 without pan and scan, which transformers leaves off unless a call asks for it.
+    pub(super) fn read_gemma3(config: &Section, side: Option<u32>) -> Result<Self> {
+        const KEY: &str = "do_pan_and_scan";
+        if flag(config, KEY, false)? {
+            return Err(config.error(KEY, "crops of elongated images are not supported; set it to false, as Gemma3Processor does"));
+        }
+        let side = side.unwrap_or(224);
         Self::new(config, Size::Exact((side, side)), true, None)
     }
 

@@ -47,6 +47,7 @@ const SUPPORTED: &[&str] = &[
     "LlavaImageProcessor",
     "SiglipImageProcessor",
     "BlipImageProcessor",
+    "Gemma3ImageProcessor",
     "LlavaNextImageProcessor",
     "MllamaImageProcessor",
     "Qwen2VLImageProcessor",
@@ -98,6 +99,7 @@ impl ImageProcessor {
             "LlavaImageProcessor" => (PixelLayout::Clip(Clip::read_llava(config, side)?), clip, Filter::Bicubic),
             "SiglipImageProcessor" => (PixelLayout::Clip(Clip::read_siglip(config, side)?), half, Filter::Bicubic),
             "BlipImageProcessor" => (PixelLayout::Clip(Clip::read_blip(config, side)?), clip, Filter::Bicubic),
+            "Gemma3ImageProcessor" => (PixelLayout::Clip(Clip::read_gemma3(config, side)?), half, Filter::Bilinear),
             "LlavaNextImageProcessor" => (PixelLayout::Anyres(Anyres::new(config, side)?), clip, Filter::Bicubic),
             "MllamaImageProcessor" => (PixelLayout::Tiles(Tiles::new(config, side)?), half, Filter::Bilinear),
             "Qwen2VLImageProcessor" => (PixelLayout::SmartResize(SmartResize::new(config)?), clip, Filter::Bicubic),
@@ -123,7 +125,7 @@ impl ImageProcessor {
     ///
     /// The shapes of `pixel_values`, with the other tensors of each kind:
     ///
-    /// * CLIP, SigLIP, BLIP, LLaVA: `[images, 3, height, width]`;
+    /// * CLIP, SigLIP, BLIP, LLaVA, Gemma 3: `[images, 3, height, width]`;
     /// * LLaVA-NeXT: `[images, 1 + tiles, 3, height, width]`, the whole image first, zeros after an image's last tile;
     ///   `image_sizes [images, 2]` are the original heights and widths;
     /// * Mllama: `[batch, images, tiles, 3, side, side]`; `aspect_ratio_ids`, `num_tiles [batch, images]` and
