@@ -47,6 +47,10 @@ def idefics(name="Idefics3", **settings):
     return {"image_processor_type": f"{name}ImageProcessor"} | default | settings
 
 
+def pixtral(**settings):
+    return {"image_processor_type": "PixtralImageProcessor"} | settings
+
+
 # name -> (settings, rows of images)
 CASES = {
     "clip_rescale_only": (clip(size=30, crop_size=30, do_normalize=False), [[WIDE, TALL]]),
@@ -82,6 +86,11 @@ CASES = {
     "idefics3_degenerate": (idefics(), [[LINE], [DOT, WIDE]]),
     "idefics3_whole": (idefics(do_image_splitting=False), [[WIDE, TALL], [TINY]]),
     "idefics3_no_resize": (idefics(do_resize=False, max_image_size={"longest_edge": 50}), [[WIDE, TINY]]),
+    "pixtral": (pixtral(size={"longest_edge": 64}), [[WIDE, TALL], [TINY]]),
+    "pixtral_degenerate": (pixtral(size={"longest_edge": 210}, patch_size={"height": 14, "width": 14}), [[LINE], [DOT]]),
+    "pixtral_two_sides": (pixtral(size={"height": 40, "width": 70}, patch_size={"height": 8, "width": 12}), [[WIDE, TALL]]),
+    "pixtral_no_pad": (pixtral(size=48, patch_size=5, do_pad=False, resample=BILINEAR), [[WIDE], [WIDE]]),
+    "pixtral_no_resize": (pixtral(do_resize=False, patch_size=7, do_normalize=False), [[WIDE, TINY]]),
     "smolvlm": (idefics("SmolVLM", size={"longest_edge": 64}), [[WIDE, TALL]]),
     "smolvlm_bicubic": (idefics("SmolVLM", size={"longest_edge": 32}, resample=BICUBIC, do_pad=False), [[WIDE], [TALL]]),
 }
@@ -99,6 +108,10 @@ def layout(settings, images, output):
     if kind.startswith("Mllama"):
         ratios = get_all_supported_aspect_ratios(settings["max_image_tiles"])
         return [list(ratios[i - 1]) for i in np.asarray(output["aspect_ratio_ids"]).flatten() if i > 0]
+    if kind.startswith("Pixtral"):
+        side = settings.get("patch_size", 16)
+        height, width = (side["height"], side["width"]) if isinstance(side, dict) else (side, side)
+        return (np.asarray(output["image_sizes"]) // [height, width]).tolist()
     if kind.startswith("LlavaNext"):
         crop = settings["crop_size"]
         side = crop if isinstance(crop, int) else crop["height"]

@@ -29,6 +29,7 @@ import llava_next
 import qwen_vl
 import mllama
 import paligemma
+import pixtral
 import text
 
 BUILDERS = {
@@ -65,6 +66,8 @@ BUILDERS = {
     "idefics3_saved": idefics3.saved,
     "smolvlm_whole": idefics3.smolvlm_whole,
     "smolvlm_hub": idefics3.smolvlm_hub,
+    "pixtral_hub": pixtral.hub,
+    "mistral3_modules": pixtral.mistral3_modules,
     "mllama_saved": mllama.saved,
     "mllama_hub": mllama.hub,
     "instructblip_saved": instructblip.saved,

@@ -211,10 +211,10 @@ QWEN2_SPLIT = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]
 BYTES = [chr(c) for c in range(33, 127)] + ["\u0120", "\u010a", "\u00c3", "\u00a9"]
 
 
-def byte_level(words, added, split, bos=None, normalizer=None):
+def byte_level(words, added, split, bos=None, normalizer=None, alphabet=BYTES):
     """Byte-level BPE behind a regular expression, as Llama 3 and Qwen have it."""
     words = [w.replace(" ", "\u0120").replace("\n", "\u010a") for w in words]
-    pieces, merges = tt.merge_chains(words, sorted(BYTES))
+    pieces, merges = tt.merge_chains(words, sorted(alphabet))
     tokenizer = Tokenizer(models.BPE(pieces, merges, ignore_merges=bos is not None))
     if normalizer:
         tokenizer.normalizer = normalizer

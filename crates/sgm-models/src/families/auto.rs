@@ -12,7 +12,7 @@ use crate::decoder::pass::{Pass, Positions};
 use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts, POSITION_IDS};
-use crate::families::{gemma3, idefics3, instructblip, llava, llava_next, mllama, paligemma, qwen_vl, text};
+use crate::families::{gemma3, idefics3, instructblip, llava, llava_next, mllama, paligemma, pixtral, qwen_vl, text};
 use crate::layers::linear::Weights;
 use crate::model::mllm::Mllm;
 use crate::model::partial_prefill::PartialPrefill;
@@ -25,10 +25,11 @@ type Adapter = fn(&Checkpoint, &Weights<'_>) -> Result<FamilyParts>;
 
 /// The adapters by the class names of `architectures` in `config.json`.
 const ADAPTERS: &[(&str, Adapter)] = &[
-    ("LlavaForConditionalGeneration", llava::load),
+    ("LlavaForConditionalGeneration", llava_or_pixtral),
     ("LlavaNextForConditionalGeneration", llava_next::load),
     ("PaliGemmaForConditionalGeneration", paligemma::load),
     ("Gemma3ForConditionalGeneration", gemma3::load),
+    ("Mistral3ForConditionalGeneration", pixtral::load),
     ("Qwen2VLForConditionalGeneration", qwen_vl::load),
     ("Qwen2_5_VLForConditionalGeneration", qwen_vl::load),
     ("Qwen3VLForConditionalGeneration", qwen_vl::load),
@@ -45,6 +46,12 @@ const ADAPTERS: &[(&str, Adapter)] = &[
     ("Gemma3ForCausalLM", text::load),
     ("Phi3ForCausalLM", text::load),
 ];
+
+/// Loads a `LlavaForConditionalGeneration` checkpoint, whose tower may be Pixtral's.
+fn llava_or_pixtral(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<FamilyParts> {
+    let vision = checkpoint.config().section("vision_config")?;
+    if vision.string("model_type")? == Some("pixtral") { pixtral::load(checkpoint, weights) } else { llava::load(checkpoint, weights) }
+}
 
 /// The supported architectures, by their class names in `config.json`.
 pub const ARCHITECTURES: &[&str] = &names();

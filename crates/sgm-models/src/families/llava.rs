@@ -1,7 +1,7 @@
 //! LLaVA-1.5 and models like it: a CLIP or SigLIP tower, a two-layer projector, and a decoder.
 
 use candle_core::Tensor;
-use candle_nn::{Linear, Module, VarBuilder};
+use candle_nn::{Linear, Module};
 
 use crate::checkpoint::model_files::Checkpoint;
 use crate::checkpoint::section::Section;
@@ -72,8 +72,12 @@ impl Family for Llava {
 /// Loads the language model of a checkpoint with LLaVA's tensor names.
 pub(crate) fn load_decoder(text: &DecoderConfig, weights: &Weights<'_>) -> Result<Decoder> {
     let language = weights.first(&LANGUAGE, "embed_tokens.weight", "language model")?;
-    let head = HEAD.iter().map(|p| weights.pp(p)).find(|head| head.has("lm_head.weight"));
-    Decoder::new(text, &language, &head.unwrap_or_else(|| weights.clone()))
+    Decoder::new(text, &language, &load_head(weights).unwrap_or_else(|| weights.clone()))
+}
+
+/// The place of `lm_head`, if the checkpoint has one.
+pub(crate) fn load_head<'a>(weights: &Weights<'a>) -> Option<Weights<'a>> {
+    HEAD.iter().map(|p| weights.pp(p)).find(|head| head.has("lm_head.weight"))
 }
 
 /// The image features: vision tower, selection of layers, and projector.
@@ -99,17 +103,12 @@ impl ImageFeatures {
             "full" => false,
             other => return Err(config.error("vision_feature_select_strategy", format!("expected default or full, found {other}"))),
         };
-        let layers = feature_layers(config, vision.layers)?;
+        let layers = feature_layers(config, vision.layers, -2)?;
         let tower = weights.first(&VISION, "embeddings.patch_embedding.weight", "vision tower")?;
-        let (projector, first, second) =
-            PROJECTOR.into_iter().find(|(prefix, first, _)| weights.has(&format!("{prefix}.{first}.weight"))).ok_or_else(|| {
-                Error::MissingTensor { part: "projector", names: PROJECTOR.iter().map(|(p, f, _)| format!("{p}.{f}.weight")).collect() }
-            })?;
-        let projector = weights.vb().pp(projector);
         let deepest = layers.iter().copied().max().unwrap_or(0);
         Ok(Self {
             tower: VisionTower::new(&vision, deepest, tower.vb())?,
-            projector: Projector::new(config, vision.hidden * layers.len(), text.hidden, [projector.pp(first), projector.pp(second)])?,
+            projector: Projector::load(config, vision.hidden * layers.len(), text.hidden, true, weights)?,
             layers,
             drop_class_token,
             image_size: vision.image_size,
@@ -126,8 +125,8 @@ impl ImageFeatures {
 }
 
 /// The feature layers as numbers of layers run: 0 is the input of the first layer; negative numbers count from the end,
-/// where -1 is the output of the last layer.
-fn feature_layers(config: &Section, layers: usize) -> Result<Vec<usize>> {
+/// where -1 is the output of the last layer. `default` stands in for a missing setting.
+pub(crate) fn feature_layers(config: &Section, layers: usize, default: i64) -> Result<Vec<usize>> {
     const KEY: &str = "vision_feature_layer";
     let resolve = |layer: i64| {
         let from_end = i64::try_from(layers).unwrap_or(i64::MAX) + 1;
@@ -141,21 +140,28 @@ fn feature_layers(config: &Section, layers: usize) -> Result<Vec<usize>> {
         Some(serde_json::Value::Array(list)) if !list.is_empty() => {
             list.iter().map(|v| resolve(v.as_i64().ok_or_else(|| config.error(KEY, "expected whole numbers"))?)).collect()
         }
-        _ => Ok(vec![resolve(config.i64(KEY)?.unwrap_or(-2))?]),
+        _ => Ok(vec![resolve(config.i64(KEY)?.unwrap_or(default))?]),
     }
 }
 
 /// The projector from vision features to token embeddings.
 #[derive(Debug)]
-struct Projector {
+pub(crate) struct Projector {
     first: Linear,
     activation: Activation,
     second: Linear,
 }
 
 impl Projector {
-    fn new(config: &Section, inputs: usize, hidden: usize, [first, second]: [VarBuilder<'_>; 2]) -> Result<Self> {
-        let bias = config.bool("multimodal_projector_bias")?.unwrap_or(true);
+    /// Loads the projector from `inputs` to `hidden` features; `bias` stands in for a missing setting.
+    pub(crate) fn load(config: &Section, inputs: usize, hidden: usize, bias: bool, weights: &Weights<'_>) -> Result<Self> {
+        let (prefix, first, second) =
+            PROJECTOR.into_iter().find(|(prefix, first, _)| weights.has(&format!("{prefix}.{first}.weight"))).ok_or_else(|| {
+                Error::MissingTensor { part: "projector", names: PROJECTOR.iter().map(|(p, f, _)| format!("{p}.{f}.weight")).collect() }
+            })?;
+        let below = weights.vb().pp(prefix);
+        let (first, second) = (below.pp(first), below.pp(second));
+        let bias = config.bool("multimodal_projector_bias")?.unwrap_or(bias);
         Ok(Self {
             first: candle_nn::linear_b(inputs, hidden, bias, first)?,
             activation: Activation::from_name(config.string("projector_hidden_act")?.unwrap_or("gelu"))?,
@@ -167,7 +173,8 @@ impl Projector {
         self.first.weight().dtype()
     }
 
-    fn forward(&self, features: &Tensor) -> Result<Tensor> {
+    /// Projects features `[.., inputs]` to `[.., hidden]`.
+    pub(crate) fn forward(&self, features: &Tensor) -> Result<Tensor> {
         Ok(self.second.forward(&self.activation.forward(&self.first.forward(features)?)?)?)
     }
 }

@@ -13,5 +13,6 @@ pub(crate) mod llava;
 pub(crate) mod llava_next;
 pub(crate) mod mllama;
 pub(crate) mod paligemma;
+pub(crate) mod pixtral;
 pub(crate) mod qwen_vl;
 pub(crate) mod text;

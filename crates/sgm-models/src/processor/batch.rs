@@ -56,7 +56,11 @@ impl Processor {
                 let token = tokenizer.id_to_token(images.token).ok_or_else(|| Error::Tokenizer {
                     reason: format!("it has no token {}, which config.json names as the image token", images.token),
                 })?;
-                Some((images.processor, (images.text)(token)))
+                let writer = (images.text)(token);
+                if let Some(missing) = writer.special_tokens().iter().find(|token| tokenizer.token_to_id(token).is_none()) {
+                    return Err(Error::Tokenizer { reason: format!("it has no token {missing}, which the text of images needs") });
+                }
+                Some((images.processor, writer))
             }
         };
         let named = |name: &str| checkpoint.special_token(name);

@@ -28,6 +28,11 @@ pub(crate) trait ImageText: fmt::Debug + Send + Sync {
         if images.next().is_some() { Err(text.matches(self.placeholder()).count()) } else { Ok(expanded) }
     }
 
+    /// The tokens of expansions beside the image token, each of which the tokenizer must have.
+    fn special_tokens(&self) -> &[String] {
+        &[]
+    }
+
     /// Adds special tokens to a text whose images are not expanded yet; `None` if the tokenizer adds them.
     fn add_special_tokens(&self, _text: &str) -> Option<String> {
         None

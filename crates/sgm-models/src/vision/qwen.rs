@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::linear::{Linear, Weights};
 use crate::vision::qwen_grid::{Grid, LearnedPositions, PatchLayout, inverse_order, reorder_rows};
+use crate::vision::segment_attention::{SCORES, attention};
 
 /// The generations of Qwen-VL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,9 +242,6 @@ struct Block {
     mlp: VisionMlp,
 }
 
-/// The maximum number of attention scores in memory at once: 128 MiB of f32.
-const SCORES: usize = 1 << 25;
-
 impl Block {
     fn new(config: &QwenVisionConfig, weights: &Weights<'_>) -> Result<Self> {
         let hidden = config.hidden;
@@ -276,24 +274,6 @@ impl Block {
         let attended = attention(&q, &turned.get(1)?, &qkv.get(2)?, segments, SCORES)?;
         Ok(attended.transpose(0, 1)?.reshape((patches, self.heads * head_dim))?)
     }
-}
-
-/// Attention within segments of `[heads, patches, head_dim]`, in chunks of queries such that at most `scores` attention
-/// scores are in memory at once.
-fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[usize], scores: usize) -> Result<Tensor> {
-    let heads = q.dim(0)?;
-    let mut attended = Vec::new();
-    let mut start = 0;
-    for segment in segments {
-        let (k, v) = (k.narrow(1, start, *segment)?.t()?, v.narrow(1, start, *segment)?);
-        let queries = (scores / heads / segment).max(1);
-        for first in (0..*segment).step_by(queries) {
-            let q = q.narrow(1, start + first, queries.min(segment - first))?;
-            attended.push(candle_nn::ops::softmax_last_dim(&q.matmul(&k)?)?.matmul(&v)?);
-        }
-        start += segment;
-    }
-    Ok(Tensor::cat(&attended, 1)?)
 }
 
 /// An MLP of two layers, or of three with a gate.
@@ -364,7 +344,6 @@ impl Merger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn impossible_shapes_are_refused() {
@@ -379,23 +358,6 @@ mod tests {
             let read = |json: &str| QwenVisionConfig::from_section(&Section::parse("config.json", json.as_bytes())?, generation);
             assert!(matches!(read(json), Err(Error::Config { .. })), "{json}");
             read(r#"{"num_heads": 8}"#).unwrap();
-        }
-    }
-
-    #[test]
-    fn attention_in_chunks_equals_attention_per_segment() {
-        let random = || Tensor::randn(0f32, 1.0, (2, 10, 4), &Device::Cpu).unwrap();
-        let (q, k, v) = (random(), random(), random());
-        let apart = |x: &Tensor, start, count| x.narrow(1, start, count).unwrap().contiguous().unwrap();
-        let alone = |start, count| {
-            let scores = apart(&q, start, count).matmul(&apart(&k, start, count).t().unwrap()).unwrap();
-            candle_nn::ops::softmax_last_dim(&scores).unwrap().matmul(&apart(&v, start, count)).unwrap()
-        };
-        let expected = Tensor::cat(&[alone(0, 3), alone(3, 7)], 1).unwrap();
-        for scores in [0, 28, SCORES] {
-            let pieces = attention(&q, &k, &v, &[3, 7], scores).unwrap();
-            let difference = (pieces - &expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(difference < 1e-6, "{scores}: {difference}");
         }
     }
 }

@@ -64,6 +64,7 @@ fn images_that_do_not_fit_one_tensor_are_an_error() {
         r#"{"image_processor_type": "LlavaNextImageProcessor", "do_pad": false, "size": 14, "crop_size": 14,
             "image_grid_pinpoints": [[14, 28], [28, 28]]}"#,
         r#"{"image_processor_type": "Qwen2VLImageProcessor", "do_resize": false}"#,
+        r#"{"image_processor_type": "PixtralImageProcessor", "do_pad": false}"#,
         r#"{"image_processor_type": "SmolVLMImageProcessor", "do_pad": false, "size": {"longest_edge": 48},
             "max_image_size": {"longest_edge": 16}}"#,
     ] {
@@ -109,6 +110,9 @@ fn settings_out_of_range_are_typed_errors() {
         (r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 0}"#, "patch_size"),
         (r#"{"image_processor_type": "Qwen2VLImageProcessor", "merge_size": 10000}"#, "merge_size"),
         (r#"{"image_processor_type": "Qwen2VLImageProcessor", "temporal_patch_size": 2000000000}"#, "temporal_patch_size"),
+        (r#"{"image_processor_type": "PixtralImageProcessor", "size": {"shortest_edge": 9}}"#, "size"),
+        (r#"{"image_processor_type": "PixtralImageProcessor", "patch_size": {"height": 16, "width": 0}}"#, "patch_size.width"),
+        (r#"{"image_processor_type": "PixtralImageProcessor", "do_center_crop": true}"#, "do_center_crop"),
         (r#"{"image_processor_type": "Idefics3ImageProcessor", "size": {"shortest_edge": 9}}"#, "size"),
         (r#"{"image_processor_type": "Idefics3ImageProcessor", "max_image_size": {}}"#, "max_image_size"),
         (r#"{"image_processor_type": "Idefics3ImageProcessor", "max_image_size": {"longest_edge": -1}}"#, "max_image_size.longest_edge"),
@@ -119,7 +123,7 @@ fn settings_out_of_range_are_typed_errors() {
             other => panic!("{json}: {other:?}"),
         }
     }
-    let error = ImageProcessor::from_json(br#"{"image_processor_type": "PixtralImageProcessor"}"#).unwrap_err();
+    let error = ImageProcessor::from_json(br#"{"image_processor_type": "FuyuImageProcessor"}"#).unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }));
     assert!(error.to_string().contains("Qwen2VLImageProcessor"), "{error}");
 }

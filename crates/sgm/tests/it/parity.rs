@@ -73,6 +73,11 @@ fn qwen_vl() {
 }
 
 #[test]
+fn pixtral_and_mistral3() {
+    hold(&["pixtral", "mistral3"], 2);
+}
+
+#[test]
 fn mllama() {
     hold(&["mllama_"], 2);
 }

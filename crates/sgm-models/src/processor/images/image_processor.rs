@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::processor::images::anyres::Anyres;
 use crate::processor::images::clip::Clip;
 use crate::processor::images::layout::ProcessedImages;
+use crate::processor::images::longest_edge::LongestEdge;
 use crate::processor::images::pixels::Pixels;
 use crate::processor::images::resample::{Filter, ImageBackend};
 use crate::processor::images::smart_resize::SmartResize;
@@ -40,6 +41,7 @@ enum PixelLayout {
     Tiles(Tiles),
     SmartResize(SmartResize),
     Split(Split),
+    LongestEdge(LongestEdge),
 }
 
 const SUPPORTED: &[&str] = &[
@@ -53,6 +55,7 @@ const SUPPORTED: &[&str] = &[
     "Qwen2VLImageProcessor",
     "Idefics3ImageProcessor",
     "SmolVLMImageProcessor",
+    "PixtralImageProcessor",
 ];
 
 impl ImageProcessor {
@@ -104,9 +107,18 @@ impl ImageProcessor {
             "MllamaImageProcessor" => (PixelLayout::Tiles(Tiles::new(config, side)?), half, Filter::Bilinear),
             "Qwen2VLImageProcessor" => (PixelLayout::SmartResize(SmartResize::new(config)?), clip, Filter::Bicubic),
             "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => (PixelLayout::Split(Split::new(config, side)?), half, Filter::Lanczos),
+            "PixtralImageProcessor" => (PixelLayout::LongestEdge(LongestEdge::new(config)?), clip, Filter::Bicubic),
             _ => return Err(Error::Unsupported { what: "image processor", got: kind, supported: SUPPORTED }),
         };
         Ok(Self { pixels: Pixels::new(config, backend, filter, mean, std)?, layout })
+    }
+
+    /// Sets the side of a token in pixels, for the kind whose tokens may cover several patches.
+    pub(crate) fn with_token_side(mut self, side: u32) -> Self {
+        if let PixelLayout::LongestEdge(layout) = self.layout {
+            self.layout = PixelLayout::LongestEdge(layout.with_token(side));
+        }
+        self
     }
 
     /// Sets the backend whose arithmetic is followed.
@@ -132,7 +144,9 @@ impl ImageProcessor {
     ///   `aspect_ratio_mask [batch, images, tiles]`;
     /// * Qwen-VL: `[patches, 3 * temporal_patch_size * patch_size^2]`; `image_grid_thw [images, 3]`;
     /// * Idefics3, SmolVLM: `[batch, tiles, 3, side, side]`, the tiles of all images of a row, each followed by the
-    ///   whole image; `pixel_attention_mask [batch, tiles, side, side]`.
+    ///   whole image; `pixel_attention_mask [batch, tiles, side, side]`;
+    /// * Pixtral: `[images, 3, height, width]`, zeros below and to the right of smaller images; `image_sizes [images, 2]` are
+    ///   the heights and widths without them.
     ///
     /// # Errors
     ///
@@ -152,6 +166,7 @@ impl ImageProcessor {
             PixelLayout::Tiles(layout) => layout.process(&self.pixels, rows),
             PixelLayout::SmartResize(layout) => layout.process(&self.pixels, rows),
             PixelLayout::Split(layout) => layout.process(&self.pixels, rows),
+            PixelLayout::LongestEdge(layout) => layout.process(&self.pixels, rows),
         }
     }
 }
