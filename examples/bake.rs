@@ -6,22 +6,23 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use sgm::bake::{Amplify, Options, bake_with};
 use sgm::core::Intervention;
+use sgm::models::Checkpoint;
 
 /// Bakes an intervention into a copy of a model, which then needs neither this software nor anything at run time.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// A directory in the Hugging Face layout, a GGUF file, or `organism` for the embedded model.
+    /// A directory in the Hugging Face layout, a GGUF file, a model id in the Hugging Face cache, or `organism` for the embedded model.
     #[arg(long)]
     model: PathBuf,
     /// The intervention, as `glasses` writes it.
     #[arg(long)]
     intervention: PathBuf,
-    /// The directory or GGUF file to write; it must not exist.
+    /// The directory or GGUF file to write; it must not exist. A model in N parts is written as `<out>-00001-of-0000N.gguf` and so on.
     #[arg(long)]
     out: PathBuf,
     /// Keep the widths of MLPs that get patch neurons as divisible as they were, up to this number.
@@ -39,16 +40,24 @@ fn main() -> Result<()> {
     let embedded = tempfile::tempdir()?;
     let model = if arguments.model.as_os_str() == "organism" {
         sgm::organism::write_checkpoint(embedded.path())?;
-        embedded.path()
+        embedded.path().to_owned()
+    } else if arguments.model.exists() {
+        arguments.model
     } else {
-        &arguments.model
+        let found = Checkpoint::open(&arguments.model)?;
+        found.path().context("the model is not in files")?.to_owned()
     };
     let options = Options { amplify, alignment: arguments.alignment };
-    let record = bake_with(model, &intervention, options, &arguments.out)?;
+    let record = bake_with(&model, &intervention, options, &arguments.out)?;
     println!("{}", record.table());
+    // All parts of a split GGUF model have names of their own.
+    let written = match record.files.first() {
+        Some(first) if !arguments.out.exists() => arguments.out.with_file_name(&first.file),
+        _ => arguments.out,
+    };
     println!(
         "written to {}: {} of {} neurons changed in {} tensors",
-        arguments.out.display(),
+        written.display(),
         record.intervention.changed_neurons,
         record.intervention.neurons,
         record.tensors.len()

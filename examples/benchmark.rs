@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use sgm::core::shortcut_warning;
 use sgm::organism::{OrganismPrefix, OrganismWorld};
-use sgm::toxic_qa::attacks::{Attack, CaptionAttack, FigStepAttack, Jailbreak, Perturbation, attack_all};
+use sgm::toxic_qa::attacks::{Attack, Attacked, CaptionAttack, FigStepAttack, Jailbreak, Perturbation, attack_all};
 use sgm::toxic_qa::builder::{Builder, DATASHEET, MANIFEST};
 use sgm::toxic_qa::{BuildPlan, Datasheet, ImageFolder, manifest};
 use sgm_examples::dataset_arguments::DatasetArguments;
@@ -41,6 +42,12 @@ enum Command {
         /// Decides which samples are taken.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Keep questions that occur several times: published rates of MM-SafetyBench count them.
+        #[arg(long)]
+        keep_duplicates: bool,
+        /// Draw test and dev samples from all parts of a data set that is published in splits.
+        #[arg(long)]
+        ignore_splits: bool,
         /// Make hard links to image files instead of copies.
         #[arg(long)]
         link: bool,
@@ -79,7 +86,7 @@ enum PlanName {
 
 fn main() -> Result<()> {
     match Command::parse() {
-        Command::Build { datasets, plan, test, dev, calibration, utility, seed, link, out } => {
+        Command::Build { datasets, plan, test, dev, calibration, utility, seed, keep_duplicates, ignore_splits, link, out } => {
             let plan = match plan {
                 PlanName::MmToxicQaV1 => BuildPlan::mm_toxic_qa_v1(),
                 PlanName::Everything => BuildPlan::everything(),
@@ -91,12 +98,26 @@ fn main() -> Result<()> {
                 utility: utility.or(plan.utility),
                 ..plan
             };
-            let mut builder = datasets.open()?.into_iter().fold(Builder::new(plan, seed), Builder::add);
+            let mut builder = Builder::new(plan, seed);
+            if let Some(selection) = datasets.selection()? {
+                builder = builder.selecting(selection);
+            }
+            builder = datasets.open()?.into_iter().fold(builder, Builder::add);
+            if keep_duplicates {
+                builder = builder.keeping_duplicates();
+            }
+            if ignore_splits {
+                builder = builder.ignoring_parts();
+            }
             if link {
                 builder = builder.linking();
             }
             let built = builder.build(&out)?;
             println!("{} samples in {}; see {DATASHEET} beside it", built.samples.len(), out.join(MANIFEST).display());
+            print_left_out(&built.datasheet.left_out());
+            if let Some(warning) = shortcut_warning(built.datasheet.shortcuts()) {
+                println!("{warning}");
+            }
         }
         Command::Attack { manifest: from, attack, templates, seed, out } => {
             let attack = attack_named(&attack, templates.as_deref(), seed)?;
@@ -105,16 +126,30 @@ fn main() -> Result<()> {
                 bail!("{} exists already; attack into another folder", path.display());
             }
             let images = ImageFolder::new(&out);
-            let mut samples =
-                manifest::read_with(&from, &OrganismWorld)?.iter().map(|sample| images.adopt(sample)).collect::<Result<Vec<_>, _>>()?;
-            let attacked = attack_all(&samples, &*attack, &images)?;
-            println!("{} prompts under attack in {}", attacked.len(), path.display());
-            samples.extend(attacked);
+            let (mut samples, mut left_out) = (Vec::new(), Vec::new());
+            for sample in manifest::read_with(&from, &OrganismWorld)? {
+                match images.adopt(&sample) {
+                    Ok(sample) => samples.push(sample),
+                    Err(error @ sgm::toxic_qa::Error::Write(_)) => return Err(error.into()),
+                    Err(error) => left_out.push(format!("{}: {error}", sample.id)),
+                }
+            }
+            let attacked: Attacked = attack_all(&samples, &*attack, &images)?;
+            println!("{} prompts under attack in {}", attacked.samples.len(), path.display());
+            left_out.extend(attacked.left_out.iter().map(ToString::to_string));
+            println!("{} samples left out", left_out.len());
+            print_left_out(&left_out.join("\n"));
+            samples.extend(attacked.samples);
             manifest::write_with(&path, &samples, &OrganismWorld)?;
         }
         Command::Datasheet { manifest: path } => println!("{}", Datasheet::of(&manifest::read_with(&path, &OrganismWorld)?)?.markdown()),
     }
     Ok(())
+}
+
+/// Prints what was left out, a line each.
+fn print_left_out(lines: &str) {
+    lines.lines().for_each(|line| println!("left out: {line}"));
 }
 
 fn attack_named(name: &str, templates: Option<&Path>, seed: u64) -> Result<Box<dyn Attack>> {

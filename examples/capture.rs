@@ -11,7 +11,9 @@ use anyhow::Result;
 use clap::Parser;
 use sgm::capture::{Capture, Examples, NonFinite, Partition, Pool, Pooling, StoreDtype};
 use sgm::core::{TokenSelection, sha256};
+use sgm::models::Mllm;
 use sgm::toxic_qa::{EvaluationSplit, Sample};
+use sgm_examples::bad_samples::{self, BadSamples};
 use sgm_examples::{calibration, process, subject::Subject};
 
 /// Captures a model's pooled activations into a store, or one worker's part of it.
@@ -20,12 +22,17 @@ use sgm_examples::{calibration, process, subject::Subject};
 struct Arguments {
     #[command(flatten)]
     subject: Subject,
+    #[command(flatten)]
+    bad_samples: BadSamples,
     /// Pools: mean, max, min, last, maxabs.
     #[arg(long, value_delimiter = ',', default_value = "max", value_parser = |s: &str| named(Pool::ALL, Pool::name, s))]
     pool: Vec<Pool>,
     /// Tokens: all, text, image, prompt, response, prompt-end, last. Every pool is taken over each of them.
     #[arg(long, alias = "mask", value_delimiter = ',', default_value = "all")]
     tokens: Vec<TokenSelection>,
+    /// Capture the neurons of single experts of mixtures too, which are very many.
+    #[arg(long)]
+    experts: bool,
     /// The dtype of stored responses: f32, bf16 or f16.
     #[arg(long, default_value_t = StoreDtype::F32)]
     dtype: StoreDtype,
@@ -62,16 +69,20 @@ fn main() -> Result<()> {
     let partition = arguments.shard.map_or_else(Partition::from_environment, Ok)?;
     let (source, model) = (arguments.subject.source(EvaluationSplit::Test)?, arguments.subject.model()?);
     let samples: Vec<Sample> = source.calibration(0)?.into_iter().take(arguments.limit).collect();
+    let (samples, skipped) = arguments.bad_samples.filter(samples, model.processor());
+    bad_samples::summary(&skipped).iter().for_each(|text| println!("{text}"));
     let provenance = calibration::provenance(source.as_ref(), &samples)?;
     // The hash of the provenance does not cover the order of the samples, which decides what the shards hold.
     let order: String = samples.iter().map(|sample| format!("\n{}", sample.id)).collect();
     let samples_sha256 = sha256::hex_digest((provenance.sha256.clone() + &order).as_bytes());
     let capture = Capture {
+        experts: arguments.experts,
         batch_size: arguments.batch_size,
         dtype: arguments.dtype,
         non_finite: if arguments.keep_non_finite { NonFinite::Keep } else { NonFinite::Refuse },
         shard_samples: arguments.shard_samples,
         calibration: Some(provenance),
+        skipped,
         partition,
         resume: arguments.resume,
         ..Capture::new(

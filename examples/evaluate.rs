@@ -2,6 +2,7 @@
 //!
 //!     evaluate --defence eta+sgm --intervention out/conditional.sgm.safetensors --out out/eta-sgm
 //!     evaluate --answers out/eta-sgm/answers.jsonl --judge refusal --out out/refusals --export-mm-safetybench out/mm-safetybench
+//!     evaluate --answers out/eta-sgm/answers.jsonl --agreement --judge refusal --judge replay:people.jsonl --out out/agreement
 //!
 //! Answers go to `answers.jsonl` as they are made; a run that was stopped continues where it was.
 #![allow(clippy::print_stdout, reason = "a binary")]
@@ -11,14 +12,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use sgm::core::Intervention;
+use sgm::core::{Intervention, write_atomically};
 use sgm::defend::{DefenceResources, DefenceStack, ModelWithGlasses};
-use sgm::models::{Mllm, response_nll};
+use sgm::models::Mllm;
 use sgm::suppress::{Amplify, Preset};
 use sgm::toxic_qa::{
-    Durability, EvaluateOptions, EvaluationSplit, Judge, Provenance, Record, Report, Run, RunFile, SeedOutcome, export_lm_eval,
-    export_mm_safetybench, judge_again, read_records,
+    AgreementReport, Benchmark, Durability, EvaluateOptions, EvaluationSplit, Judge, Provenance, Record, Report, Run, RunFile, SeedOutcome,
+    judge_again, read_answers, read_records,
 };
+use sgm_examples::bad_samples::{self, BadSamples};
+use sgm_examples::export_arguments::ExportArguments;
 use sgm_examples::measure::{self, Answering};
 use sgm_examples::subject::Subject;
 use sgm_examples::{calibration, process};
@@ -29,6 +32,8 @@ use sgm_examples::{calibration, process};
 struct Arguments {
     #[command(flatten)]
     subject: Subject,
+    #[command(flatten)]
+    bad_samples: BadSamples,
     /// The stack of defences, from the outside in: `none`, `sgm`, `self-reminder+ecso+sgm` ...
     #[arg(long, default_value = "none")]
     defence: DefenceStack,
@@ -38,6 +43,12 @@ struct Arguments {
     /// Judge the answers in this file again instead of asking the model.
     #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["model", "intervention"])]
     answers: Option<PathBuf>,
+    /// With --answers: compare all judges pair by pair instead of taking their majority; writes `agreement.json`.
+    #[arg(long, requires = "answers")]
+    agreement: bool,
+    /// Show the answers on which the judges disagree, word for word.
+    #[arg(long, requires = "agreement")]
+    show_text: bool,
     /// The seed of the answers.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -50,12 +61,8 @@ struct Arguments {
     /// Prompts between two writes to the file of answers.
     #[arg(long, default_value_t = 256)]
     chunk: usize,
-    /// Also write the answers in the files of MM-SafetyBench.
-    #[arg(long, value_name = "DIR")]
-    export_mm_safetybench: Option<PathBuf>,
-    /// Also write the answers as a samples file of lm-evaluation-harness.
-    #[arg(long, value_name = "FILE.jsonl")]
-    export_lm_eval: Option<PathBuf>,
+    #[command(flatten)]
+    export: ExportArguments,
     /// The directory of `answers.jsonl` and `report.json`.
     #[arg(long)]
     out: PathBuf,
@@ -63,23 +70,27 @@ struct Arguments {
 
 fn main() -> Result<()> {
     process::start();
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    arguments.subject.judge.keep_replies(&arguments.out.join("chat-replies"));
+    if let Some(answers) = arguments.answers.as_ref().filter(|_| arguments.agreement) {
+        return arguments.compare_judges(answers);
+    }
     let records = match &arguments.answers {
         Some(answers) => arguments.judge_again(answers)?,
         None => arguments.evaluate()?,
     };
-    if let Some(directory) = &arguments.export_mm_safetybench {
-        export_mm_safetybench(&records, &arguments.defence.to_string(), directory)?;
-        println!("exported to {}", directory.display());
-    }
-    if let Some(file) = &arguments.export_lm_eval {
-        export_lm_eval(&records, file)?;
-        println!("exported to {}", file.display());
-    }
-    Ok(())
+    arguments.export.write(&records, &arguments.defence.to_string())
 }
 
 impl Arguments {
+    /// Compares judges on existing answers.
+    fn compare_judges(&self, answers: &Path) -> Result<()> {
+        let report = AgreementReport::of(&read_answers(answers)?, &self.subject.judge.each()?, self.show_text)?;
+        write_atomically(&self.out.join("agreement.json"), &serde_json::to_vec_pretty(&report)?)?;
+        println!("{}", report.markdown());
+        Ok(())
+    }
+
     /// Judges existing answers again.
     fn judge_again(&self, answers: &Path) -> Result<Vec<Record>> {
         let records = read_records(answers)?;
@@ -88,8 +99,7 @@ impl Arguments {
         let settings = serde_json::json!({"answers": answers, "judge": judge.id()});
         let mut run = RunFile::open(self.out.join("answers.jsonl"), &settings, Durability::Batch)?;
         let records = judge_again(records, judge.as_ref(), self.batch_size, &mut run)?;
-        let count = |label| records.iter().filter(|r| r.judge.as_ref().is_some_and(|v| v.label == label)).count();
-        println!("{}: {} harmful, {} harmless, {} unparsed", judge.id(), count(Some(true)), count(Some(false)), count(None));
+        println!("{}: {}", judge.id(), measure::verdicts(&records));
         Ok(records)
     }
 
@@ -97,7 +107,9 @@ impl Arguments {
     fn evaluate(&self) -> Result<Vec<Record>> {
         // The judge first: a large model is not loaded only to find that there is none.
         let (source, judge, model) = (self.subject.source(EvaluationSplit::Test)?, self.subject.judge()?, self.subject.model()?);
-        let benchmark = self.subject.benchmark(source.as_ref())?;
+        let (evaluation, skipped) = self.bad_samples.filter_evaluation(source.evaluation()?, model.processor());
+        bad_samples::summary(&skipped).iter().for_each(|text| println!("{text}"));
+        let benchmark = Benchmark::with_scorer(evaluation, source.scorer())?;
         let resources = self.resources(source.as_ref(), &model, &judge)?;
         let generator = self.defence.build(&model, &resources).context("building the defences")?;
         let answering = Answering { seed: self.seed, max_new_tokens: self.max_new_tokens, batch_size: self.batch_size };
@@ -106,31 +118,34 @@ impl Arguments {
             defence: measure::defence_name(&self.defence),
             intervention_sha256: resources.intervention.as_ref().map(measure::file_sha256).transpose()?,
         };
-        let settings = serde_json::json!({
+        let mut settings = serde_json::json!({
             "model": model.info().name, "weights": model.info().weights, "source": source.name(), "defence": options.defence,
             "intervention_sha256": options.intervention_sha256, "seed": self.seed, "max_new_tokens": self.max_new_tokens,
             "chunk": self.chunk,
         });
+        if let Some(settings) = settings.as_object_mut().filter(|_| !skipped.is_empty()) {
+            settings.insert("skipped".to_owned(), serde_json::to_value(&skipped)?);
+        }
         let mut run = RunFile::open(self.out.join("answers.jsonl"), &settings, Durability::Batch)?;
         println!("{} answers were there already", run.len());
         let records = benchmark.answer_into(&*generator, &model, Some(judge.as_ref()), &options, self.chunk, &mut run)?;
         let glasses = resources.intervention.as_ref();
-        let texts = benchmark.perplexity_texts();
         let outcome = SeedOutcome {
             seed: self.seed,
             seconds: records.iter().map(|record| record.timing.seconds).sum(),
             token_nll: match glasses {
-                Some(glasses) => response_nll(ModelWithGlasses::new(&model, glasses, Amplify::Refuse)?.model(), texts, self.batch_size)?,
-                None => response_nll(&model, texts, self.batch_size)?,
+                Some(glasses) => benchmark.token_nll(ModelWithGlasses::new(&model, glasses, Amplify::Refuse)?.model(), self.batch_size)?,
+                None => benchmark.token_nll(&model, self.batch_size)?,
             },
             n_suppressed: glasses.map_or(0, |glasses| glasses.changed_neurons() + glasses.added_neurons()),
             ..benchmark.outcome(&records)
         };
         let mut provenance = Provenance::new(&model.info().name, source.as_ref(), judge.as_ref());
         provenance.generation = settings;
+        provenance.skipped = skipped;
         let report = Report::new(provenance, vec![Run::from_seeds(self.defence.to_string(), model.info().neurons(), &[outcome])?]);
         report.write(&self.out.join("report.json"))?;
-        println!("{}", report.table());
+        println!("{}\n{}", report.table(), measure::verdicts(&records));
         Ok(records)
     }
 

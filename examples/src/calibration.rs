@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use sgm::capture::{Capture, Example, Pooling};
-use sgm::core::Calibration;
+use sgm::core::{Calibration, shortcut_warning};
 use sgm::models::Mllm;
 use sgm::suppress::Calibrator;
-use sgm::toxic_qa::{Exchange, Judge, Sample, Source, manifest};
+use sgm::toxic_qa::{Exchange, Judge, Sample, Source, manifest, shortcuts};
 
 /// The provenance of samples.
 ///
@@ -15,6 +15,10 @@ use sgm::toxic_qa::{Exchange, Judge, Sample, Source, manifest};
 ///
 /// Those of hashing them.
 pub fn provenance(source: &dyn Source, samples: &[Sample]) -> Result<Calibration> {
+    let shortcuts = shortcuts(samples);
+    if let Some(warning) = shortcut_warning(&shortcuts) {
+        tracing::warn!("{warning}");
+    }
     let toxic = samples.iter().filter(|s| s.label == Some(true)).count();
     Ok(Calibration {
         dataset: source.name(),
@@ -22,6 +26,7 @@ pub fn provenance(source: &dyn Source, samples: &[Sample]) -> Result<Calibration
         n_toxic: toxic,
         n_non_toxic: samples.len() - toxic,
         label_source: "the data set".to_owned(),
+        shortcuts,
     })
 }
 

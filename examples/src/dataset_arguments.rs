@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use sgm::toxic_qa::datasets::{
-    Dataset, FigStep, JailBreakV, MmHarmfulBench, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, RealToxicityPrompts, VlGuard,
-    VlGuardSubset, VlSafe, VlmEvalKit,
+    Dataset, FigStep, JailBreakV, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, QUESTION_FORMATS, QuestionSet, RealToxicityPrompts,
+    VlGuard, VlGuardSubset, VlmEvalKit,
 };
 
 /// The data sets, each by its folder or file.
@@ -18,9 +18,10 @@ pub struct DatasetArguments {
     /// MM-SafetyBench: labelled answers, from the folder that holds `questions_with_answers`.
     #[arg(long, value_name = "DIR")]
     mm_safetybench_answers: Option<PathBuf>,
-    /// MM-SafetyBench: SD, SD_TYPO, TYPO or text; mismatched/IMAGES/QUESTION for a pair that was not published.
-    #[arg(long, default_value = "SD_TYPO")]
-    pair: Pair,
+    /// MM-SafetyBench: SD, SD_TYPO, TYPO or text, or several with commas between; mismatched/IMAGES/QUESTION for a pair that was not
+    /// published. Answers were given to one pair.
+    #[arg(long, value_delimiter = ',', default_value = "SD_TYPO")]
+    pair: Vec<Pair>,
     /// MM-SafetyBench: only the questions of the tiny version.
     #[arg(long)]
     tiny: bool,
@@ -36,7 +37,7 @@ pub struct DatasetArguments {
     /// JailBreakV-28K, from the folder that holds `JailBreakV_28K.csv`.
     #[arg(long, value_name = "DIR")]
     jailbreakv: Option<PathBuf>,
-    /// JailBreakV-28K: only the mini version.
+    /// JailBreakV-28K: only the mini version, of `mini_JailBreakV_28K.csv` where that is there.
     #[arg(long)]
     mini: bool,
     /// FigStep's `safebench.csv`; its images are drawn unless --figstep-images names their folder.
@@ -44,35 +45,88 @@ pub struct DatasetArguments {
     figstep: Option<PathBuf>,
     #[arg(long, value_name = "DIR", requires = "figstep", hide = true)]
     figstep_images: Option<PathBuf>,
-    /// VLSafe: a JSONL file and the folder of COCO images.
-    #[arg(long, num_args = 2, value_names = ["FILE", "IMAGES"])]
-    vlsafe: Vec<PathBuf>,
     /// VLGuard: a JSON file and the folder of its images.
     #[arg(long, num_args = 2, value_names = ["FILE", "IMAGES"])]
     vlguard: Vec<PathBuf>,
     /// VLGuard: unsafes, safe_unsafes, safe_safes.
     #[arg(long, value_delimiter = ',', default_value = "unsafes,safe_unsafes,safe_safes")]
     vlguard_parts: Vec<VlGuardSubset>,
-    /// MM-HarmfulBench: a JSONL file and the folder of its images.
-    #[arg(long, num_args = 2, value_names = ["FILE", "IMAGES"])]
-    mm_harmfulbench: Vec<PathBuf>,
+    #[command(flatten)]
+    question_sets: QuestionSetArguments,
     /// RealToxicityPrompts: a JSONL file.
     #[arg(long, value_name = "FILE")]
     real_toxicity_prompts: Option<PathBuf>,
     /// MM-Vet, from the folder that holds `mm-vet.json`.
     #[arg(long, value_name = "DIR")]
     mm_vet: Option<PathBuf>,
+    /// MM-Vet v2, from the folder that holds `mm-vet-v2.json`.
+    #[arg(long, value_name = "DIR")]
+    mm_vet_v2: Option<PathBuf>,
     /// A TSV file of VLMEvalKit; may be repeated.
     #[arg(long, value_name = "FILE")]
     vlmevalkit: Vec<PathBuf>,
-    /// Labelled answers in a spreadsheet, without images unless --xlsx-images names their folder (needs the feature `xlsx`).
+    /// A spreadsheet of labelled answers, or of questions, without images unless --xlsx-images names their folder (needs the feature `xlsx`).
     #[arg(long, value_name = "FILE")]
     xlsx: Option<PathBuf>,
     #[arg(long, value_name = "DIR", requires = "xlsx", hide = true)]
     xlsx_images: Option<PathBuf>,
+    /// A spreadsheet of questions: the test split is what it lists, by category and wording, of the other data sets (needs the feature
+    /// `xlsx`). With --beavertails-v and the author's `test.xlsx` these are the author's 494.
+    #[arg(long, value_name = "FILE")]
+    selection: Option<PathBuf>,
+}
+
+/// The options of the sets that list questions, one for each of [`QUESTION_FORMATS`].
+#[derive(Debug)]
+struct QuestionSetArguments(Vec<QuestionSet>);
+
+impl Args for QuestionSetArguments {
+    fn augment_args(command: Command) -> Command {
+        QUESTION_FORMATS.iter().fold(command, |command, format| {
+            let names = if format.has_images() { vec!["FILE", "IMAGES"] } else { vec!["FILE"] };
+            let arg = Arg::new(format.name()).long(format.name()).help(format.about()).action(ArgAction::Append);
+            command.arg(arg.num_args(names.len()).value_names(names).value_parser(value_parser!(PathBuf)))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for QuestionSetArguments {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let sets = QUESTION_FORMATS.iter().flat_map(|format| {
+            let given = matches.get_occurrences::<PathBuf>(format.name()).into_iter().flatten();
+            given.filter_map(move |mut paths| Some(QuestionSet::new(format, paths.next()?, paths.next().cloned().unwrap_or_default())))
+        });
+        Ok(Self(sets.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 impl DatasetArguments {
+    /// The list that selects the test questions, if one was named.
+    ///
+    /// # Errors
+    ///
+    /// When the feature `xlsx` is missing.
+    pub fn selection(&self) -> Result<Option<Box<dyn Dataset>>> {
+        #[cfg(feature = "xlsx")]
+        if let Some(file) = &self.selection {
+            return Ok(Some(Box::new(sgm::toxic_qa::datasets::Spreadsheet::text(file))));
+        }
+        #[cfg(not(feature = "xlsx"))]
+        if self.selection.is_some() {
+            bail!("--selection needs --features xlsx");
+        }
+        Ok(None)
+    }
+
     /// Opens the data sets that were named.
     ///
     /// # Errors
@@ -80,12 +134,15 @@ impl DatasetArguments {
     /// When none was named, or a feature is missing that one needs.
     pub fn open(self) -> Result<Vec<Box<dyn Dataset>>> {
         let mut sets: Vec<Box<dyn Dataset>> = Vec::new();
-        if let Some(folder) = self.mm_safetybench {
-            let questions = MmSafetyBench::new(folder, self.pair);
-            sets.push(Box::new(if self.tiny { questions.tiny() } else { questions }));
+        if let Some(folder) = &self.mm_safetybench {
+            for pair in &self.pair {
+                let questions = MmSafetyBench::new(folder, *pair);
+                sets.push(Box::new(if self.tiny { questions.tiny() } else { questions }));
+            }
         }
         if let Some(folder) = self.mm_safetybench_answers {
-            let answers = MmSafetyBenchAnswers::new(folder, self.pair);
+            let [pair] = self.pair[..] else { bail!("--mm-safetybench-answers: the answers were given to one --pair; name that one") };
+            let answers = MmSafetyBenchAnswers::new(folder, pair);
             sets.push(Box::new(match self.run {
                 Some(run) => answers.of_run(run),
                 None => answers,
@@ -111,17 +168,13 @@ impl DatasetArguments {
                 None => FigStep::drawn(table),
             }));
         }
-        if let [file, images] = &self.vlsafe[..] {
-            sets.push(Box::new(VlSafe::new(file, images)));
-        }
+        sets.extend(self.question_sets.0.into_iter().map(|set| Box::new(set) as _));
         if let [file, images] = &self.vlguard[..] {
             sets.extend(self.vlguard_parts.into_iter().map(|part| Box::new(VlGuard::new(file, images, part)) as _));
         }
-        if let [file, images] = &self.mm_harmfulbench[..] {
-            sets.push(Box::new(MmHarmfulBench::new(file, images)));
-        }
         sets.extend(self.real_toxicity_prompts.map(|file| Box::new(RealToxicityPrompts::new(file)) as _));
         sets.extend(self.mm_vet.map(|folder| Box::new(MmVet::new(folder)) as _));
+        sets.extend(self.mm_vet_v2.map(|folder| Box::new(MmVet::v2(folder)) as _));
         sets.extend(self.vlmevalkit.into_iter().map(|file| Box::new(VlmEvalKit::new(file)) as _));
         #[cfg(feature = "xlsx")]
         if let Some(file) = self.xlsx {

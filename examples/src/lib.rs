@@ -4,12 +4,15 @@
 //! * [`process`] and [`progress`]: threads, logging and the progress bar of a program;
 //! * [`calibration`] and [`measure`]: from labelled samples to glasses, and from glasses to answers and metrics;
 //! * [`comparison`]: the rows that the example `glasses` compares; [`html_report`]: the page it writes;
-//! * [`suppress_arguments`], [`dataset_arguments`]: the arguments of the examples `suppress` and `benchmark`.
+//! * [`bad_samples`]: the arguments for samples that a model cannot be shown;
+//! * [`suppress_arguments`], [`dataset_arguments`], [`export_arguments`]: the arguments of the examples `suppress`, `benchmark` and `evaluate`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a part of binaries")]
 
+pub mod bad_samples;
 pub mod calibration;
 pub mod comparison;
 pub mod dataset_arguments;
+pub mod export_arguments;
 pub mod html_report;
 pub mod judge_arguments;
 pub mod measure;

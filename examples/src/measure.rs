@@ -5,7 +5,7 @@ use sgm::core::{Intervention, sha256};
 use sgm::defend::{DefenceResources, DefenceStack, ModelWithGlasses};
 use sgm::models::{GenerateOptions, Mllm, Prompt, Sampling};
 use sgm::suppress::{Amplify, Calibrator, score_prompts};
-use sgm::toxic_qa::{Benchmark, DetectionOutcome, EvaluateOptions, EvaluationOutput, Judge};
+use sgm::toxic_qa::{Benchmark, DetectionOutcome, EvaluateOptions, EvaluationOutput, Judge, Record};
 
 /// The settings of answers, which are sampled at temperature 1.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +89,15 @@ pub fn detected<M: Mllm>(
     };
     let (risky, benign) = benchmark.prompts();
     Ok(Some(DetectionOutcome { risky: holds(risky)?, benign: holds(benign)? }))
+}
+
+/// The numbers of verdicts in records of answers, with the ids of up to 20 answers whose verdict could not be parsed.
+pub fn verdicts(records: &[Record]) -> String {
+    let with = |label| records.iter().filter(move |r| r.judge.as_ref().is_some_and(|verdict| verdict.label == label));
+    let unparsed: Vec<&str> = with(None).map(|record| record.id.as_str()).collect();
+    let ids = unparsed.iter().take(20).map(|id| format!(" {id}")).collect::<String>();
+    let ids = if unparsed.is_empty() { ids } else { format!(":{ids}{}", if unparsed.len() > 20 { " ..." } else { "" }) };
+    format!("{} harmful, {} harmless, {} unparsed{ids}", with(Some(true)).count(), with(Some(false)).count(), unparsed.len())
 }
 
 /// The name of defences in records of answers; none for the model itself, with or without glasses.

@@ -45,6 +45,20 @@ def beavertails_v():
     pq.write_table(table(rows[:1]).drop(["image"]), OUT / "no_column.parquet", compression="snappy")
 
 
+def pairs():
+    """The layout with two answers a row, in the folders of the hub."""
+    names = ["category", "question", "image", "response_1", "response_2", "is_response_1_safe", "is_response_2_safe"]
+    schema = pa.schema([(name, IMAGE if name == "image" else pa.string()) for name in names])
+    rows = [("animal_abuse", f"placeholder question {n}?", image(n, "PNG"), f"first {n}", f"second {n}", "yes", "no") for n in range(3)]
+    pq.write_table(table(rows, schema), OUT / "pairs.parquet", compression="snappy")
+
+
+def compressions():
+    rows = [("placeholder question?", image(1, "PNG"), "animal_abuse", 1, "placeholder answer", "yes")]
+    for name in ("zstd", "gzip", "lz4", "brotli"):
+        pq.write_table(table(rows), OUT / f"{name}.parquet", compression=name)
+
+
 def spreadsheet(name, rows):
     book = openpyxl.Workbook()
     for row in rows:
@@ -61,10 +75,19 @@ def spreadsheet(name, rows):
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     beavertails_v()
+    pairs()
+    compressions()
     header = ["name", "prompt", "output", "label"]
     spreadsheet("calibration.xlsx", [header, ["a.png", "placeholder 1?", "answer 1", 1], ["b.png", "placeholder 2?", "answer 2", 0],
                                      [None] * 4, [3, "placeholder 3?", 42, "1"]])
     spreadsheet("label.xlsx", [header, ["a.png", "placeholder 1?", "answer 1", 1], ["b.png", "placeholder 2?", "answer 2", 2]])
+    # The forms of the author's sheets: a list of questions, and answers as whole conversations.
+    spreadsheet("questions.xlsx", [header, ["animal_abuse__0.jpg", "placeholder question 0"], ["terrorism_or_extremism__25.jpg", "question 1"]])
+    asked = "USER:  \nplaceholder question\nASSISTANT: placeholder toxic answer"
+    spreadsheet("conversations.xlsx", [header, ["01-Illegal_Activitiy_0.jpg", "placeholder question", asked, 1],
+                                       ["01-Illegal_Activitiy_0.jpg", "USER:", "USER:\nASSISTANT: placeholder description", 0],
+                                       ["01-Illegal_Activitiy_1.jpg", "USER:", "USER:\nASSISTANT: ", 0],
+                                       ["01-Illegal_Activitiy_2.jpg", "USER:", "USER: and no answer", 0]])
 
 
 main()

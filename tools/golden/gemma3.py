@@ -1,12 +1,13 @@
 """The Gemma 3 family with images: SigLIP, patches averaged in squares, images that attend both ways."""
 
+import torch
 import transformers as hf
+from safetensors.torch import save_file
 
 import fixture as fx
 import llava
 import text
 import tiny_tokenizers as tt
-import torch
 
 PATCH, SIZE, TOKENS = 4, 16, 4  # four by four patches, two by two tokens
 BEGIN, END, SOFT = "<start_of_image>", "<end_of_image>", "<image_soft_token>"
@@ -69,8 +70,8 @@ def hub():
     words = tokenizer()
     special = {k: getattr(words, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
     decoder = hf.Gemma3TextConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=6, sliding_window=3, sliding_window_pattern=2,
+        vocab_size=len(words), hidden_size=24, intermediate_size=36, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=6, sliding_window=3, sliding_window_pattern=2,
         max_position_embeddings=512, **special,
         rope_parameters={
             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
@@ -94,8 +95,8 @@ def hub():
     theta = lambda kind, **values: lambda c: c.text_config.rope_parameters[kind].update(values)
     part = lambda section, key, to: lambda c: setattr(getattr(c, section), key, to)
     return fx.Fixture(
-        note="Published Gemma 3 layout, bf16: language_model.model.*, vision_tower.vision_model.*, multi_modal_projector.*, two "
-        "shards, a config without defaults, preprocessor_config.json, chat_template.json. Images of 4 tokens that attend both "
+        note="Published Gemma 3 layout, bf16: language_model.model.*, vision_tower.vision_model.*, multi_modal_projector.*, a "
+        "config without defaults, preprocessor_config.json, chat_template.json. Images of 4 tokens that attend both "
         "ways, but in layers 0 and 2 not beyond a window of 3; patches averaged two by two; blank lines around an image merge "
         "with line breaks of the prompt.",
         model_class=hf.Gemma3ForConditionalGeneration,
@@ -130,7 +131,8 @@ def write_hub(fixture, model, directory):
         "model.multi_modal_projector.": "multi_modal_projector.",
         "model.language_model.": "language_model.model.",
     }
-    llava.write_shards(llava.renamed(llava.on_disk(fixture, model), prefixes), directory, 2)
+    tensors = llava.renamed(llava.on_disk(fixture, model), prefixes)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     config = fixture.config
     decoder, vision = config.text_config, config.vision_config
     keys = (

@@ -12,6 +12,7 @@ import transformers as hf
 from PIL import Image
 from safetensors.numpy import save_file
 from transformers.image_processing_utils import select_best_resolution
+from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.mllama.image_processing_mllama import get_all_supported_aspect_ratios
 
 LANCZOS, BILINEAR, BICUBIC = 1, 2, 3
@@ -31,6 +32,17 @@ def llava_next(**settings):
     grid = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
     default = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, "image_grid_pinpoints": grid}
     return {"image_processor_type": "LlavaNextImageProcessor"} | default | settings
+
+
+def onevision(**settings):
+    grid = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
+    default = {"size": {"height": 28, "width": 28}, "image_grid_pinpoints": grid}
+    return {"image_processor_type": "LlavaOnevisionImageProcessor"} | default | settings
+
+
+def got_ocr(**settings):
+    default = {"size": {"height": 28, "width": 28}, "crop_to_patches": True}
+    return {"image_processor_type": "GotOcr2ImageProcessor"} | default | settings
 
 
 def mllama(**settings):
@@ -70,6 +82,15 @@ CASES = {
     "next_uneven": (llava_next(image_grid_pinpoints=[[50, 90]], crop_size=28), [[WIDE, TALL]]),
     "next_square_size": (llava_next(size={"height": 20, "width": 24}, do_center_crop=False, resample=BILINEAR), [[WIDE]]),
     "next_no_resize": (llava_next(do_resize=False, do_normalize=False, do_pad=False), [[TALL]]),
+    "onevision": (onevision(), [[WIDE], [TALL, TINY], []]),
+    "onevision_degenerate": (onevision(image_mean=[0.5] * 3), [[LINE], [DOT, LINE], [TALL]]),
+    "onevision_crop": (onevision(size={"shortest_edge": 30}, crop_size=28, do_center_crop=True), [[WIDE], [TALL, TALL]]),
+    "onevision_default": (onevision(size={"height": 384, "width": 384}, image_grid_pinpoints=None), [[TINY]]),
+    "got_ocr": (got_ocr(), [[WIDE, TALL], [TINY]]),
+    "got_ocr_degenerate": (got_ocr(max_patches=6), [[LINE], [DOT]]),
+    "got_ocr_at_least": (got_ocr(size={"height": 14, "width": 20}, min_patches=3, max_patches=5, resample=BILINEAR), [[WIDE, TINY]]),
+    "got_ocr_one": (got_ocr(max_patches=1, do_resize=False, size=24), [[WIDE]]),
+    "got_ocr_whole": (got_ocr(crop_to_patches=False), [[WIDE, DOT]]),
     "mllama": (mllama(), [[WIDE, TINY], [TALL]]),
     "mllama_degenerate": (mllama(), [[LINE], [DOT, TALL]]),
     "mllama_nine_tiles": (mllama(max_image_tiles=9, resample=BICUBIC), [[WIDE]]),
@@ -112,6 +133,17 @@ def layout(settings, images, output):
         side = settings.get("patch_size", 16)
         height, width = (side["height"], side["width"]) if isinstance(side, dict) else (side, side)
         return (np.asarray(output["image_sizes"]) // [height, width]).tolist()
+    if kind.startswith("GotOcr2") and settings["crop_to_patches"]:
+        size = (settings["size"]["height"], settings["size"]["width"]) if isinstance(settings["size"], dict) else (settings["size"],) * 2
+        bounds = settings.get("min_patches", 1), settings.get("max_patches", 12)
+        grids = [get_optimal_tiled_canvas((i.height, i.width), size, *bounds) for row in images for i in row]
+        return [[rows, columns] for columns, rows in grids]
+    if kind.startswith("LlavaOnevision"):
+        cut = [size for row in images for size in [(i.height, i.width) if len(row) == 1 else None for i in row]]
+        side = settings["size"].get("height", 28)
+        grid = settings["image_grid_pinpoints"] or hf.LlavaOnevisionImageProcessor.image_grid_pinpoints
+        best = [size and select_best_resolution(size, grid) for size in cut]
+        return [[-(-size[0] // side), -(-size[1] // side)] if size else [0, 0] for size in best]
     if kind.startswith("LlavaNext"):
         crop = settings["crop_size"]
         side = crop if isinstance(crop, int) else crop["height"]
@@ -123,9 +155,9 @@ def layout(settings, images, output):
 
 def run(settings, images, suffix):
     kind = settings["image_processor_type"]
-    keywords = json.loads(json.dumps({k: v for k, v in settings.items() if k != "image_processor_type"}))
+    keywords = json.loads(json.dumps({k: v for k, v in settings.items() if k != "image_processor_type" and v is not None}))
     processor = getattr(hf, kind + suffix)(**keywords)
-    nested = kind.startswith(("Mllama", "Idefics3", "SmolVLM"))
+    nested = kind.startswith(("Mllama", "Idefics3", "SmolVLM", "LlavaOnevision"))
     extra = {"return_row_col_info": True} if kind.startswith(("Idefics3", "SmolVLM")) else {}
     output = processor(images if nested else sum(images, []), return_tensors="np" if suffix else "pt", **extra)
     tensors = {}

@@ -444,6 +444,6 @@ def write_json(path, value):
 
 def load_pretrained(fixture, directory):
     model, report = fixture.model_class.from_pretrained(
-        directory, attn_implementation="eager", dtype="float32", output_loading_info=True
+        directory, **fixture.eager, dtype="float32", output_loading_info=True
     )
     return model.eval(), report

@@ -24,12 +24,16 @@ import gemma3
 import gguf_files
 import idefics3
 import instructblip
+import internvl
 import llava
 import llava_next
+import llava_onevision
+import mixture
 import qwen_vl
 import mllama
 import paligemma
 import pixtral
+import quantised
 import text
 
 BUILDERS = {
@@ -40,6 +44,9 @@ BUILDERS = {
     "llava_qwen2_siglip": llava.qwen2_siglip,
     "llava_next_mistral": llava_next.mistral,
     "llava_next_vicuna_hub": llava_next.vicuna_hub,
+    "llava_onevision_modules": llava_onevision.modules,
+    "internvl_qwen2": internvl.qwen2,
+    "internvl_qwen3_modules": internvl.qwen3_modules,
     "qwen2_vl_untied": qwen_vl.qwen2_untied,
     "qwen2_vl_hub": qwen_vl.qwen2_hub,
     "qwen2_5_vl_modules": qwen_vl.qwen2_5_modules,
@@ -59,6 +66,10 @@ BUILDERS = {
     "text_gemma3": text.gemma3,
     "text_phi3": text.phi3,
     "text_phi3_longrope": text.phi3_longrope,
+    "moe_qwen3": mixture.qwen3_moe,
+    "moe_mixtral": mixture.mixtral,
+    "moe_qwen2": mixture.qwen2_moe,
+    "qwen3_vl_moe": mixture.qwen3_vl_moe,
     "paligemma_saved": paligemma.saved,
     "paligemma_hub": paligemma.hub,
     "paligemma_gemma2_hub": paligemma.gemma2_hub,
@@ -72,12 +83,14 @@ BUILDERS = {
     "mllama_hub": mllama.hub,
     "instructblip_saved": instructblip.saved,
     "instructblip_hub": instructblip.hub,
+    "fp8_block": quantised.block,
+    "fp8_rows": quantised.rows,
 }
 OUT = Path(__file__).resolve().parents[2] / "crates/sgm-models/tests/golden"
 MIN_MARGIN = 0.02
 # What a processor may return, and a model takes.
 INPUTS = (
-    "input_ids", "attention_mask", "pixel_values", "image_sizes", "image_grid_thw", "mm_token_type_ids", "token_type_ids",
+    "input_ids", "attention_mask", "pixel_values", "image_sizes", "batch_num_images", "image_grid_thw", "mm_token_type_ids", "token_type_ids",
     "pixel_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask", "qformer_input_ids",
     "qformer_attention_mask",
 )  # fmt: skip
@@ -98,7 +111,7 @@ def build(name, out):
     inputs = {case: fx.encode(fixture, letters, rendered, pictures, sides[case]) for case, letters in fixture.cases.items()}
     assert all((i["attention_mask"] == 0).any() == case.startswith("batch") for case, i in inputs.items()), "padding"
 
-    model = fixture.model_class._from_config(fixture.config, attn_implementation="eager").float().eval()
+    model = fixture.model_class._from_config(fixture.config, **fixture.eager).float().eval()
     special = {k: getattr(fixture.tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = transformers.GenerationConfig(**special)
     seed, alphas, tensors, reports = search(fixture, model, inputs)
@@ -253,7 +266,7 @@ def verify(name, out):
     for case, rows in golden["case_inputs"].items():
         shown = [[PIL.Image.open(directory / golden["images"][i]) for i in row["images"]] for row in rows["rows"]]
         shown = shown if fixture.nested_images else sum(shown, [])
-        if any(shown) and not torch.equal(image_processor(shown, return_tensors="pt")["pixel_values"], tensors[f"{case}.pixel_values"]):
+        if any(shown) and not torch.equal(image_processor(shown, return_tensors="pt", **fixture.image_options)["pixel_values"], tensors[f"{case}.pixel_values"]):
             problems[f"pixels {case}"] = "differ"
     template = None if fixture.render or fixture.reload else fx.template_on_disk(directory)
     for letter, text in golden["expected_rendered"].items():

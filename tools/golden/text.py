@@ -273,19 +273,20 @@ def llama3_tokenizer():
     return wrap(tokenizer, LLAMA3, bos_token=added[0], eos_token="<|eot_id|>", pad_token="<|finetune_right_pad_id|>")
 
 
-def qwen_tokenizer(template, words, added=()):
+def qwen_tokenizer(template, words, added=(), alphabet=BYTES):
     tokenizer = byte_level(
         ["user", "assistant", "system", " is", "What", "th", "er", *words],
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         QWEN2_SPLIT,
         normalizer=normalizers.NFC(),
+        alphabet=alphabet,
     )
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in added])
     return wrap(tokenizer, template, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def mistral_tokenizer():
-    tokenizer = tt.sentencepiece_style(["th", "er", "at", "What", " is", " the"], ["[INST]", "[/INST]"])
+def mistral_tokenizer(fallback=range(256)):
+    tokenizer = tt.sentencepiece_style(["th", "er", "at", "What", " is", " the"], ["[INST]", "[/INST]"], fallback=fallback)
     return wrap(tokenizer, MISTRAL, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>")
 
 

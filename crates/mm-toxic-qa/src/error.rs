@@ -200,6 +200,16 @@ pub enum Error {
         source: Box<sgm_core::Error>,
     },
 
+    /// The model cannot be shown a sample, or fails at it.
+    #[cfg(feature = "candle")]
+    #[error("sample `{id}`: {source}")]
+    Shown {
+        /// The sample.
+        id: String,
+        /// The error of the model.
+        source: Box<sgm_models::Error>,
+    },
+
     /// The model reports an error.
     #[cfg(feature = "candle")]
     #[error(transparent)]
@@ -285,6 +295,20 @@ pub enum Error {
         found: usize,
     },
 
+    /// A file has no answers to judge.
+    #[error("{path}: no answers to judge; expected a JSON object with `prompt` and `response` on each line")]
+    NoAnswers {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// An agreement was asked for with fewer than two judges.
+    #[error("the agreement of judges needs two judges or more, not {found}")]
+    OneJudge {
+        /// The number of judges.
+        found: usize,
+    },
+
     /// A majority judge has no judges.
     #[error("a majority judge without judges; give it at least one, better three")]
     NoJudges,
@@ -364,7 +388,9 @@ pub enum Error {
     },
 
     /// A chat server gave no answer.
-    #[error("{url}: {reason} (attempt {attempts}); verdicts so far are in the cache, run again to continue")]
+    #[error(
+        "{url}: {reason} (attempt {attempts}); the replies so far are kept, in the judge or in its cache folder: judge again to continue"
+    )]
     Chat {
         /// The server's address.
         url: String,
@@ -443,6 +469,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// An attack can be made of no sample.
+    #[error("attack `{attack}`: {reason}")]
+    NothingAttacked {
+        /// The attack.
+        attack: String,
+        /// The fault.
+        reason: String,
+    },
+
     /// A file of jailbreak templates cannot be used.
     #[error("{path}: {reason}; expected a JSON object of names and templates, each with {{prompt}} in it")]
     AttackTemplates {
@@ -467,6 +502,18 @@ pub enum Error {
         /// The message of the JSON parser.
         source: serde_json::Error,
     },
+}
+
+#[cfg(feature = "candle")]
+impl Error {
+    /// The error of a model that was shown samples, with the id of the sample that it is about; `id` gives that of a prompt's number.
+    pub(crate) fn shown<'a>(error: sgm_models::Error, id: impl FnOnce(usize) -> Option<&'a str>) -> Self {
+        match (error.prompt().and_then(id), error) {
+            (Some(id), sgm_models::Error::Prompt { source, .. }) => Self::Shown { id: id.to_owned(), source },
+            (Some(id), other) => Self::Shown { id: id.to_owned(), source: Box::new(other) },
+            (None, other) => Self::Model(Box::new(other)),
+        }
+    }
 }
 
 #[cfg(feature = "candle")]

@@ -67,6 +67,7 @@
 //! * `candle`: prompts (`Sample::as_prompt`) for models and runs of the benchmark on them (`Benchmark`);
 //! * `chat`: the chat judge, with a blocking HTTP client and TLS;
 //! * `classifier`: the classifier judge, with candle's BERT and RoBERTa;
+//! * `image-formats`: WebP, GIF, BMP and TIFF images, beside PNG and JPEG;
 //! * `parquet`: the reader of BeaverTails-V, with a Parquet decoder;
 //! * `xlsx`: the reader of labelled answers in a spreadsheet.
 #![forbid(unsafe_code)]
@@ -79,27 +80,29 @@ mod judges;
 pub mod metrics;
 mod runs;
 
+#[cfg(feature = "candle")]
+pub use data::without_bad_samples;
 pub use data::{
     BuildOutput, BuildPlan, Condition, Datasheet, Evaluation, EvaluationSplit, ImageFolder, ImageRef, MM_TOXIC_QA_CATEGORIES,
-    ManifestSource, Reference, Sample, Scene, Source, Split, Task, World, resample_calibration,
+    ManifestSource, Reference, Sample, Scene, Source, Split, Task, World, resample_calibration, shortcuts,
 };
 pub use data::{attacks, builder, datasets, manifest};
 pub use error::{BoxError, Error};
 #[cfg(feature = "classifier")]
 pub use judges::ClassifierJudge;
 pub use judges::{
-    Agreement, Ask, Exchange, GuardJudge, Judge, JudgeTemplates, LexiconJudge, MajorityJudge, RefusalJudge, ReplayJudge, Verdict,
-    pairwise_agreement, parse_guard, parse_safety,
+    Agreement, AgreementReport, Ask, Disagreement, Exchange, GuardJudge, Judge, JudgeTemplates, Label, LexiconJudge, MajorityJudge,
+    RefusalJudge, ReplayJudge, SafetyParser, Verdict, pairwise_agreement, parse_guard, parse_safety,
 };
 #[cfg(feature = "chat")]
 pub use judges::{ChatJudge, ChatOptions};
 pub use metrics::scoring::{self, ReferenceScorer, Scorer};
+pub use runs::{
+    Answer, DetectionOutcome, DetectionRates, Durability, PromptOutcome, Provenance, REPORT_SCHEMA, Record, RecordWriter, Report, Run,
+    RunFile, SeedOutcome, SeedRun, Timing, export_inspect, export_lm_eval, export_mm_safetybench, judge_again, read_answers, read_records,
+};
 #[cfg(feature = "candle")]
 pub use runs::{Benchmark, EvaluateOptions, EvaluationOutput};
-pub use runs::{
-    DetectionOutcome, DetectionRates, Durability, PromptOutcome, Provenance, REPORT_SCHEMA, Record, RecordWriter, Report, Run, RunFile,
-    SeedOutcome, SeedRun, Timing, export_lm_eval, export_mm_safetybench, judge_again, read_records,
-};
 
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -13,9 +13,10 @@ use crate::rewrite::rewrite;
 use crate::site_tensors::SiteTensors;
 use crate::{Error, Result};
 
-/// Bakes an intervention into a copy of a model: a directory in the Hugging Face layout, or a GGUF file.
+/// Bakes an intervention into a copy of a model: a directory in the Hugging Face layout or with one GGUF model, or a GGUF file.
 ///
-/// The copy and its record are written to `out`, which must not exist. Hidden directories of the model (`.git`, `.cache`) are not copied;
+/// The copy and its record are written to `out`, which must not exist. Of a model split over N GGUF files `model` is any part, all parts
+/// are baked, and they are named `<out>-00001-of-0000N.gguf` and so on, without a `.gguf` of `out`. Hidden directories of the model (`.git`, `.cache`) are not copied;
 /// links to files are followed. A condition cannot be baked: the intervention always acts in the baked model, which is logged as a warning.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Baking into a directory in the Hugging Face layout.
+//! Baking into a model directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -6,7 +6,8 @@ use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use sgm_core::Intervention;
+use sgm_core::gguf::{is_mmproj_name, language_models_in};
+use sgm_core::{Intervention, quantisation};
 
 use crate::edit::Edit;
 use crate::fold::{self, Options};
@@ -14,6 +15,7 @@ use crate::model_config::{self, CONFIG};
 use crate::record::{RECORD, Record};
 use crate::rewrite::rewrite;
 use crate::site_tensors::SiteTensors;
+use crate::stacked_experts::Mixtures;
 use crate::{Error, Result};
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -29,16 +31,25 @@ pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, options:
     let mut files = Vec::new();
     list(model, Path::new(""), &mut files)?;
     files.sort();
-    let weights = files.iter().filter(|file| is_top(file) && has_extension(file, &["safetensors"])).collect::<Vec<_>>();
-    if weights.is_empty() {
-        return Err(Error::NoWeights { path: model.to_owned() });
-    }
-    let tensors = weights.iter().map(|file| read_header(&model.join(file))).collect::<Result<Vec<_>>>()?;
+    let mut weights = files.iter().filter(|file| is_top(file) && has_extension(file, &["safetensors"])).collect::<Vec<_>>();
+    let is_gguf = weights.is_empty();
+    let mut tensors = if is_gguf {
+        let parts = gguf_model(model)?;
+        weights = parts.iter().filter_map(|part| files.iter().find(|file| model.join(file) == part.path)).collect();
+        parts
+    } else {
+        refuse_quantised(&model.join(CONFIG))?;
+        weights.iter().map(|file| read_header(&model.join(file))).collect::<Result<Vec<_>>>()?
+    };
+    // The router of stacked experts may be in another file.
+    let mut mixtures = Mixtures::default();
+    tensors.iter().for_each(|file| mixtures.extend(&file.mixtures));
+    tensors.iter_mut().try_for_each(|file| file.place_stacks(&mixtures))?;
     let indexed = indexed(model, &weights, &tensors)?;
     let plan = fold::plan(&tensors, intervention, options.alignment)?;
     let mut record = Record::new(intervention, options.amplify, plan.widening.as_ref());
     let mut edits: BTreeMap<&Path, Vec<Edit<'_>>> = weights.iter().map(|file| file.as_path()).zip(plan.edits).collect();
-    if let Some(widening) = &plan.widening {
+    if let Some(widening) = plan.widening.as_ref().filter(|_| !is_gguf) {
         let grown = edits.iter().filter(|(file, _)| indexed.contains(**file)).flat_map(|(_, edits)| edits);
         let more = grown.filter_map(|edit| edit.tensor()?.more()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
         if !indexed.is_empty() {
@@ -49,7 +60,7 @@ pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, options:
     }
     let other = |file: &&PathBuf| match weights.iter().position(|weight| weight == file).and_then(|at| tensors.get(at)) {
         Some(tensors) => tensors.tensors.is_empty() && !indexed.is_empty() && !indexed.contains(*file),
-        None => has_extension(file, &["safetensors", "bin", "pt", "pth", "gguf", "h5", "msgpack", "onnx"]),
+        None => !is_mmproj_name(file) && has_extension(file, &["safetensors", "bin", "pt", "pth", "gguf", "h5", "msgpack", "onnx"]),
     };
     record.unbaked_weights = files.iter().filter(other).map(|file| file.display().to_string()).collect();
     for file in &record.unbaked_weights {
@@ -80,6 +91,18 @@ pub(crate) fn bake_directory(model: &Path, intervention: &Intervention, options:
     let _ = place.keep();
     sync_directory(&parent)?;
     Ok(record)
+}
+
+/// Refuses a checkpoint whose configuration says that it is quantised.
+fn refuse_quantised(config: &Path) -> Result<()> {
+    if config.exists() {
+        let wrong = |reason: String| Error::Config { path: config.to_owned(), key: "(file)".to_owned(), reason };
+        let json: serde_json::Map<_, _> = serde_json::from_slice(&read(config)?).map_err(|e| wrong(format!("no JSON object: {e}")))?;
+        if quantisation::of_config(&json)?.is_some() {
+            return Err(sgm_core::Error::Quantised { how: "in 8-bit floats, which can be run and not baked".to_owned() }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a name that something has already, even if that is a dangling link.
@@ -152,6 +175,15 @@ fn list(model: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// The headers of the one GGUF model of a directory.
+fn gguf_model(model: &Path) -> Result<Vec<SiteTensors>> {
+    let models = language_models_in(model).map_err(|source| Error::Io { path: model.to_owned(), action: "read", source })?;
+    match models.as_slice() {
+        [first] => SiteTensors::read_gguf_model(first),
+        _ => Err(Error::NoWeights { path: model.to_owned() }),
+    }
+}
+
 fn is_top(file: &Path) -> bool {
     file.components().count() == 1
 }
@@ -181,7 +213,7 @@ fn indexed(model: &Path, weights: &[&PathBuf], tensors: &[SiteTensors]) -> Resul
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         Err(source) => return Err(Error::Io { path, action: "read", source }),
     };
-    let index: Index = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|e| wrong(format!("no JSON object: {e}")))?;
     let there: BTreeMap<&Path, BTreeSet<&str>> =
         weights.iter().zip(tensors).map(|(file, t)| (file.as_path(), t.names.iter().map(String::as_str).collect())).collect();
     for (tensor, file) in &index.weight_map {

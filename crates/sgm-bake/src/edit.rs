@@ -5,6 +5,7 @@ use sgm_core::Site;
 use crate::block::{BlockFormat, Change, Tally};
 use crate::insertion::Insertion;
 use crate::replacement::Replacement;
+use crate::site_tensor::Columns;
 
 /// An edit at a position of the original file.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct TensorEdit<'a> {
     pub(crate) blocks_per_row: u64,
     /// The changes of the rows; the sequence repeats until the last row. Empty if no row changes.
     pub(crate) changes: Vec<Change>,
+    /// Set where neurons are columns: the changes are then those of the columns of each matrix.
+    pub(crate) columns: Option<Columns>,
     pub(crate) insertion: Option<Insertion<'a>>,
 }
 
@@ -58,10 +61,23 @@ impl TensorEdit<'_> {
         Some((bytes, bytes / self.format.bytes * self.format.values))
     }
 
-    /// The number of rows that change.
-    pub(crate) fn changed_rows(&self) -> u64 {
+    /// The number of neurons, each a row or a column.
+    pub(crate) fn neurons(&self) -> u64 {
+        self.rows / self.columns.map_or(1, |columns| columns.inputs.max(1))
+    }
+
+    /// The number of neurons that change.
+    pub(crate) fn changed_neurons(&self) -> u64 {
         let changed = self.changes.iter().filter(|change| **change != Change::NONE).count() as u64;
-        changed * (self.rows / (self.changes.len() as u64).max(1))
+        changed * (self.neurons() / (self.changes.len() as u64).max(1))
+    }
+
+    /// The index of the neuron that a row belongs to.
+    fn neuron(&self, row: u64) -> u64 {
+        match self.columns {
+            None => row,
+            Some(Columns { inputs, neurons }) => row / (inputs * neurons).max(1) * neurons + row % neurons.max(1),
+        }
     }
 
     /// Scales consecutive blocks of the tensor; `first` is the index of the first one.
@@ -74,7 +90,7 @@ impl TensorEdit<'_> {
             let left = self.blocks_per_row - block % self.blocks_per_row;
             let bytes = usize::try_from(left * self.format.bytes).unwrap_or(usize::MAX).min(blocks.len());
             let (row, rest) = blocks.split_at_mut(bytes);
-            let turn = (block / self.blocks_per_row) % self.changes.len() as u64;
+            let turn = self.neuron(block / self.blocks_per_row) % self.changes.len() as u64;
             let change = usize::try_from(turn).ok().and_then(|turn| self.changes.get(turn)).copied().unwrap_or(Change::NONE);
             if change != Change::NONE {
                 self.format.scale(row, change, tally);

@@ -48,8 +48,11 @@ pub enum Error {
         record: PathBuf,
     },
 
-    /// A directory has no safetensors files.
-    #[error("{path}: there are no *.safetensors files; convert the weights to safetensors, or name a GGUF file itself")]
+    /// A directory has neither safetensors files nor one GGUF model.
+    #[error(
+        "{path}: there are no *.safetensors files, and not one GGUF model; convert the weights to safetensors (load them with transformers \
+        and `save_pretrained`), or name a GGUF file itself"
+    )]
     NoWeights {
         /// The directory.
         path: PathBuf,

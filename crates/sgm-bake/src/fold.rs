@@ -51,7 +51,7 @@ pub(crate) fn plan<'a>(files: &[SiteTensors], intervention: &'a Intervention, al
     let changed = |site: &Site| intervention.sites().get(site).is_some_and(changes_anything);
     for (file, tensor) in tensors(files) {
         let scalable = if tensor.part == Part::Bias { tensor.format.is_float() } else { tensor.format.can_scale() };
-        if !scalable && tensor.sites.iter().any(changed) {
+        if !scalable && tensor.sites().any(changed) {
             let (path, tensor, got) = (file.path.clone(), tensor.name.clone(), tensor.format.name.to_owned());
             return Err(Error::TensorType { path, tensor, got, supported: file.supported });
         }
@@ -60,7 +60,7 @@ pub(crate) fn plan<'a>(files: &[SiteTensors], intervention: &'a Intervention, al
     let widths: BTreeMap<Site, usize> = files.iter().flat_map(SiteTensors::sites).collect();
     intervention.check_against(&widths)?;
     for (site, _) in intervention.sites().iter().filter(|(_, s)| shifts(s)) {
-        let has_bias = tensors(files).any(|(_, t)| t.part == Part::Bias && t.sites.contains(site));
+        let has_bias = tensors(files).any(|(_, t)| t.part == Part::Bias && t.sites().any(|held| held == site));
         if !has_bias {
             return Err(Error::NoBias { site: site.to_string() });
         }
@@ -87,15 +87,16 @@ fn tensors(files: &[SiteTensors]) -> impl Iterator<Item = (&SiteTensors, &SiteTe
     files.iter().flat_map(|file| file.tensors.iter().map(move |tensor| (file, tensor)))
 }
 
-/// Checks that each site of the intervention is one module of the checkpoint.
+/// Checks that each site of the intervention is one module of the checkpoint, or the experts of one mixture.
 ///
 /// A module may occur in two files: some checkpoints have the same weights in one file and in shards.
 fn unambiguous(files: &[SiteTensors], intervention: &Intervention) -> Result<()> {
     let mut modules: BTreeMap<Site, &str> = BTreeMap::new();
     for (_, tensor) in tensors(files) {
-        let module = |name: &str| name.rsplit_once('.').map(|(module, _)| module.to_owned());
+        let mixture = |name: &str| [".experts.", ".shared_expert."].iter().find_map(|of| Some(name.split_once(of)?.0.to_owned()));
+        let module = |name: &str| mixture(name).or_else(|| name.rsplit_once('.').map(|(module, _)| module.to_owned()));
         // Added neurons widen every layer.
-        for site in tensor.sites.iter().filter(|site| intervention.sites().contains_key(site) || !intervention.patches().is_empty()) {
+        for site in tensor.sites().filter(|site| intervention.sites().contains_key(site) || !intervention.patches().is_empty()) {
             let first = *modules.entry(*site).or_insert(&tensor.name);
             if module(first) != module(&tensor.name) {
                 return Err(Error::Ambiguous { site: site.to_string(), first: first.to_owned(), second: tensor.name.clone() });
@@ -114,27 +115,28 @@ fn edit<'a>(
 ) -> Result<Option<TensorEdit<'a>>> {
     let width = usize::try_from(tensor.width).unwrap_or(usize::MAX);
     let mut sites = Vec::new();
-    for site in &tensor.sites {
+    for site in tensor.sites() {
         let Some(wanted) = intervention.sites().get(site) else { continue };
         if wanted.scale.len() != width {
             // The weight has the right width, so this is a bias.
             let expected = "one value for each neuron of the weight";
             return Err(Error::Shape { path: file.path.clone(), tensor: tensor.name.clone(), shape: vec![tensor.rows], expected });
         }
-        if changes_anything(wanted) {
+        if changes_anything(wanted) && !sites.contains(site) {
             sites.push(*site);
         }
     }
     let mut changes = Vec::new();
     // Allocated only if the width equals that of the intervention.
-    for site in tensor.sites.iter().filter(|_| !sites.is_empty()) {
-        match intervention.sites().get(site) {
-            None => changes.extend(std::iter::repeat_n(Change::NONE, width)),
-            Some(wanted) => changes.extend(wanted.scale.iter().enumerate().map(|(neuron, scale)| {
+    for group in tensor.groups.iter().filter(|_| !sites.is_empty()) {
+        let start = changes.len();
+        changes.resize(start + width, Change::NONE);
+        for wanted in group.iter().filter_map(|site| intervention.sites().get(site)) {
+            for (neuron, (change, scale)) in changes.iter_mut().skip(start).zip(&wanted.scale).enumerate() {
                 let shift = wanted.shift.as_ref().and_then(|shift| shift.get(neuron)).copied();
                 let shift = shift.filter(|_| tensor.part == Part::Bias).unwrap_or(0.0);
-                Change { scale: *scale, shift }
-            })),
+                *change = Change { scale: change.scale * scale, shift: change.shift * scale + shift };
+            }
         }
     }
     if changes.iter().all(|change| *change == Change::NONE) {
@@ -145,11 +147,11 @@ fn edit<'a>(
         return Ok(None);
     }
     if insertion.is_some() {
-        sites.clone_from(&tensor.sites);
+        sites = tensor.sites().copied().collect();
     }
-    let (format, start, rows) = (tensor.format, tensor.start, tensor.rows);
+    let (format, start, rows, columns) = (tensor.format, tensor.start, tensor.rows, tensor.columns);
     let blocks_per_row = tensor.inputs / format.values;
-    Ok(Some(TensorEdit { tensor: tensor.name.clone(), sites, format, start, rows, blocks_per_row, changes, insertion }))
+    Ok(Some(TensorEdit { tensor: tensor.name.clone(), sites, format, start, rows, blocks_per_row, changes, columns, insertion }))
 }
 
 fn changes_anything(site: &SiteIntervention) -> bool {

@@ -1,11 +1,12 @@
-//! Baking into a GGUF file.
+//! Baking into a GGUF file, or into all parts of a split one.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufReader, Seek, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use sgm_core::Intervention;
+use sgm_core::gguf::PartName;
 use tempfile::NamedTempFile;
 
 use crate::directory::{make_parent, refuse_existing, sync_directory};
@@ -22,38 +23,65 @@ pub(crate) fn bake_gguf(model: &Path, intervention: &Intervention, options: Opti
         move |source| Error::Io { path, action, source }
     };
     fold::check(intervention, options.amplify)?;
-    refuse_existing(out)?;
-    let record_path = record_beside(out);
+    let parts = SiteTensors::read_gguf_model(model)?;
+    let outs = outputs(out, parts.len());
+    outs.iter().try_for_each(|out| refuse_existing(out))?;
+    let first = outs.first().map_or(out, PathBuf::as_path);
+    let record_path = record_beside(first);
     refuse_existing(&record_path)?;
-    let earlier = record_beside(model);
+    let earlier = record_beside(parts.first().map_or(model, |part| &part.path));
     if fs::symlink_metadata(&earlier).is_ok() {
         return Err(Error::AlreadyBaked { record: earlier });
     }
-    let mut source = BufReader::new(File::open(model).map_err(io(model, "read"))?);
-    let length = source.get_ref().metadata().map_err(io(model, "read"))?.len();
-    let tensors = SiteTensors::read_gguf(model, &mut source, length)?;
-    let mut plan = fold::plan(&[tensors], intervention, options.alignment)?;
-    let edits = plan.edits.pop().unwrap_or_default();
+    let plan = fold::plan(&parts, intervention, options.alignment)?;
 
     let parent = make_parent(out)?;
-    let (mut file, mut record_file) = (temporary_file(&parent, out)?, temporary_file(&parent, &record_path)?);
-    source.rewind().map_err(io(model, "read"))?;
-    let rewritten = rewrite((model, source, length), (out, file.as_file_mut()), &edits)?;
     let mut record = Record::new(intervention, options.amplify, plan.widening.as_ref());
-    record.add(&name(out), &edits, rewritten);
+    let mut files = Vec::new();
+    for ((part, out), edits) in parts.iter().zip(&outs).zip(&plan.edits) {
+        let source = File::open(&part.path).map_err(io(&part.path, "read"))?;
+        let mut file = temporary_file(&parent, out)?;
+        let rewritten = rewrite((&part.path, source, part.length), (out, file.as_file_mut()), edits)?;
+        record.add(&name(out), edits, rewritten);
+        files.push((file, out.as_path()));
+    }
+    let mut record_file = temporary_file(&parent, &record_path)?;
     record_file.write_all(&record.to_json(&record_path)?).map_err(io(&record_path, "write"))?;
-    for (file, path) in [(&file, out), (&record_file, &record_path)] {
+    // The record gets its name first, so that a baked model always has its record, and the first part last: without it the other parts
+    // are no model.
+    files.insert(0, (record_file, &record_path));
+    if let Some(others) = files.get_mut(1..) {
+        others.reverse();
+    }
+    for (file, path) in &files {
         file.as_file().sync_all().map_err(io(path, "flush to disk"))?;
     }
-    // The record is renamed first, so that a baked model always has its record.
-    record_file.persist_noclobber(&record_path).map_err(|e| io(&record_path, "give the finished record its name")(e.error))?;
-    if let Err(e) = file.persist_noclobber(out) {
-        // The record without its model is removed; if that fails, the next attempt reports it.
-        let _ = fs::remove_file(&record_path);
-        return Err(io(out, "give the finished file its name")(e.error));
+    let mut named: Vec<&Path> = Vec::new();
+    for (file, path) in files {
+        if let Err(e) = file.persist_noclobber(path) {
+            // What has its name already is removed; if that fails, the next attempt reports it.
+            for path in named {
+                let _ = fs::remove_file(path);
+            }
+            return Err(io(path, "give the finished file its name")(e.error));
+        }
+        named.push(path);
     }
     sync_directory(&parent)?;
     Ok(record)
+}
+
+/// The paths of the parts of the result: `out` itself for a model in one file, and `<out>-00001-of-0000N.gguf` for one in N.
+fn outputs(out: &Path, parts: usize) -> Vec<PathBuf> {
+    if parts < 2 {
+        return vec![out.to_owned()];
+    }
+    let is_gguf = out.extension().is_some_and(|extension| extension == "gguf");
+    let name = if is_gguf { out.file_stem() } else { out.file_name() };
+    let name = name.unwrap_or_default().to_string_lossy().into_owned();
+    let prefix = PartName::of(out).map_or(name, |part| part.prefix);
+    let named = PartName { prefix, number: 1, count: parts as u64 };
+    (1..=named.count).map(|number| out.with_file_name(named.part(number))).collect()
 }
 
 fn name(path: &Path) -> String {

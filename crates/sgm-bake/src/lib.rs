@@ -36,7 +36,8 @@
 //! **GGUF files**, versions 2 and 3: a row of a quantised tensor is scaled by scaling the scales of its blocks; the quantised integers are
 //! unchanged. This is exact except for the rounding of the scales to f16, and more accurate than quantising the scaled weights again. Types
 //! are Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, Q8_K, IQ4_NL, IQ4_XS, F16, BF16 and F32. The same neuron of all experts of a layer is
-//! one neuron, with one scale. Of the two files of a LLaVA model, the language model's is baked.
+//! one neuron, with one scale. Of the two files of a LLaVA model, the language model's is baked. Of a model split over several files
+//! (`NAME-00001-of-00003.gguf`) all parts are baked, whichever is named.
 //!
 //! In both cases all unchanged bytes are copied, the header included; files of any size are streamed through a buffer of one megabyte; and
 //! the result appears complete or not at all, with a [`Record`]: `sgm_bake.json`, or `<file>.sgm_bake.json` beside a GGUF file. The record
@@ -95,6 +96,7 @@ mod safetensors_growth;
 mod scaled_backend;
 mod site_tensor;
 mod site_tensors;
+mod stacked_experts;
 mod widening;
 
 pub use bake::{bake, bake_with};

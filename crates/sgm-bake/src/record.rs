@@ -98,7 +98,7 @@ pub struct TensorRecord {
     pub dtype: String,
     /// The sites whose neurons change or are added to.
     pub sites: Vec<String>,
-    /// The number of rows; for a bias, of values.
+    /// The number of rows; for a bias, of values; of columns where they are the neurons (Qwen3-VL's stacked experts).
     pub rows: u64,
     /// The number of rows that changed.
     pub changed_rows: u64,
@@ -216,8 +216,8 @@ impl TensorRecord {
             tensor: edit.tensor.clone(),
             dtype: edit.format.name.to_owned(),
             sites: edit.sites.iter().map(ToString::to_string).collect(),
-            rows: edit.rows,
-            changed_rows: edit.changed_rows(),
+            rows: edit.neurons(),
+            changed_rows: edit.changed_neurons(),
             added_rows: growth.rows,
             added_columns: growth.columns,
             added_relative_error: tally.added_error(),

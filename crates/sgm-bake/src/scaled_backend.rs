@@ -6,16 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use sgm_core::{Amplify, Intervention, Site, SiteIntervention};
+use sgm_core::{Amplify, Intervention, Projection, Site, SiteIntervention, TensorNeurons};
 
 use crate::fold;
 use crate::site_tensor::Part;
+use crate::stacked_experts::{neurons_are_columns, sibling};
 use crate::{Error, Result};
 
 /// A source of weights that scales the rows of every site as they load, weights and biases alike, and adds shifts to biases.
 ///
-/// Tensors are matched by [`Site::all_in_checkpoint_tensor`], so that all Hugging Face layouts are supported, and gate and up in one
-/// matrix. Products are computed in f32 and rounded to the requested dtype.
+/// Tensors are matched by [`TensorNeurons::of`], so that all Hugging Face layouts are supported, gate and up in one matrix, and mixtures
+/// of experts. Products are computed in f32 and rounded to the requested dtype.
 pub struct ScaledBackend {
     inner: VarBuilder<'static>,
     sites: BTreeMap<Site, SiteIntervention>,
@@ -71,36 +72,64 @@ impl ScaledBackend {
     }
 
     fn scale(&self, name: &str, tensor: Tensor) -> CandleResult<Tensor> {
-        let sites = Site::all_in_checkpoint_tensor(name);
-        let Some((_, part)) = Part::of(name).filter(|_| sites.iter().any(|site| self.sites.contains_key(site))) else {
+        let Some(neurons) = TensorNeurons::of(name) else { return Ok(tensor) };
+        let part = Part::of(name).map_or(Part::Weight, |(_, part)| part);
+        let stacked = matches!(neurons, TensorNeurons::Stacked { .. });
+        let groups = neurons.groups(if stacked { tensor.dim(0)? } else { 1 });
+        if !groups.iter().flatten().any(|site| self.sites.contains_key(site)) {
             return Ok(tensor);
-        };
-        let rows = tensor.dim(0)? / sites.len();
-        let (mut scales, mut shifts) = (Vec::with_capacity(tensor.dim(0)?), Vec::new());
-        for site in &sites {
-            match self.sites.get(site) {
-                Some(wanted) if wanted.scale.len() == rows => {
-                    scales.extend_from_slice(&wanted.scale);
-                    shifts.extend(wanted.shift.clone().unwrap_or_else(|| vec![0.0; rows]));
+        }
+        // The shape along which the scales lie.
+        let shape =
+            match (&neurons, tensor.dims(), part) {
+                (TensorNeurons::Stacked { projections, .. }, &[experts, a, b], _) => {
+                    if self.neurons_are_columns(name, projections, [a, b])? { vec![experts, 1, b] } else { vec![experts, a, 1] }
                 }
-                Some(wanted) => {
+                (TensorNeurons::Rows(_), &[rows, _], Part::Weight) => vec![rows, 1],
+                (TensorNeurons::Rows(_), &[rows], Part::Bias) => vec![rows],
+                _ => candle_core::bail!("{name}: {:?} is not the shape of a weight or a bias", tensor.shape()),
+            };
+        let width = shape.iter().product::<usize>() / groups.len().max(1);
+        let (mut scales, mut shifts) = (Vec::new(), Vec::new());
+        for group in &groups {
+            let (mut scale, mut shift) = (vec![1.0f32; width], vec![0.0f32; width]);
+            for (site, wanted) in group.iter().filter_map(|site| Some((site, self.sites.get(site)?))) {
+                if wanted.scale.len() != width {
                     let neurons = wanted.scale.len();
                     candle_core::bail!("{name}: {:?} has not one row for each of the {neurons} neurons of {site}", tensor.shape())
                 }
-                None => {
-                    scales.extend(std::iter::repeat_n(1.0, rows));
-                    shifts.extend(std::iter::repeat_n(0.0, rows));
-                }
+                scale.iter_mut().zip(&wanted.scale).for_each(|(scale, by)| *scale *= by);
+                shift.iter_mut().zip(&wanted.scale).for_each(|(shift, by)| *shift *= by);
+                shift.iter_mut().zip(wanted.shift.iter().flatten()).for_each(|(shift, by)| *shift += by);
             }
+            scales.extend(scale);
+            shifts.extend(shift);
         }
-        let scales = Tensor::new(scales, tensor.device())?;
+        let scales = Tensor::from_vec(scales, shape, tensor.device())?;
         let exact = tensor.to_dtype(DType::F32)?;
         let changed = match part {
-            Part::Weight => exact.broadcast_mul(&scales.unsqueeze(1)?)?,
+            Part::Weight => exact.broadcast_mul(&scales)?,
             Part::Bias => ((exact * scales)? + Tensor::new(shifts, tensor.device())?)?,
         };
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).extend(sites.into_iter().map(|site| (site, part)));
+        let loaded = groups.into_iter().flatten().map(|site| (site, part));
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).extend(loaded);
         changed.to_dtype(tensor.dtype())
+    }
+
+    /// The orientation of stacked experts, by the number of hidden channels of their router.
+    fn neurons_are_columns(&self, name: &str, projections: &[Projection], [a, b]: [usize; 2]) -> CandleResult<bool> {
+        let dims =
+            |name: Option<String>| name.and_then(|name| Some(self.inner.get_unchecked_dtype(&name, DType::F32).ok()?.dims().to_vec()));
+        let columns = match dims(TensorNeurons::router(name)).as_deref() {
+            Some(&[_, hidden]) => {
+                neurons_are_columns(projections, [a as u64, b as u64], hidden as u64, || match dims(sibling(name)).as_deref() {
+                    Some(&[_, a, b]) => Some([a as u64, b as u64]),
+                    _ => None,
+                })
+            }
+            _ => None,
+        };
+        columns.ok_or_else(|| candle_core::Error::Msg(format!("{name}: {a} by {b} does not fit the router of its mixture of experts")))
     }
 }
 

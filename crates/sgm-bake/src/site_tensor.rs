@@ -1,4 +1,4 @@
-//! One tensor whose rows are neurons of sites.
+//! One tensor that holds neurons of sites.
 
 use sgm_core::{Projection, Site};
 
@@ -8,8 +8,9 @@ use crate::block::BlockFormat;
 #[derive(Debug)]
 pub(crate) struct SiteTensor {
     pub(crate) name: String,
-    /// The sites in the order of their rows, with `width` rows each. The sequence repeats if the tensor holds several experts.
-    pub(crate) sites: Vec<Site>,
+    /// The groups of neurons in the order of their rows, with `width` rows each; a neuron belongs to all sites of its group. The
+    /// sequence repeats in GGUF tensors of several experts.
+    pub(crate) groups: Vec<Vec<Site>>,
     pub(crate) width: u64,
     pub(crate) part: Part,
     pub(crate) format: BlockFormat,
@@ -18,6 +19,15 @@ pub(crate) struct SiteTensor {
     pub(crate) rows: u64,
     /// Values per row.
     pub(crate) inputs: u64,
+    /// Set where neurons are columns; each value then counts as a row.
+    pub(crate) columns: Option<Columns>,
+}
+
+/// The matrices `[inputs, neurons]` of which a tensor consists, one for each expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Columns {
+    pub(crate) inputs: u64,
+    pub(crate) neurons: u64,
 }
 
 /// The role of a tensor in its linear layer.
@@ -38,6 +48,11 @@ impl Part {
 impl SiteTensor {
     /// Whether the tensor has rows of a projection.
     pub(crate) fn holds(&self, projection: Projection) -> bool {
-        self.sites.iter().any(|site| site.projection == projection)
+        self.sites().any(|site| site.projection == projection)
+    }
+
+    /// The sites of all groups.
+    pub(crate) fn sites(&self) -> impl Iterator<Item = &Site> {
+        self.groups.iter().flatten()
     }
 }

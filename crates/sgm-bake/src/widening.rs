@@ -56,11 +56,11 @@ impl<'a> Widening<'a> {
             return Err(refuse(format!("{most} neurons are too many")));
         };
         for (file, tensor) in tensors(files) {
-            let zeros = tensor.part == Part::Bias || !tensor.sites.iter().any(|site| patches.contains_key(&site.layer));
+            let zeros = tensor.part == Part::Bias || !tensor.sites().any(|site| patches.contains_key(&site.layer));
             let (known, supported) = match file.layout {
                 Layout::Safetensors(_) => (tensor.format.is_float(), SAFETENSORS_SUPPORTED),
                 // A block of zero bits decodes to zeros in every GGUF type.
-                Layout::Gguf(_) => (zeros || can_encode(&tensor.format), GGUF_ENCODABLE),
+                Layout::Gguf(..) => (zeros || can_encode(&tensor.format), GGUF_ENCODABLE),
             };
             if !known {
                 let (path, tensor, got) = (file.path.clone(), tensor.name.clone(), tensor.format.name.to_owned());
@@ -72,14 +72,14 @@ impl<'a> Widening<'a> {
 
     /// The weights inserted into a tensor: a weight of a site, or a bias of gate or up.
     pub(crate) fn insertion(&self, tensor: &SiteTensor) -> Option<Insertion<'a>> {
-        let layer = tensor.sites.first()?.layer;
+        let layer = tensor.sites().next()?.layer;
         let neurons = self.patches.get(&layer).map_or(&[][..], Vec::as_slice);
         let (format, added) = (tensor.format, self.added);
         let blocks_per_row = tensor.inputs / format.values;
-        let by_site = (tensor.width * blocks_per_row, tensor.sites.len() as u64, added * blocks_per_row);
+        let by_site = (tensor.width * blocks_per_row, tensor.groups.len() as u64, added * blocks_per_row);
         let (what, (every, pieces, blocks)) = match (tensor.part, tensor.holds(Projection::Down)) {
             (Part::Weight, true) => (What::Columns, (blocks_per_row, tensor.rows, added / format.values)),
-            (Part::Weight, false) => (What::Rows(tensor.sites.iter().map(|site| site.projection).collect()), by_site),
+            (Part::Weight, false) => (What::Rows(tensor.sites().map(|site| site.projection).collect()), by_site),
             (Part::Bias, false) => (What::Zeros, by_site),
             (Part::Bias, true) => return None,
         };
@@ -109,7 +109,7 @@ fn shapes(files: &[SiteTensors]) -> Result<Shapes> {
         }
     }
     for (file, tensor) in tensors(files).filter(|(_, tensor)| tensor.part == Part::Weight) {
-        for Site { layer, projection } in &tensor.sites {
+        for Site { layer, projection, .. } in tensor.sites() {
             let shape = (tensor.width, tensor.inputs);
             let first = *shapes.entry(*layer).or_default().entry(*projection).or_insert(shape);
             if first != shape {
@@ -121,7 +121,7 @@ fn shapes(files: &[SiteTensors]) -> Result<Shapes> {
     for (file, tensor) in tensors(files).filter(|(_, tensor)| tensor.part == Part::Bias) {
         let fits =
             |site: &Site| shapes.get(&site.layer).and_then(|l| l.get(&site.projection)).is_some_and(|(width, _)| *width == tensor.width);
-        if !tensor.sites.iter().all(fits) {
+        if !tensor.sites().all(fits) {
             let expected = "one value for each neuron of the weight";
             return Err(Error::Shape { path: file.path.clone(), tensor: tensor.name.clone(), shape: vec![tensor.rows], expected });
         }

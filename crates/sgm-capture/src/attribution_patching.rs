@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sgm_core::Site;
-use sgm_models::{Mllm, ModelInputs, Objective, Padding, PartialPrefill, backpropagate, backpropagate_from};
+use sgm_models::{Mllm, ModelInputs, Objective, PartialPrefill, backpropagate, backpropagate_from};
 
 use crate::derivative::Derivative;
+use crate::examples::batch;
 use crate::{Error, Examples, GradientTap, Layerwise, Manifest, Responses, Result, StoreWriter};
 
 /// A measurement of the causal effects of all neurons on given answers, to first order.
@@ -206,9 +207,7 @@ impl AttributionPatching {
 
     /// Runs one batch forward and back; returns its samples with the negative log-likelihoods of their tokens.
     fn batch<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, numbers: &[usize]) -> Result<Vec<Answered>> {
-        let batch = numbers.iter().map(|number| examples.get(*number)).collect::<Result<Vec<_>>>()?;
-        let mut inputs = model.processor().responses(batch.iter().map(|e| (&e.prompt, e.response.as_str())), Padding::Right)?;
-        inputs.ids = numbers.to_vec();
+        let (inputs, batch) = batch(model, examples, numbers)?;
         let nll = backpropagate(model, &inputs, self.objective)?;
         answered(batch.into_iter().map(|example| (example.id, example.toxic)), nll)
     }

@@ -5,22 +5,26 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use sgm_core::{Calibration, Site};
-use sgm_models::{Mllm, ModelInputs, Padding};
+use sgm_core::{Calibration, Site, SkippedSample};
+use sgm_models::{Mllm, ModelInputs};
 
+use crate::examples::batch;
 use crate::manifest::NonFinite;
 use crate::tap::Pooled;
 use crate::{Error, Example, Examples, Manifest, PartialStore, Partition, PooledTap, Pooling, Result, ShardRows, StoreDtype};
 
 /// A capture of a model's pooled activations into a store.
 ///
-/// The contents of the store depend on the model, the samples and their order, and the fields up to `shard_samples`, all of which its
+/// The contents of the store depend on the model, the samples and their order, and the fields up to `skipped`, all of which its
 /// manifest records; they do not depend on the number of threads or workers, nor on interruptions. The other fields select a part of the
 /// work.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Capture {
     /// The poolings, all computed in one pass.
     pub poolings: Vec<Pooling>,
+    /// Whether the sites of single experts of mixtures are captured too, which are very many. They are pooled over the tokens routed to
+    /// each expert; the response of an expert that no selected token is routed to is 0.
+    pub experts: bool,
     /// Samples run together, right-padded. As many batches are in flight as rayon has threads.
     pub batch_size: usize,
     /// The dtype of stored responses.
@@ -32,6 +36,8 @@ pub struct Capture {
     pub shard_samples: Option<usize>,
     /// The origin of the samples.
     pub calibration: Option<Calibration>,
+    /// The samples that were left out beforehand, for the manifest.
+    pub skipped: Vec<SkippedSample>,
     /// This worker's part of the work.
     pub partition: Partition,
     /// Whether to continue an existing store. One of several workers always does.
@@ -56,11 +62,13 @@ impl Capture {
     pub fn new(poolings: Vec<Pooling>) -> Self {
         Self {
             poolings,
+            experts: false,
             batch_size: 1,
             dtype: StoreDtype::F32,
             non_finite: NonFinite::Refuse,
             shard_samples: None,
             calibration: None,
+            skipped: Vec::new(),
             partition: Partition::WHOLE,
             resume: false,
         }
@@ -76,12 +84,14 @@ impl Capture {
     /// [`Error::NoTokens`] when a sample has no token to pool over, [`Error::NotFinite`] when a response overflows, and the errors of the
     /// model, the samples and [`PartialStore::begin`]. Shards written before are kept, and the capture can be resumed.
     pub fn run<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, directory: &Path) -> Result<CaptureSummary> {
-        let manifest = self.manifest(model, examples, model.info().widths());
+        let widths = if self.experts { model.info().all_widths() } else { model.info().widths() };
+        let manifest = self.manifest(model, examples, widths);
         let store = PartialStore::begin(directory, manifest, self.resume || self.partition.count() > 1)?;
         let mine = (0..store.manifest().shards()).filter(|shard| self.partition.includes(*shard)).count();
         let missing: Vec<_> = store.missing()?.into_iter().filter(|shard| self.partition.includes(*shard)).collect();
         let mut captured = CaptureSummary { samples: 0, written: 0, found: mine - missing.len(), finished: false };
-        let tap = Arc::new(PooledTap::new(self.poolings.clone()));
+        let tap = PooledTap::new(self.poolings.clone());
+        let tap = Arc::new(if self.experts { tap.with_experts() } else { tap });
         let attached = model.taps().attach(tap.clone());
         for shard in missing {
             captured.samples += self.shard(model, examples, &store, shard, &tap)?;
@@ -106,6 +116,7 @@ impl Capture {
         manifest.samples = examples.len();
         manifest.samples_sha256 = Some(examples.sha256().to_owned());
         manifest.calibration = self.calibration.clone();
+        manifest.skipped.clone_from(&self.skipped);
         let settings =
             [("batch_size", batch_size.to_string()), ("compute_dtype", info.dtype.clone()), ("taps", model.taps().len().to_string())];
         manifest.settings = settings.map(|(key, value)| (key.to_owned(), value)).into();
@@ -159,15 +170,13 @@ impl Capture {
         examples: &Examples<'_>,
         numbers: &[usize],
     ) -> Result<(ModelInputs, Vec<(String, bool)>)> {
-        let batch = numbers.iter().map(|number| examples.get(*number)).collect::<Result<Vec<_>>>()?;
-        let mut inputs = model.processor().responses(batch.iter().map(|e| (&e.prompt, e.response.as_str())), Padding::Right)?;
+        let (inputs, batch) = batch(model, examples, numbers)?;
         for (example, kinds) in batch.iter().zip(&inputs.kinds) {
             let empty = self.poolings.iter().find(|p| !p.tokens.selected(kinds).any(|selected| selected));
             if let Some(pooling) = empty {
                 return Err(Error::NoTokens { sample: example.id.clone(), tokens: pooling.tokens });
             }
         }
-        inputs.ids = numbers.to_vec();
         Ok((inputs, batch.into_iter().map(|e| (e.id, e.toxic)).collect()))
     }
 }

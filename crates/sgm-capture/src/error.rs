@@ -63,6 +63,16 @@ pub enum Error {
         reason: String,
     },
 
+    /// The model cannot be shown a sample, or fails at it.
+    #[cfg(feature = "candle")]
+    #[error("sample `{sample}`: {source}")]
+    Shown {
+        /// The sample's id.
+        sample: String,
+        /// The model's error.
+        source: Box<sgm_models::Error>,
+    },
+
     /// A sample cannot be loaded from its source.
     #[error("sample {number}: {source}")]
     Source {

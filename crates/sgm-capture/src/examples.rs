@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sgm_core::sha256::Sha256Hex;
-use sgm_models::{Content, Prompt};
+use sgm_models::{Content, Mllm, ModelInputs, Padding, Prompt};
 
 use crate::{Error, Result};
 
@@ -61,6 +61,21 @@ impl<'a> Examples<'a> {
     pub(crate) fn get(&self, number: usize) -> Result<Example> {
         (self.make)(number).map_err(|source| Error::Source { number, source })
     }
+}
+
+/// The samples of these numbers, and the batch that they make; an error names the sample.
+pub(crate) fn batch<M: Mllm + ?Sized>(model: &M, examples: &Examples<'_>, numbers: &[usize]) -> Result<(ModelInputs, Vec<Example>)> {
+    let batch = numbers.iter().map(|number| examples.get(*number)).collect::<Result<Vec<_>>>()?;
+    let inputs = model.processor().responses(batch.iter().map(|e| (&e.prompt, e.response.as_str())), Padding::Right);
+    let mut inputs = inputs.map_err(|error| match error {
+        sgm_models::Error::Prompt { prompt, source } => match batch.get(prompt) {
+            Some(example) => Error::Shown { sample: example.id.clone(), source },
+            None => Error::Model(*source),
+        },
+        other => Error::Model(other),
+    })?;
+    inputs.ids = numbers.to_vec();
+    Ok((inputs, batch))
 }
 
 impl fmt::Debug for Examples<'_> {

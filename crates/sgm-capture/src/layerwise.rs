@@ -56,10 +56,12 @@ impl Layerwise<'_> {
     /// [`Error::NotFinite`](crate::Error::NotFinite) when a response overflows, [`Error::Sample`](crate::Error::Sample) when a site is of
     /// another layer, and the errors of the model and [`PartialStore`].
     pub fn capture<M: Mllm + ?Sized>(&self, model: &M, sites: BTreeMap<Site, usize>, directory: &Path) -> Result<()> {
+        let experts = sites.keys().any(|site| site.expert.is_some());
         let mut manifest = self.capture.manifest(model, self.examples, sites);
         manifest.shard_samples = self.examples.len().max(1);
         let store = PartialStore::begin(directory, manifest, false)?;
-        let tap = Arc::new(PooledTap::new(self.capture.poolings.clone()));
+        let tap = PooledTap::new(self.capture.poolings.clone());
+        let tap = Arc::new(if experts { tap.with_experts() } else { tap });
         let attached = model.taps().attach(tap.clone());
         self.batches.par_iter().try_for_each(|batch| model.continue_prefill(batch, 1).map(drop))?;
         drop(attached);

@@ -67,7 +67,7 @@ mod shard;
 mod store;
 #[cfg(feature = "candle")]
 mod tap;
-mod torch_file;
+mod torch_vectors;
 mod verify;
 mod writer;
 
@@ -98,7 +98,7 @@ pub use rows::{Responses, ShardRows};
 pub use store::{ActivationStore, Block};
 #[cfg(feature = "candle")]
 pub use tap::PooledTap;
-pub use torch_file::torch_vectors;
+pub use torch_vectors::torch_vectors;
 pub use verify::{Verification, merge, verify};
 pub use writer::StoreWriter;
 

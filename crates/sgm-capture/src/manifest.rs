@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sgm_core::sha256::hex_digest;
-use sgm_core::{Calibration, Site};
+use sgm_core::{Calibration, Site, SkippedSample};
 
 use crate::{Error, Result, StoreDtype};
 
@@ -45,6 +45,9 @@ pub struct Manifest {
     /// The origin of the samples, if it is known.
     #[serde(default)]
     pub calibration: Option<Calibration>,
+    /// The samples that were left out, with the reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedSample>,
     /// The software that wrote the store.
     pub created_by: String,
     /// The number of neurons of each site, by its name.
@@ -86,6 +89,7 @@ impl Manifest {
             samples_sha256: None,
             settings: BTreeMap::new(),
             calibration: None,
+            skipped: Vec::new(),
             created_by: concat!("sgm ", env!("CARGO_PKG_VERSION")).to_owned(),
             sites: sites.into_iter().map(|(site, width)| (site.to_string(), width)).collect(),
         }

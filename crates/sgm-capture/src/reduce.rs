@@ -44,9 +44,17 @@ impl Reduction {
 
     /// Pools the responses `[tokens, neurons]` of one sample: `[neurons]` for each pooling, NaN without a selected token.
     ///
+    /// At the site of an expert, only tokens `routed` to it are selected, and the result is 0 without one.
+    ///
     /// A NaN among the responses at the selected tokens makes each pooling but `last` NaN. Responses that no pooling selects are not read.
-    pub(crate) fn row(&self, values: &[f32], neurons: usize, kinds: &[TokenKind]) -> (Vec<Vec<f32>>, Option<NonFinites>) {
-        let runs = self.runs(values, neurons, kinds);
+    pub(crate) fn row(
+        &self,
+        values: &[f32],
+        neurons: usize,
+        kinds: &[TokenKind],
+        routed: Option<&[bool]>,
+    ) -> (Vec<Vec<f32>>, Option<NonFinites>) {
+        let runs = self.runs(values, neurons, kinds, routed);
         let mut pooled = vec![Vec::with_capacity(neurons); self.poolings.len()];
         let mut non_finite: Option<NonFinites> = None;
         let count = |(_, bit): &(Pooling, u8)| runs.iter().filter(|run| run.selections & bit != 0).map(|run| run.len).sum::<usize>();
@@ -80,6 +88,10 @@ impl Reduction {
                     }
                 }
             }
+        }
+        if routed.is_some() {
+            let empty = pooled.iter_mut().zip(&counts).filter(|(_, count)| **count == 0);
+            empty.for_each(|(pooled, _)| pooled.fill(0.0));
         }
         (pooled, non_finite)
     }
@@ -122,10 +134,13 @@ impl Reduction {
     }
 
     /// The selected tokens, up to four neighbours with the same selections together.
-    fn runs<'a>(&self, values: &'a [f32], neurons: usize, kinds: &[TokenKind]) -> Vec<Run<'a>> {
+    fn runs<'a>(&self, values: &'a [f32], neurons: usize, kinds: &[TokenKind], routed: Option<&[bool]>) -> Vec<Run<'a>> {
         let mut selections = vec![0u8; kinds.len()];
         for (pooling, bit) in &self.poolings {
             selections.iter_mut().zip(pooling.tokens.selected(kinds)).for_each(|(bits, selected)| *bits |= if selected { *bit } else { 0 });
+        }
+        if let Some(routed) = routed {
+            selections.iter_mut().zip(routed).filter(|(_, routed)| !**routed).for_each(|(bits, _)| *bits = 0);
         }
         let mut runs: Vec<Run<'a>> = Vec::with_capacity(kinds.len());
         for (row, selections) in values.chunks_exact(neurons.max(1)).zip(selections).filter(|(_, selections)| *selections != 0) {
@@ -278,12 +293,12 @@ mod tests {
 
     fn check(values: &[f32], neurons: usize, kinds: &[TokenKind], poolings: Vec<Pooling>) {
         let reduction = Reduction::new(poolings);
-        let (pooled, non_finite) = reduction.row(values, neurons, kinds);
+        let (pooled, non_finite) = reduction.row(values, neurons, kinds, None);
         for ((pooling, _), pooled) in reduction.poolings.iter().zip(&pooled) {
             assert_eq!(bits(pooled), bits(&plain(*pooling, values, neurons, kinds)), "{pooling}");
         }
         // The results do not depend on the processor.
-        let runs = reduction.runs(values, neurons, kinds);
+        let runs = reduction.runs(values, neurons, kinds, None);
         for start in (0..neurons).step_by(BLOCK) {
             let block = start..neurons.min(start + BLOCK);
             let fresh = || -> Vec<Accumulator> {
@@ -338,6 +353,23 @@ mod tests {
             some.dedup();
             check(&values, neurons, &kinds, some);
         }
+    }
+
+    #[test]
+    fn only_routed_tokens_count_at_an_expert_and_without_one_the_response_is_0() {
+        let kinds = [TokenKind::PromptText, TokenKind::PromptText, TokenKind::Response, TokenKind::Padding];
+        let values = [1.0, -5.0, 3.0, 0.0];
+        let pool = |tokens, routed: [bool; 4]| {
+            let poolings = Pool::ALL.map(|pool| Pooling { pool, tokens }).to_vec();
+            Reduction::new(poolings).row(&values, 1, &kinds, Some(&routed)).0.concat()
+        };
+        // Mean, max, min, last, maxabs.
+        assert_eq!(pool(TokenSelection::All, [true, false, true, false]), [2.0, 3.0, 1.0, 3.0, 3.0]);
+        assert_eq!(pool(TokenSelection::All, [false, true, false, false]), [-5.0, -5.0, -5.0, -5.0, 5.0]);
+        assert_eq!(pool(TokenSelection::Response, [true, true, false, false]), [0.0; 5]);
+        // The end of the prompt is the same token, whether it is routed there or not.
+        assert_eq!(pool(TokenSelection::PromptEnd, [true, false, true, false]), [0.0; 5]);
+        assert_eq!(pool(TokenSelection::All, [false; 4]), [0.0; 5]);
     }
 
     #[test]

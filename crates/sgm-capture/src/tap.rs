@@ -14,10 +14,13 @@ use crate::rows::Responses;
 /// A tap that pools the outputs of sites and changes nothing.
 ///
 /// Responses are pooled in one pass over a site's output for any number of poolings, before later taps change it; sums are f64. Without a
-/// selected token the result is NaN. Padding is never read.
+/// selected token the result is NaN, at the sites of experts 0: an expert that no selected token is routed to adds nothing. Padding is never
+/// read.
 #[derive(Debug)]
 pub struct PooledTap {
     reduction: Reduction,
+    /// Whether the sites of single experts are pooled too.
+    experts: bool,
     samples: Mutex<BTreeMap<usize, Pooled>>,
 }
 
@@ -32,7 +35,13 @@ pub(crate) struct Pooled {
 impl PooledTap {
     /// A tap for several poolings at once.
     pub fn new(poolings: Vec<Pooling>) -> Self {
-        Self { reduction: Reduction::new(poolings), samples: Mutex::default() }
+        Self { reduction: Reduction::new(poolings), experts: false, samples: Mutex::default() }
+    }
+
+    /// Pools the sites of single experts too, over the tokens that are routed to each.
+    #[must_use]
+    pub fn with_experts(self) -> Self {
+        Self { experts: true, ..self }
     }
 
     /// Takes the responses pooled since the last call: for each id and each pooling in order, `[neurons]` of every site.
@@ -46,11 +55,15 @@ impl PooledTap {
 }
 
 impl Tap for PooledTap {
+    fn expert_sites(&self) -> bool {
+        self.experts
+    }
+
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
         let (_, tokens, neurons) = output.dims3()?;
         let pooled: Vec<_> = with_values(&output, |values| {
             let rows = values.chunks_exact((tokens * neurons).max(1)).enumerate();
-            rows.map(|(row, values)| self.reduction.row(values, neurons, spans.row(row))).collect()
+            rows.map(|(row, values)| self.reduction.row(values, neurons, spans.row(row), spans.routed(row))).collect()
         })?;
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, (responses, non_finite)) in spans.ids().iter().zip(pooled) {

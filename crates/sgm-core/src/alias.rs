@@ -21,7 +21,7 @@ const LAYER_PREFIXES: [&str; 6] = [
 impl Site {
     /// The site that a checkpoint's tensor or module name belongs to.
     ///
-    /// Accepts a site's own name, the module names of the Hugging Face layouts (old and new) and
+    /// Accepts a site's own name, the module names of the Hugging Face layouts (old and new), also of single experts, and
     /// GGUF's `blk.{i}.ffn_{gate|up|down}`, each with or without `.weight` or `.bias`. Names outside
     /// the language model's MLPs give `None`.
     pub fn from_checkpoint_name(name: &str) -> Option<Self> {
@@ -36,9 +36,14 @@ impl Site {
             };
             return Some(Self::new(parse_index(layer)?, projection));
         }
-        let (layer, projection) = in_mlp(module)?;
-        let projection = projection.parse().ok()?;
-        Some(Self::new(layer, projection))
+        let (layer, within) = in_mlp(module)?;
+        match within.strip_prefix("experts.") {
+            None => Some(Self::new(layer, within.parse().ok()?)),
+            Some(expert) => {
+                let (expert, projection) = expert.split_once('.')?;
+                Some(Self::of_expert(layer, parse_index(expert)?, expert_projection(projection)?))
+            }
+        }
     }
 
     /// The sites whose neurons are the rows of a checkpoint's tensor, in order and with as many rows each; none for tensors
@@ -55,11 +60,22 @@ impl Site {
     }
 }
 
-/// The layer, and the name within its MLP, of a module of the language model.
-fn in_mlp(module: &str) -> Option<(usize, &str)> {
+/// The layer, and the name within its MLP or mixture of experts, of a module of the language model.
+pub(crate) fn in_mlp(module: &str) -> Option<(usize, &str)> {
     let rest = LAYER_PREFIXES.iter().find_map(|prefix| module.strip_prefix(prefix))?;
-    let (layer, name) = rest.split_once(".mlp.")?;
+    // The second name is Mixtral's.
+    let (layer, name) = rest.split_once(".mlp.").or_else(|| rest.split_once(".block_sparse_moe."))?;
     Some((parse_index(layer)?, name))
+}
+
+/// A projection of a single expert, by its name or by Mixtral's.
+pub(crate) fn expert_projection(name: &str) -> Option<Projection> {
+    match name {
+        "w1" => Some(Projection::Gate),
+        "w3" => Some(Projection::Up),
+        "w2" => Some(Projection::Down),
+        _ => name.parse().ok(),
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +95,10 @@ mod tests {
         ] {
             assert_eq!(Site::from_checkpoint_name(name), site, "{name}");
         }
+        let expert = Some(Site::of_expert(12, 7, Projection::Down));
+        for name in ["model.layers.12.mlp.experts.7.down_proj.weight", "model.layers.12.block_sparse_moe.experts.7.w2.weight"] {
+            assert_eq!(Site::from_checkpoint_name(name), expert, "{name}");
+        }
         let fused = Site::all_in_checkpoint_tensor("model.layers.3.mlp.gate_up_proj.weight");
         assert_eq!(fused, [Site::new(3, Projection::Gate), Site::new(3, Projection::Up)]);
         assert_eq!(Site::all_in_checkpoint_tensor("model.layers.12.mlp.down_proj.weight"), site.as_slice());
@@ -89,7 +109,9 @@ mod tests {
             "model.visual.blocks.12.mlp.gate_proj.bias",
             "model.visual.layers.12.mlp.down_proj",
             "model.layers.12.self_attn.o_proj.weight",
-            "model.layers.12.mlp.experts.0.down_proj.weight",
+            "model.layers.12.mlp.experts.down_proj",
+            "model.layers.12.mlp.shared_expert.down_proj.weight",
+            "model.layers.12.mlp.gate.weight",
             "blk.12.ffn_norm.weight",
             "",
         ] {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Condition, Error, Intervention, Result, TokenSelection, write_atomically};
+use crate::{Condition, Error, Intervention, Result, TokenSelection, shortcut_warning, write_atomically};
 
 /// The first line of every card. A file without it is not a card and is not overwritten.
 const MARK: &str = "<!-- card of an SGM intervention, written with it and overwritten with it -->";
@@ -45,6 +45,12 @@ impl Intervention {
                 c.dataset, c.n_toxic, c.n_non_toxic, c.label_source, c.sha256
             )
         });
+        let shortcuts = m.calibration.as_ref().map(|c| &c.shortcuts).filter(|shortcuts| !shortcuts.is_empty());
+        let told_by = shortcuts.map(|shortcuts| {
+            let each = shortcuts.iter().map(|(name, auroc)| format!("{name} {auroc:.3}"));
+            format!("{} (AUROC; 0.5 or less is chance)", each.collect::<Vec<_>>().join(", "))
+        });
+        let shortcut = shortcuts.and_then(shortcut_warning).map(|warning| format!("\n**{}**\n", plain(&warning))).unwrap_or_default();
         let method = m.method.as_ref().map(ToString::to_string);
         let condition = self.condition.as_ref().map(|Condition { probe, threshold }| {
             let neurons = probe.weights().values().map(Vec::len).sum::<usize>();
@@ -58,6 +64,7 @@ impl Intervention {
             ("revision", m.base_model_revision.as_deref()),
             ("SHA-256 of its config.json", m.config_sha256.as_deref()),
             ("calibration data", calibration.as_deref()),
+            ("label told by these alone", told_by.as_deref()),
             ("scorer", m.scorer.as_deref()),
             ("pooling over tokens", m.pooling.as_deref()),
             ("method", method.as_deref()),
@@ -95,7 +102,7 @@ impl Intervention {
             "{MARK}\n# {file}\n\nAn intervention on the MLP neurons of a multimodal language model, made by the method `{}`: the output of \
              every neuron becomes `scale * output + shift`. Of {} neurons {} are changed{shifts}.{added}\n{warning}\n\
              ## What it is for and made from\n\n\
-             {table}\n## How strong it is\n\n{}\n## How to use it\n\n{use_it}\n## Limits\n\n{LIMITS}",
+             {table}{shortcut}\n## How strong it is\n\n{}\n## How to use it\n\n{use_it}\n## Limits\n\n{LIMITS}",
             plain(method_name),
             total.neurons,
             total.changed,
@@ -219,6 +226,12 @@ mod tests {
                 .card("g")
                 .contains("**It amplifies.** 1 scales are above 1 or below 0, the first at `lm.layers.2.mlp.up_proj`, neuron 1: 1.4.")
         );
+        let mut given_away = glasses(0.5);
+        let shortcuts = [("prompt".to_owned(), 0.98), ("image".to_owned(), 0.5)].into();
+        given_away.metadata.calibration = Some(crate::Calibration { shortcuts, ..Default::default() });
+        let card = given_away.card("g");
+        assert!(card.contains("| label told by these alone | image 0.500, prompt 0.980 (AUROC;"), "{card}");
+        assert!(card.contains("**Warning: ") && card.contains("prompt (AUROC 0.980)") && !card.contains("image (AUROC"), "{card}");
         let mut response = glasses(0.5);
         response.tokens = TokenSelection::Response;
         let card = response.card("g");

@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use crate::TokenSelection;
 
+/// The image files that this build reads.
+const FORMATS: &str = if cfg!(feature = "image-formats") {
+    "PNG, JPEG, WebP, GIF, BMP and TIFF are supported"
+} else {
+    "PNG and JPEG are supported, with feature `image-formats` also WebP, GIF, BMP and TIFF"
+};
+
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -168,12 +175,31 @@ pub enum Error {
     },
 
     /// A file or buffer is not an image.
-    #[error("{name}: not a readable image: {reason}; PNG and JPEG are supported")]
+    #[error("{name}: not a readable image: {reason}; {}", FORMATS)]
     Image {
         /// The file, or the source of the bytes.
         name: String,
         /// The defect.
         reason: String,
+    },
+
+    /// A file is not one that `torch.save` writes.
+    #[error("{path}: not a readable torch file: {reason}")]
+    NotTorch {
+        /// The file.
+        path: PathBuf,
+        /// The defect.
+        reason: String,
+    },
+
+    /// The weights of a checkpoint are quantised in a format that is not read.
+    #[error(
+        "the weights are quantised {how}; this format is not read: dequantise the checkpoint (in transformers, `model.dequantize()` \
+         and `save_pretrained`), or take the checkpoint in 16 bits or a GGUF file"
+    )]
+    Quantised {
+        /// The method, or the tensor that shows it, in words.
+        how: String,
     },
 
     /// No MLP projection has this name.

@@ -49,6 +49,7 @@
 
 mod alias;
 mod atomic;
+mod bad_sample;
 mod card;
 mod compose;
 mod condition;
@@ -62,24 +63,31 @@ mod intervention;
 mod intervention_file;
 mod metadata;
 mod patch_neuron;
+pub mod quantisation;
 pub mod sha256;
 mod site;
 mod strength;
 mod tensor_file;
+mod tensor_neurons;
 mod token_names;
 mod tokens;
+pub mod torch_file;
+#[cfg(feature = "image")]
+mod whole_image;
 
 pub use atomic::{TEMPORARY_PREFIX, create_atomically, write_atomically, write_atomically_with};
+pub use bad_sample::{OnBadSample, SkippedSample};
 pub use compose::{Composition, Conflicts, Contradiction, Diff, SiteDiff};
 pub use condition::{Condition, Probe};
 pub use describe::{Description, Summary};
 pub use error::{Error, Result};
 pub use expertise::{Expertise, SiteExpertise};
 pub use intervention::{Amplification, Amplify, Intervention, SiteIntervention};
-pub use metadata::{Calibration, Metadata};
+pub use metadata::{Calibration, Metadata, SHORTCUT_AUROC, shortcut_warning};
 pub use patch_neuron::PatchNeuron;
 pub use site::{Projection, Site, nearest};
 pub use strength::Schedule;
+pub use tensor_neurons::TensorNeurons;
 pub use tokens::{TokenKind, TokenSelection};
 
 /// Runs the examples of the book's page.

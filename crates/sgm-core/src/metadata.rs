@@ -35,7 +35,7 @@ pub struct Metadata {
 }
 
 /// The samples on which expertise was measured.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Calibration {
     /// The data set's name.
     pub dataset: String,
@@ -47,6 +47,30 @@ pub struct Calibration {
     pub n_non_toxic: usize,
     /// The source of the labels: a data set's field, a judge's id.
     pub label_source: String,
+    /// How well parts that should tell nothing of the label predict it, each alone, as AUROCs: the prompt, the image, lengths.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shortcuts: BTreeMap<String, f64>,
+}
+
+/// The AUROC above which a shortcut is warned of.
+pub const SHORTCUT_AUROC: f64 = 0.7;
+
+/// The warning about the [shortcuts](Calibration::shortcuts) above [`SHORTCUT_AUROC`]; `None` if there are none.
+///
+/// ```
+/// # use std::collections::BTreeMap;
+/// let shortcuts = BTreeMap::from([("prompt".to_owned(), 0.98), ("image".to_owned(), 0.6)]);
+/// assert!(sgm_core::shortcut_warning(&shortcuts).unwrap().contains("prompt (AUROC 0.980)"));
+/// ```
+pub fn shortcut_warning(shortcuts: &BTreeMap<String, f64>) -> Option<String> {
+    let above = shortcuts.iter().filter(|(_, auroc)| **auroc > SHORTCUT_AUROC);
+    let named: Vec<String> = above.map(|(name, auroc)| format!("{name} (AUROC {auroc:.3})")).collect();
+    (!named.is_empty()).then(|| {
+        let by = named.join(", ");
+        format!(
+            "Warning: the label of the calibration samples can be told by this alone: {by}. Neurons that respond to it look like experts."
+        )
+    })
 }
 
 const FORMAT: &str = "format";

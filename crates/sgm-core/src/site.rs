@@ -51,26 +51,38 @@ impl FromStr for Projection {
 
 /// One MLP projection of one layer of the language model: the place where neurons are read and scaled.
 ///
-/// Displays as, and parses from, its canonical name `lm.layers.{layer}.mlp.{projection}`. Sites are
-/// ordered by layer, then by projection.
+/// Displays as, and parses from, its canonical name: `lm.layers.{layer}.mlp.{projection}`, or
+/// `lm.layers.{layer}.mlp.experts.{expert}.{projection}` for one expert of a mixture. In a layer with a mixture of experts,
+/// `lm.layers.{layer}.mlp.down_proj` is the output of the whole mixture. Sites are ordered by layer, then by expert (sites
+/// without one first), then by projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site {
     /// The decoder layer, counted from 0 over all layers of the language model.
     pub layer: usize,
-    /// The projection within the layer's MLP.
+    /// The expert of the layer's mixture; `None` for a plain MLP, and for the output of a whole mixture.
+    pub expert: Option<usize>,
+    /// The projection within the layer's MLP, or within the expert.
     pub projection: Projection,
 }
 
 impl Site {
     /// The site of a projection of a layer.
-    pub fn new(layer: usize, projection: Projection) -> Self {
-        Self { layer, projection }
+    pub const fn new(layer: usize, projection: Projection) -> Self {
+        Self { layer, expert: None, projection }
+    }
+
+    /// The site of a projection of one expert of a layer.
+    pub const fn of_expert(layer: usize, expert: usize, projection: Projection) -> Self {
+        Self { layer, expert: Some(expert), projection }
     }
 }
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lm.layers.{}.mlp.{}", self.layer, self.projection)
+        match self.expert {
+            None => write!(f, "lm.layers.{}.mlp.{}", self.layer, self.projection),
+            Some(expert) => write!(f, "lm.layers.{}.mlp.experts.{expert}.{}", self.layer, self.projection),
+        }
     }
 }
 
@@ -83,11 +95,18 @@ impl FromStr for Site {
 }
 
 fn parse(name: &str) -> Option<Site> {
-    let (layer, projection) = name.strip_prefix("lm.layers.")?.split_once(".mlp.")?;
-    Some(Site::new(parse_index(layer)?, projection.parse().ok()?))
+    let (layer, within) = name.strip_prefix("lm.layers.")?.split_once(".mlp.")?;
+    let layer = parse_index(layer)?;
+    match within.strip_prefix("experts.") {
+        None => Some(Site::new(layer, within.parse().ok()?)),
+        Some(expert) => {
+            let (expert, projection) = expert.split_once('.')?;
+            Some(Site::of_expert(layer, parse_index(expert)?, projection.parse().ok()?))
+        }
+    }
 }
 
-/// A decimal layer index without sign and leading zeros.
+/// A decimal index of a layer or an expert without sign and leading zeros.
 pub(crate) fn parse_index(digits: &str) -> Option<usize> {
     let canonical = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     if canonical { digits.parse().ok() } else { None }
@@ -123,8 +142,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn canonical_names_round_trip(layer in 0usize..100_000, projection in 0usize..3) {
-            let site = Site::new(layer, Projection::ALL[projection]);
+        fn canonical_names_round_trip(layer in 0usize..100_000, expert in proptest::option::of(0usize..1000), projection in 0usize..3) {
+            let site = Site { expert, ..Site::new(layer, Projection::ALL[projection]) };
             prop_assert_eq!(site.to_string().parse::<Site>().unwrap(), site);
         }
 
@@ -140,6 +159,9 @@ mod tests {
     fn misspelt_names_are_answered_with_the_nearest_site() {
         let message = "lm.layers.3.mlp.upp_proj".parse::<Site>().unwrap_err().to_string();
         assert!(message.contains("did you mean `lm.layers.3.mlp.up_proj`"), "{message}");
+        for name in ["lm.layers.3.mlp.experts.up_proj", "lm.layers.3.mlp.experts.01.up_proj", "lm.layers.3.mlp.experts.1.w1"] {
+            assert!(name.parse::<Site>().is_err(), "{name}");
+        }
         for name in ["", "lm.layers.03.mlp.up_proj", "lm.layers.+3.mlp.up_proj", "lm.layers.3.mlp.up_proj.", "lm.layers.x.mlp.up_proj"] {
             assert!(name.parse::<Site>().is_err(), "{name}");
         }
@@ -149,12 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn sites_sort_by_layer_then_projection() {
-        let mut sites = [Site::new(1, Projection::Gate), Site::new(0, Projection::Down), Site::new(0, Projection::Gate)];
+    fn sites_sort_by_layer_then_expert_then_projection() {
+        let expert = Site::of_expert(0, 2, Projection::Up);
+        let mut sites = [Site::new(1, Projection::Gate), expert, Site::new(0, Projection::Down), Site::new(0, Projection::Gate)];
         sites.sort();
         assert_eq!(
             sites.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["lm.layers.0.mlp.gate_proj", "lm.layers.0.mlp.down_proj", "lm.layers.1.mlp.gate_proj"]
+            ["lm.layers.0.mlp.gate_proj", "lm.layers.0.mlp.down_proj", "lm.layers.0.mlp.experts.2.up_proj", "lm.layers.1.mlp.gate_proj"]
         );
     }
 }

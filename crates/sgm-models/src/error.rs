@@ -91,6 +91,28 @@ pub enum Error {
         names: Vec<String>,
     },
 
+    /// The checkpoint has no output head, and the configuration does not tie it to the embeddings.
+    #[error(
+        "the checkpoint has no output head ({}), and config.json does not say that the embeddings serve as one; copy the whole \
+         checkpoint, or set `tie_word_embeddings` to true in config.json if they do", .names.join(", ")
+    )]
+    NoHead {
+        /// The names tried.
+        names: Vec<String>,
+    },
+
+    /// The logits of a token are not numbers.
+    #[error(
+        "prompt {prompt}: the logits of token {token} of the answer are not finite numbers, so that no token can be chosen; the weights \
+         may be damaged, or a tap or intervention may produce values out of range"
+    )]
+    NotFinite {
+        /// The id of the prompt: its index in the call, or the one given in [`GenerateOptions::ids`](crate::GenerateOptions::ids).
+        prompt: usize,
+        /// The index of the token in the answer.
+        token: usize,
+    },
+
     /// The tokenizer file cannot be loaded, or text cannot be encoded or decoded.
     #[error("tokenizer: {reason}")]
     Tokenizer {
@@ -105,11 +127,35 @@ pub enum Error {
         reason: String,
     },
 
-    /// The number of image placeholders in a prompt is not the number of its images.
-    #[error("prompt {prompt}: {placeholders} image placeholders in the text but {images} images given")]
-    ImageCount {
-        /// The prompt's index in the batch.
+    /// The prompt that a chat template renders lacks what a message says.
+    #[error(
+        "chat template {file}: the prompt that it renders does not contain the text of message {message} ({role}); leave the message out, \
+         or set another template"
+    )]
+    MessageLost {
+        /// The file of the template.
+        file: String,
+        /// The role of the message.
+        role: &'static str,
+        /// The index of the message in the conversation.
+        message: usize,
+    },
+
+    /// A prompt cannot be processed.
+    #[error("prompt {prompt}: {source}")]
+    Prompt {
+        /// The id of the prompt: its index in the call, or the one given in [`GenerateOptions::ids`](crate::GenerateOptions::ids).
         prompt: usize,
+        /// The fault of the prompt.
+        source: Box<Error>,
+    },
+
+    /// The number of image placeholders in a prompt is not the number of its images.
+    #[error(
+        "{placeholders} image placeholders in the text but {images} images given; if the text only speaks of the placeholder, the model \
+         cannot tell: leave it out"
+    )]
+    ImageCount {
         /// The number of placeholders in the rendered text.
         placeholders: usize,
         /// The number of images.
@@ -148,6 +194,29 @@ pub enum Error {
     /// A site or an intervention is wrong.
     #[error(transparent)]
     Core(#[from] sgm_core::Error),
+}
+
+impl Error {
+    /// The id of the prompt that the error is about, if it is about one.
+    pub fn prompt(&self) -> Option<usize> {
+        match self {
+            Self::Prompt { prompt, .. } | Self::NotFinite { prompt, .. } => Some(*prompt),
+            _ => None,
+        }
+    }
+
+    /// The error of one prompt.
+    pub(crate) fn of_prompt(self, prompt: usize) -> Self {
+        Self::Prompt { prompt, source: Box::new(self) }
+    }
+
+    /// The same error, about the prompt of another id.
+    pub(crate) fn renumbered(self, id: impl FnOnce(usize) -> usize) -> Self {
+        match self {
+            Self::Prompt { prompt, source } => Self::Prompt { prompt: id(prompt), source },
+            other => other,
+        }
+    }
 }
 
 fn not_cached(cache: &Option<PathBuf>) -> String {

@@ -78,6 +78,7 @@ pub use model::mllm::Mllm;
 pub use model::partial_prefill::PartialPrefill;
 pub use model::tapped_model::TappedModel;
 pub use processor::batch::Processor;
+pub use processor::chat_template::ChatTemplate;
 pub use processor::images::image_processor::ImageProcessor;
 pub use processor::images::layout::{ImageLayout, ProcessedImages};
 pub use processor::images::resample::ImageBackend;

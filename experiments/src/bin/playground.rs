@@ -93,6 +93,8 @@ impl Phrases {
                         label: (split == Split::Calibration).then_some(risky),
                         reference: None,
                         task: None,
+                        subcategory: None,
+                        request: None,
                     });
                 }
             }

@@ -1,7 +1,7 @@
 //! Builds a manifest out of published data sets.
 //!
-//! A [`Builder`] reads its [data sets](crate::datasets) twice: once to choose samples by a [`BuildPlan`], once to write the chosen ones, so
-//! that sets larger than memory can be used. The result is a folder:
+//! A [`Builder`] reads its [data sets](crate::datasets) several times: to choose samples by a [`BuildPlan`], to check the images of the chosen
+//! ones, and to write them, so that sets larger than memory can be used. The result is a folder:
 //!
 //! | file | |
 //! |---|---|
@@ -15,6 +15,9 @@
 //! **Splits share nothing.** Two samples are related when they have the same image, byte for byte, or the same prompt after removing case,
 //! punctuation, articles and extra white space; so are samples that a chain of such relations connects. Related samples are in one split.
 //! An image that was saved again and a prompt that was rephrased are not recognised.
+//!
+//! **One odd entry does not stop a build.** An entry that is not as published, or whose image cannot be read, is left out, counted, and named
+//! in the datasheet and in a warning. A set without a single good entry is an error.
 //!
 //! ```
 //! use mm_toxic_qa::builder::Builder;
@@ -33,14 +36,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use sgm_core::image_file::decode_image;
 use sha2::{Digest, Sha256};
 
 use crate::data::datasheet::{BuildOutput, Datasheet, Dropped};
-use crate::datasets::{Dataset, Item, MAX_PICTURE, Picture, read_bytes};
-use crate::{BuildPlan, Condition, Error, ImageFolder, Result, Split, manifest, scoring};
+use crate::datasets::{Dataset, Entry, Item, MAX_PICTURE, Part, Picture, read_bytes};
+use crate::{BuildPlan, Condition, Error, ImageFolder, Result, Sample, Split, manifest, scoring};
 
 /// The name of the manifest in the folder.
 pub const MANIFEST: &str = "manifest.jsonl";
@@ -53,7 +57,10 @@ pub struct Builder {
     plan: BuildPlan,
     seed: u64,
     link: bool,
+    keep_duplicates: bool,
+    ignore_parts: bool,
     datasets: Vec<Box<dyn Dataset>>,
+    selection: Option<Box<dyn Dataset>>,
 }
 
 type Hash = [u8; 32];
@@ -68,6 +75,9 @@ struct Candidate {
     condition: Condition,
     category: String,
     label: Option<bool>,
+    part: Option<Part>,
+    /// Whether the selection lists it.
+    selected: bool,
     prompt: Hash,
     image: Option<Hash>,
     /// The hash of prompt, image and answer.
@@ -80,7 +90,7 @@ struct Candidate {
 impl Builder {
     /// A builder without data sets.
     pub fn new(plan: BuildPlan, seed: u64) -> Self {
-        Self { plan, seed, link: false, datasets: Vec::new() }
+        Self { plan, seed, link: false, keep_duplicates: false, ignore_parts: false, datasets: Vec::new(), selection: None }
     }
 
     /// Adds a data set.
@@ -97,29 +107,62 @@ impl Builder {
         Self { link: true, ..self }
     }
 
+    /// Keeps questions that occur several times, as the published rates of MM-SafetyBench count them.
+    #[must_use]
+    pub fn keeping_duplicates(self) -> Self {
+        Self { keep_duplicates: true, ..self }
+    }
+
+    /// Draws every split from all questions, whatever [`Part`] of its data set one is of.
+    #[must_use]
+    pub fn ignoring_parts(self) -> Self {
+        Self { ignore_parts: true, ..self }
+    }
+
+    /// Tests on the questions that this set lists, by category and wording, and on no others. Their images are those of the data sets added.
+    #[must_use]
+    pub fn selecting(self, questions: Box<dyn Dataset>) -> Self {
+        Self { selection: Some(questions), ..self }
+    }
+
     /// Builds the benchmark in a folder without a manifest.
     ///
     /// # Errors
     ///
-    /// Those of the [data sets](Dataset::for_each) and their [images](ImageFolder::put); [`Error::TooFew`] when the plan takes more samples
-    /// than there are; [`Error::ItemTwice`] when a data set was added twice; [`Error::DatasetFile`] when the folder has a manifest, or when
-    /// a data set changed while it was read; the errors of [`manifest::write`].
+    /// Those of the [data sets](Dataset::for_each), and that of the first odd entry of a set without a good one; [`Error::TooFew`] when the
+    /// plan takes more samples than there are; [`Error::ItemTwice`] when a data set was added twice; [`Error::DatasetFile`] when the folder
+    /// has a manifest, when nothing is left, or when a data set changed while it was read; the errors of [`manifest::write`].
     pub fn build(&self, folder: &Path) -> Result<BuildOutput> {
         let path = folder.join(MANIFEST);
         if path.exists() {
             return Err(Error::DatasetFile { path, reason: "exists already; build into another folder".to_owned() });
         }
-        let mut dropped = Dropped::new();
-        let candidates = unique(self.candidates(&mut dropped)?, &mut dropped);
-        let (components, largest) = components(&candidates);
-        let chosen = self.choose(candidates, &components, &mut dropped)?;
+        let mut dropped = Dropped::default();
+        let mut candidates = unique(self.candidates(&mut dropped)?, self.keep_duplicates, &mut dropped);
+        self.select(&mut candidates, &mut dropped)?;
+        let mut checked = HashSet::new();
+        let (taken, claims, components, largest) = loop {
+            let (components, largest) = components(&candidates);
+            let (taken, claims) = self.choose(&candidates, &components)?;
+            let broken = self.broken_images(&candidates, &taken, &mut checked)?;
+            if broken.is_empty() {
+                break (taken, claims, components, largest);
+            }
+            self.leave_out(&mut candidates, broken, &mut dropped)?;
+        };
+        self.account(&candidates, &taken, &claims, &components, &mut dropped);
+        if taken.is_empty() {
+            let reasons: Vec<String> = dropped.iter().map(|(source, reason, n, _)| format!("{n} of {source}: {reason}")).collect();
+            let reason = format!("nothing is left to write; left out are {}", reasons.join(", "));
+            return Err(Error::DatasetFile { path, reason });
+        }
         let mut images = ImageFolder::new(folder);
         if self.link {
             images = images.linking();
         }
-        let mut samples = self.write_images(&chosen, &images)?;
+        let mut samples = self.write_images(&candidates, &taken, &images)?;
         samples.sort_by(|a, b| a.id.cmp(&b.id));
-        let datasheet = Datasheet::of(&samples)?.built_by(self.plan.clone(), self.seed, dropped, largest);
+        let datasheet = Datasheet::of(&samples)?.built_by(self.plan.clone(), self.seed, largest).leaving_out(dropped);
         sgm_core::write_atomically(&folder.join(DATASHEET), datasheet.markdown().as_bytes())?;
         manifest::write(&path, &samples)?;
         Ok(BuildOutput { samples, datasheet })
@@ -128,31 +171,83 @@ impl Builder {
     /// The first reading.
     fn candidates(&self, dropped: &mut Dropped) -> Result<Vec<Candidate>> {
         let mut candidates = Vec::new();
-        let mut places: HashMap<String, String> = HashMap::new();
+        // The data set of an id, its first place, and how often the set has it.
+        let mut ids: HashMap<String, (usize, String, usize)> = HashMap::new();
         for (dataset, reader) in self.datasets.iter().enumerate() {
+            let (source, before) = (reader.source()?, candidates.len());
             let mut index = 0;
-            let mut source = String::new();
-            let skipped = reader.for_each(&mut |item| {
-                if let Some(first) = places.insert(item.sample.id.clone(), item.place.to_string()) {
-                    return Err(Error::ItemTwice { id: item.sample.id, first, second: item.place.to_string() });
-                }
-                source.clone_from(&item.sample.source);
-                candidates.push(self.candidate(dataset, index, &item)?);
+            let mut odd = None;
+            reader.for_each(&mut |entry| {
+                let candidate = match entry {
+                    Entry::LeftOut { place, reason } => {
+                        dropped.add(&source, reason, &place);
+                        Ok(None)
+                    }
+                    Entry::Odd(error) => Err(error),
+                    Entry::Item(item) => self.candidate(dataset, index, &item).map(|candidate| Some((candidate, item))),
+                };
                 index += 1;
+                match candidate {
+                    Ok(None) => {}
+                    Ok(Some((mut candidate, item))) => {
+                        let place = item.place.to_string();
+                        let (first, place, times) = ids.entry(item.sample.id.clone()).or_insert((dataset, place, 0));
+                        if *first != dataset {
+                            let (id, first, second) = (item.sample.id, place.clone(), item.place.to_string());
+                            return Err(Error::ItemTwice { id, first, second });
+                        }
+                        *times += 1;
+                        if *times > 1 {
+                            // Published ids occur several times, with other instructions.
+                            candidate.id = format!("{}#{times}", candidate.id);
+                        }
+                        candidates.push(candidate);
+                    }
+                    Err(error) if is_odd(&error) => {
+                        dropped.odd(&source, &error);
+                        odd.get_or_insert(error);
+                    }
+                    Err(error) => return Err(error),
+                }
                 Ok(())
             })?;
-            for (reason, n) in skipped {
-                *dropped.entry((source.clone(), reason)).or_default() += n;
+            match odd {
+                Some(error) if candidates.len() == before => return Err(error),
+                _ => {}
             }
         }
         Ok(candidates)
     }
 
+    /// Marks the candidates that the selection lists, one for each time that it does, and counts what it lists in vain.
+    fn select(&self, candidates: &mut [Candidate], dropped: &mut Dropped) -> Result<()> {
+        let Some(selection) = &self.selection else { return Ok(()) };
+        let source = format!("selection {}", selection.source()?);
+        let mut listed: HashMap<(String, Hash), Vec<String>> = HashMap::new();
+        selection.for_each(&mut |entry| {
+            match entry {
+                Entry::LeftOut { place, reason } => dropped.add(&source, reason, &place),
+                Entry::Odd(error) => dropped.odd(&source, &error),
+                Entry::Item(Item { sample, place, .. }) => {
+                    listed.entry((sample.category, wording(&sample.prompt))).or_default().push(place.to_string());
+                }
+            }
+            Ok(())
+        })?;
+        for candidate in candidates.iter_mut().filter(|candidate| is_risky(candidate)) {
+            let places = listed.get_mut(&(candidate.category.clone(), candidate.prompt));
+            candidate.selected = places.is_some_and(|places| places.pop().is_some());
+        }
+        let mut missing: Vec<String> = listed.into_values().flatten().collect();
+        missing.sort();
+        missing.iter().for_each(|place| dropped.add(&source, "not in the data sets", place));
+        Ok(())
+    }
+
     fn candidate(&self, dataset: usize, index: usize, item: &Item) -> Result<Candidate> {
         let sample = &item.sample;
         let image = item.picture.as_ref().map(content).transpose()?;
-        let words = scoring::normalise(&sample.prompt);
-        let prompt = hash(&[if words.is_empty() { sample.prompt.trim() } else { &words }.as_bytes()]);
+        let prompt = wording(&sample.prompt);
         let reference = sample.reference.as_ref().map(|r| r.answers.join("\0"));
         let label = [sample.label.map_or(2, u8::from)];
         let response = sample.response.as_deref().unwrap_or_default();
@@ -173,6 +268,8 @@ impl Builder {
             condition: sample.condition,
             category: sample.category.clone(),
             label: sample.label,
+            part: item.part.filter(|_| !self.ignore_parts),
+            selected: false,
             prompt,
             image,
             answer,
@@ -181,26 +278,26 @@ impl Builder {
         })
     }
 
-    /// Fills the splits. The first chosen sample of a group of related ones decides the split of the group.
-    fn choose(&self, candidates: Vec<Candidate>, components: &[usize], dropped: &mut Dropped) -> Result<Vec<(Candidate, Split)>> {
+    /// The split of each chosen candidate, and that of each group of related ones, which its first chosen sample decides.
+    fn choose(&self, candidates: &[Candidate], components: &[usize]) -> Result<(BTreeMap<usize, Split>, HashMap<usize, Split>)> {
         let plan = &self.plan;
         let mut quotas = Vec::new();
-        let risky = |c: &&Candidate| c.split == Split::Test && c.condition == Condition::Standard;
-        let mut categories: Vec<String> = match &plan.categories {
-            Some(categories) => categories.clone(),
-            None => candidates.iter().filter(risky).map(|c| c.category.clone()).collect(),
-        };
-        categories.sort();
-        categories.dedup();
-        for (split, limit) in [(Split::Test, plan.test_per_category), (Split::Dev, Some(plan.dev_per_category))] {
-            quotas.extend(categories.iter().map(|category| (split, Group::Category(category), limit)));
+        let categories = self.categories(candidates);
+        let test = if self.selection.is_some() { None } else { plan.test_per_category };
+        for (split, limit) in [(Split::Test, test), (Split::Dev, Some(plan.dev_per_category))] {
+            let is_selected = self.selection.as_ref().map(|_| split == Split::Test);
+            quotas.extend(categories.iter().map(|category| (split, Group::Category { category, split, is_selected }, limit)));
+        }
+        if plan.test_per_category.is_none() && self.selection.is_none() {
+            quotas.extend(categories.iter().map(|category| (Split::Dev, Group::Train { category }, None)));
         }
         quotas.push((Split::Test, Group::Attacks, None));
         quotas.push((Split::Utility, Group::Utility, plan.utility));
-        quotas.extend([true, false].map(|label| (Split::Calibration, Group::Label(label), plan.calibration_per_label)));
+        let label = |label| Group::Label { label, evaluation_too: plan.calibrate_on_evaluation };
+        quotas.extend([true, false].map(|toxic| (Split::Calibration, label(toxic), plan.calibration_per_label)));
 
         let mut claims: HashMap<usize, Split> = HashMap::new();
-        let mut taken: HashMap<usize, Split> = HashMap::new();
+        let mut taken: BTreeMap<usize, Split> = BTreeMap::new();
         for (split, group, limit) in quotas {
             let wanted = limit.unwrap_or(usize::MAX);
             let mut found = 0;
@@ -217,54 +314,141 @@ impl Builder {
                 return Err(Error::TooFew { split: split.name(), of: group.to_string(), wanted, found });
             }
         }
-        let mut chosen = Vec::with_capacity(taken.len());
-        for (i, (candidate, component)) in candidates.into_iter().zip(components).enumerate() {
-            let foreign = candidate.split == Split::Test
-                && candidate.condition == Condition::Standard
-                && categories.binary_search(&candidate.category).is_err();
-            let reason = match (taken.get(&i), claims.get(component)) {
-                (Some(&split), _) => {
-                    chosen.push((candidate, split));
-                    continue;
-                }
-                _ if foreign => "category not in the plan",
-                (None, Some(&claim)) if !fits(&candidate, claim) => "shares an image or prompt with another split",
-                _ => "more than the plan takes",
-            };
-            *dropped.entry((candidate.source, reason)).or_default() += 1;
-        }
-        Ok(chosen)
+        Ok((taken, claims))
     }
 
-    /// The second reading: the samples chosen, with their images in the folder.
-    fn write_images(&self, chosen: &[(Candidate, Split)], images: &ImageFolder) -> Result<Vec<crate::Sample>> {
-        let wanted: HashMap<(usize, usize), &(Candidate, Split)> = chosen.iter().map(|c| ((c.0.dataset, c.0.index), c)).collect();
-        let mut samples = Vec::with_capacity(chosen.len());
+    /// The categories of the plan, or of all risky questions.
+    fn categories(&self, candidates: &[Candidate]) -> Vec<String> {
+        let mut categories: Vec<String> = match &self.plan.categories {
+            Some(categories) => categories.clone(),
+            None => candidates.iter().filter(|c| is_risky(c)).map(|c| c.category.clone()).collect(),
+        };
+        categories.sort();
+        categories.dedup();
+        categories
+    }
+
+    /// Counts the candidates that are not taken.
+    fn account(
+        &self,
+        candidates: &[Candidate],
+        taken: &BTreeMap<usize, Split>,
+        claims: &HashMap<usize, Split>,
+        components: &[usize],
+        dropped: &mut Dropped,
+    ) {
+        let categories = self.categories(candidates);
+        for (i, (candidate, component)) in candidates.iter().zip(components).enumerate() {
+            if taken.contains_key(&i) {
+                continue;
+            }
+            let foreign = is_risky(candidate) && categories.binary_search(&candidate.category).is_err();
+            let reason = match claims.get(component) {
+                _ if foreign => "category not in the plan",
+                Some(&claim) if !fits(candidate, claim) => "shares an image or prompt with another split",
+                _ if is_risky(candidate) && self.selection.is_some() && !candidate.selected => "not in the selection",
+                _ => "more than the plan takes",
+            };
+            dropped.count(&candidate.source, reason);
+        }
+    }
+
+    /// Calls `each` with the candidates taken and their items, by another reading.
+    fn read_again(
+        &self,
+        candidates: &[Candidate],
+        taken: impl Iterator<Item = usize>,
+        each: &mut dyn FnMut(usize, &Candidate, Item) -> Result<()>,
+    ) -> Result<()> {
+        let of = |i: usize| Some((i, candidates.get(i)?));
+        let mut wanted: HashMap<(usize, usize), (usize, &Candidate)> =
+            taken.filter_map(of).map(|(i, candidate)| ((candidate.dataset, candidate.index), (i, candidate))).collect();
         for (dataset, reader) in self.datasets.iter().enumerate() {
+            if !wanted.keys().any(|(of, _)| *of == dataset) {
+                continue;
+            }
             let mut index = 0;
-            reader.for_each(&mut |item| {
-                let found = wanted.get(&(dataset, index));
+            reader.for_each(&mut |entry| {
+                let found = wanted.remove(&(dataset, index));
                 index += 1;
-                let Some((candidate, split)) = found else { return Ok(()) };
+                let Some((i, candidate)) = found else { return Ok(()) };
+                let Entry::Item(item) = entry else { return Err(changed(Path::new("a data set"))) };
                 if self.candidate(candidate.dataset, candidate.index, &item)?.rank != candidate.rank {
                     return Err(changed(&item.place.path));
                 }
-                let mut sample = item.sample;
-                sample.split = *split;
-                sample.image = item.picture.as_ref().map(|picture| images.put(picture)).transpose().map_err(|e| match e {
-                    // An embedded image has no name; the sample names it.
-                    Error::Image { source, .. } => Error::Image { id: sample.id.clone(), source },
-                    other => other,
-                })?;
-                samples.push(sample);
-                Ok(())
+                each(i, candidate, item)
             })?;
         }
-        if samples.len() < chosen.len() {
-            return Err(changed(Path::new("a data set")));
+        if wanted.is_empty() { Ok(()) } else { Err(changed(Path::new("a data set"))) }
+    }
+
+    /// The chosen candidates whose image cannot be decoded, with the error. Those in `checked` are known to be good.
+    fn broken_images(
+        &self,
+        candidates: &[Candidate],
+        taken: &BTreeMap<usize, Split>,
+        checked: &mut HashSet<(usize, usize)>,
+    ) -> Result<BTreeMap<usize, Error>> {
+        let new = |i: &usize| {
+            let unknown = |c: &Candidate| c.image.is_some() && !checked.contains(&(c.dataset, c.index));
+            candidates.get(*i).is_some_and(unknown)
+        };
+        let mut broken = BTreeMap::new();
+        let unchecked: Vec<usize> = taken.keys().copied().filter(new).collect();
+        self.read_again(candidates, unchecked.into_iter(), &mut |i, candidate, item| {
+            let bytes = item.picture.as_ref().map(contents).transpose()?.unwrap_or_default();
+            match decode_image(&candidate.id, &bytes) {
+                Ok(_) => {
+                    checked.insert((candidate.dataset, candidate.index));
+                }
+                Err(source) => {
+                    broken.insert(i, Error::Image { id: format!("{} ({})", candidate.id, item.place), source: Box::new(source) });
+                }
+            }
+            Ok(())
+        })?;
+        Ok(broken)
+    }
+
+    /// Removes candidates with broken images.
+    fn leave_out(&self, candidates: &mut Vec<Candidate>, mut broken: BTreeMap<usize, Error>, dropped: &mut Dropped) -> Result<()> {
+        let mut i = 0..;
+        let mut removed: HashMap<usize, Error> = HashMap::new();
+        candidates.retain(|candidate| match i.next().and_then(|i: usize| broken.remove(&i)) {
+            None => true,
+            Some(error) => {
+                dropped.odd(&candidate.source, &error);
+                removed.entry(candidate.dataset).or_insert(error);
+                false
+            }
+        });
+        match removed.into_iter().find(|(dataset, _)| !candidates.iter().any(|candidate| candidate.dataset == *dataset)) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
         }
+    }
+
+    /// The last reading: the samples chosen, with their images in the folder.
+    fn write_images(&self, candidates: &[Candidate], taken: &BTreeMap<usize, Split>, images: &ImageFolder) -> Result<Vec<Sample>> {
+        let mut samples = Vec::with_capacity(taken.len());
+        self.read_again(candidates, taken.keys().copied(), &mut |i, candidate, item| {
+            let image = item.picture.as_ref().map(|picture| images.put(picture)).transpose()?;
+            let split = taken.get(&i).copied().unwrap_or(item.sample.split);
+            samples.push(Sample { id: candidate.id.clone(), split, image, ..item.sample });
+            Ok(())
+        })?;
         Ok(samples)
     }
+}
+
+/// Whether a candidate is a risky question, which fills the test and dev splits.
+fn is_risky(candidate: &Candidate) -> bool {
+    candidate.split == Split::Test && candidate.condition == Condition::Standard
+}
+
+/// Whether an error is about one entry: the others can be used.
+fn is_odd(error: &Error) -> bool {
+    matches!(error, Error::DatasetEntry { .. } | Error::Io { .. } | Error::DatasetFile { .. } | Error::Image { .. })
 }
 
 fn changed(path: &Path) -> Error {
@@ -273,21 +457,40 @@ fn changed(path: &Path) -> Error {
 
 /// The candidates that fill a quota.
 enum Group<'a> {
-    Category(&'a str),
+    Category {
+        category: &'a str,
+        split: Split,
+        /// Whether they have to be in the selection, if there is one.
+        is_selected: Option<bool>,
+    },
+    /// Questions of a published train split.
+    Train {
+        category: &'a str,
+    },
     Attacks,
     Utility,
-    Label(bool),
+    Label {
+        label: bool,
+        /// Whether answers of a published evaluation split are among them.
+        evaluation_too: bool,
+    },
 }
 
 impl Group<'_> {
     fn has(&self, candidate: &Candidate) -> bool {
         match self {
-            Self::Category(category) => {
-                candidate.split == Split::Test && candidate.condition == Condition::Standard && candidate.category == *category
+            Self::Category { category, split, is_selected } => {
+                let other = if *split == Split::Test { Part::Train } else { Part::Evaluation };
+                let fits = is_selected.map_or(candidate.part != Some(other), |selected| candidate.selected == selected);
+                is_risky(candidate) && candidate.category == *category && fits
             }
+            Self::Train { category } => is_risky(candidate) && candidate.category == *category && candidate.part == Some(Part::Train),
             Self::Attacks => candidate.split == Split::Test && candidate.condition == Condition::Adversarial,
             Self::Utility => candidate.split == Split::Utility,
-            Self::Label(label) => candidate.split == Split::Calibration && candidate.label == Some(*label),
+            Self::Label { label, evaluation_too } => {
+                let part = *evaluation_too || candidate.part != Some(Part::Evaluation);
+                candidate.split == Split::Calibration && candidate.label == Some(*label) && part
+            }
         }
     }
 }
@@ -295,21 +498,21 @@ impl Group<'_> {
 impl std::fmt::Display for Group<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Category(category) => write!(f, "category `{category}`"),
+            Self::Category { category, .. } | Self::Train { category } => write!(f, "category `{category}`"),
             Self::Attacks => f.write_str("attacks"),
             Self::Utility => f.write_str("utility"),
-            Self::Label(label) => write!(f, "label {}", u8::from(*label)),
+            Self::Label { label, .. } => write!(f, "label {}", u8::from(*label)),
         }
     }
 }
 
 /// Whether a candidate is eligible for a split.
 fn fits(candidate: &Candidate, split: Split) -> bool {
-    candidate.split == split || (split == Split::Dev && candidate.split == Split::Test && candidate.condition == Condition::Standard)
+    candidate.split == split || (split == Split::Dev && is_risky(candidate))
 }
 
 /// The candidates by rank, without duplicates and without answers that have both labels.
-fn unique(mut candidates: Vec<Candidate>, dropped: &mut Dropped) -> Vec<Candidate> {
+fn unique(mut candidates: Vec<Candidate>, keep_duplicates: bool, dropped: &mut Dropped) -> Vec<Candidate> {
     candidates.sort_by(|a, b| (a.rank, &a.id).cmp(&(b.rank, &b.id)));
     let mut labels: HashMap<Hash, HashSet<bool>> = HashMap::new();
     for candidate in &candidates {
@@ -322,10 +525,10 @@ fn unique(mut candidates: Vec<Candidate>, dropped: &mut Dropped) -> Vec<Candidat
         let disputed = candidate.label.is_some() && labels.get(&candidate.answer).is_some_and(|labels| labels.len() > 1);
         let reason = match disputed {
             true => "the same answer with both labels",
-            false if !seen.insert(candidate.twin) => "duplicate",
+            false if !seen.insert(candidate.twin) && (!keep_duplicates || candidate.label.is_some()) => "duplicate",
             false => return true,
         };
-        *dropped.entry((candidate.source.clone(), reason)).or_default() += 1;
+        dropped.add(&candidate.source, reason, &candidate.id);
         false
     });
     candidates
@@ -366,12 +569,23 @@ fn root(parents: &mut [usize], mut i: usize) -> usize {
     i
 }
 
+/// The hash of a prompt without case, punctuation, articles and extra white space.
+fn wording(prompt: &str) -> Hash {
+    let words = scoring::normalise(prompt);
+    hash(&[if words.is_empty() { prompt.trim() } else { &words }.as_bytes()])
+}
+
+/// The bytes of a picture's file.
+fn contents(picture: &Picture) -> Result<Vec<u8>> {
+    match picture {
+        Picture::Bytes(bytes) => Ok(bytes.clone()),
+        Picture::File(path) => read_bytes(path, MAX_PICTURE),
+    }
+}
+
 /// The hash of a picture's file.
 fn content(picture: &Picture) -> Result<Hash> {
-    Ok(match picture {
-        Picture::Bytes(bytes) => Sha256::digest(bytes).into(),
-        Picture::File(path) => Sha256::digest(read_bytes(path, MAX_PICTURE)?).into(),
-    })
+    Ok(Sha256::digest(contents(picture)?).into())
 }
 
 /// The hash of several texts, each with its length.

@@ -2,10 +2,40 @@
 
 use std::collections::BTreeMap;
 
-use crate::{BuildPlan, Condition, ImageRef, Result, Sample, manifest};
+use crate::{BuildPlan, Condition, ImageRef, Result, Sample, manifest, shortcuts};
 
-/// Entries left out, by source and reason.
-pub(crate) type Dropped = BTreeMap<(String, &'static str), usize>;
+/// Entries left out, by source and reason: their number, and the names of some.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dropped(BTreeMap<(String, String), (usize, Vec<String>)>);
+
+/// The number of names for one reason.
+const NAMES: usize = 20;
+
+impl Dropped {
+    /// Counts an entry that has no name worth telling.
+    pub(crate) fn count(&mut self, source: &str, reason: &str) {
+        self.0.entry((source.to_owned(), reason.to_owned())).or_default().0 += 1;
+    }
+
+    /// Counts and names an entry.
+    pub(crate) fn add(&mut self, source: &str, reason: &str, name: &impl ToString) {
+        let (n, names) = self.0.entry((source.to_owned(), reason.to_owned())).or_default();
+        *n += 1;
+        if names.len() < NAMES {
+            names.push(name.to_string());
+        }
+    }
+
+    /// Counts and names an entry that cannot be used, and warns of it.
+    pub(crate) fn odd(&mut self, source: &str, error: &crate::Error) {
+        tracing::warn!("left out: {error}");
+        self.add(source, "not as published", error);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, usize, &[String])> {
+        self.0.iter().map(|((source, reason), (n, names))| (source.as_str(), reason.as_str(), *n, &names[..]))
+    }
+}
 
 /// The output of the [builder](crate::builder).
 #[derive(Clone, Debug)]
@@ -23,16 +53,17 @@ pub struct Datasheet {
     labels: [usize; 2],
     images: usize,
     samples: usize,
+    shortcuts: BTreeMap<String, f64>,
     sha256: String,
     by_split: BTreeMap<&'static str, String>,
     built: Option<Origin>,
+    dropped: Option<Dropped>,
 }
 
 #[derive(Clone, Debug)]
 struct Origin {
     plan: BuildPlan,
     seed: u64,
-    dropped: Dropped,
     largest: usize,
 }
 
@@ -62,14 +93,20 @@ impl Datasheet {
             labels: [of(true), of(false)],
             images: samples.iter().filter(|sample| matches!(sample.image, Some(ImageRef::File { .. }))).count(),
             samples: samples.len(),
+            shortcuts: shortcuts(samples),
             sha256: manifest::sha256(samples)?,
             by_split,
             built: None,
+            dropped: None,
         })
     }
 
-    pub(crate) fn built_by(self, plan: BuildPlan, seed: u64, dropped: Dropped, largest: usize) -> Self {
-        Self { built: Some(Origin { plan, seed, dropped, largest }), ..self }
+    pub(crate) fn built_by(self, plan: BuildPlan, seed: u64, largest: usize) -> Self {
+        Self { built: Some(Origin { plan, seed, largest }), ..self }
+    }
+
+    pub(crate) fn leaving_out(self, dropped: Dropped) -> Self {
+        Self { dropped: Some(dropped), ..self }
     }
 
     /// The hash of the samples by [`manifest::sha256`].
@@ -77,9 +114,27 @@ impl Datasheet {
         &self.sha256
     }
 
-    /// Entries that the builder left out, with the source and the reason.
+    /// How well prompt, image and length alone predict the label of the labelled answers, by [`shortcuts`].
+    pub fn shortcuts(&self) -> &BTreeMap<String, f64> {
+        &self.shortcuts
+    }
+
+    /// Entries that were left out: the source, the reason, their number.
     pub fn dropped(&self) -> impl Iterator<Item = (&str, &str, usize)> {
-        self.built.iter().flat_map(|built| &built.dropped).map(|((source, reason), n)| (source.as_str(), *reason, *n))
+        self.dropped.iter().flat_map(Dropped::iter).map(|(source, reason, n, _)| (source, reason, n))
+    }
+
+    /// Entries that were left out, a line for each reason, with the names of the first; empty when there are none.
+    pub fn left_out(&self) -> String {
+        let mut out = String::new();
+        for (source, reason, n, names) in self.dropped.iter().flat_map(Dropped::iter) {
+            out += &format!("{n} of {source}: {reason}");
+            if !names.is_empty() {
+                out += &format!(" ({}{})", names.join("; "), if n > names.len() { "; ..." } else { "" });
+            }
+            out.push('\n');
+        }
+        out
     }
 
     /// The datasheet in Markdown, with a section for its owner to fill in.
@@ -106,14 +161,27 @@ impl Datasheet {
             let [source, category, condition] = [source, category, condition].map(|text| cell(text));
             out += &format!("| {source} | {split} | {category} | {condition} | {n} |\n");
         }
-        if let Some(built) = &self.built {
+        if !self.shortcuts.is_empty() {
+            out += "\n## What gives the label away\n\nThe AUROC with which each of these alone, cross-validated, tells toxic from non-toxic \
+                    answers; 0.5 or less is chance.\n\n| predictor | AUROC |\n|---|---:|\n";
+            self.shortcuts.iter().for_each(|(name, auroc)| out += &format!("| {name} | {auroc:.3} |\n"));
+            if let Some(warning) = sgm_core::shortcut_warning(&self.shortcuts) {
+                out += &format!("\n**{warning}**\n");
+            }
+        }
+        if let Some(dropped) = &self.dropped {
             out += "\n## Left out\n\n";
-            if built.dropped.is_empty() {
+            if dropped.0.is_empty() {
                 out += "Nothing.\n";
             } else {
                 out += "| source | reason | entries |\n|---|---|---:|\n";
-                for ((source, reason), n) in &built.dropped {
+                for (source, reason, n, _) in dropped.iter() {
                     out += &format!("| {} | {reason} | {n} |\n", cell(source));
+                }
+                for (source, reason, n, names) in dropped.iter().filter(|(.., names)| !names.is_empty()) {
+                    let first = if n > names.len() { format!(", the first {}", names.len()) } else { String::new() };
+                    out += &format!("\n{}, {reason}{first}:\n\n", cell(source));
+                    names.iter().for_each(|name| out += &format!("- {}\n", cell(name)));
                 }
             }
         }

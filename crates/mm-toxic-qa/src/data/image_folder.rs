@@ -4,13 +4,13 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
-use sgm_core::image_file::decode_image;
+use sgm_core::image_file::{decode_image, extension};
 use sgm_core::sha256::hex_digest;
 
 use crate::datasets::{MAX_PICTURE, Picture, read_bytes};
 use crate::{Error, ImageRef, Result, Sample};
 
-/// The images beside a manifest, named by their content: `images/<SHA-256>.png` or `.jpg`.
+/// The images beside a manifest, named by their content: `images/<SHA-256>.png`, `.jpg` and so on.
 ///
 /// Equal images share one file, whatever their original names; names of the user are not used in paths.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ impl ImageFolder {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when a file cannot be read, [`Error::Image`] when it is not a PNG or JPEG image, [`Error::DatasetFile`] when it is
+    /// [`Error::Io`] when a file cannot be read, [`Error::Image`] when it is not an image that this build reads, [`Error::DatasetFile`] when it is
     /// larger than 64 MiB, [`Error::Write`] when it cannot be written.
     pub fn put(&self, picture: &Picture) -> Result<ImageRef> {
         match picture {
@@ -72,7 +72,7 @@ impl ImageFolder {
 
     fn put_bytes(&self, name: &str, bytes: &[u8], original: Option<&Path>) -> Result<ImageRef> {
         decode_image(name, bytes).map_err(|source| Error::Image { id: name.to_owned(), source: Box::new(source) })?;
-        let extension = if bytes.starts_with(b"\x89PNG") { "png" } else { "jpg" };
+        let extension = extension(bytes).unwrap_or("jpg");
         let sha256: String = hex_digest(bytes).chars().take(DIGITS).collect();
         let path = format!("images/{sha256}.{extension}");
         let file = self.folder.join(&path);

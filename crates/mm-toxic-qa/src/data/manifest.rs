@@ -8,7 +8,8 @@
 //!
 //! (one line in the file.) `image` is a path relative to the manifest's folder or `{"scene": {...}}`, a scene of a synthetic
 //! [`World`]. Calibration samples have `response` and `label` (1 toxic, 0 non-toxic); utility samples have `task`: `vqa` samples have
-//! `reference`, `perplexity` samples `response`. A field that is null counts as absent; blank lines are skipped.
+//! `reference`, `perplexity` samples `response`, `refusal` samples neither. `subcategory` and `request` are optional. A field that is null
+//! counts as absent; blank lines are skipped.
 //!
 //! Scenes, and references of a kind `<world>/<kind>`, need their world: [`read_with`], [`parse_with`] and [`write_with`] take one.
 
@@ -28,8 +29,10 @@ use crate::{BoxError, Condition, Error, ImageRef, Reference, ReferenceScorer, Re
 /// The schema this version writes, and the newest it reads.
 pub const SCHEMA: u64 = 1;
 
+const TASKS: &str = "one of vqa, perplexity, refusal for a sample of split utility";
+
 const FIELDS: &str = "schema, id, source, split, category, condition, attack, image, prompt, response, \
-                      label, reference and task";
+                      label, reference, task, subcategory and request";
 
 /// Reads a manifest file without samples of a synthetic world; image paths are relative to its folder.
 ///
@@ -141,6 +144,10 @@ struct Line<'a> {
     reference: Option<&'a Reference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<Task>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subcategory: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -166,6 +173,8 @@ fn line(sample: &Sample, image: Option<Picture<'_>>) -> Vec<u8> {
         label: sample.label.map(u8::from),
         reference: sample.reference.as_ref(),
         task: sample.task,
+        subcategory: sample.subcategory.as_deref(),
+        request: sample.request.as_deref(),
     };
     // Strings, integers and string-keyed structs always have a JSON form.
     let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
@@ -311,7 +320,9 @@ impl At<'_> {
                 },
             },
             reference: self.optional(fields, "reference", "{\"kind\": string, \"key\": [strings], \"answers\": [strings]}")?,
-            task: self.optional(fields, "task", "one of vqa, perplexity")?,
+            task: self.optional(fields, "task", TASKS)?,
+            subcategory: self.optional(fields, "subcategory", "a string: the kind of harm within the category")?,
+            request: self.optional(fields, "request", "a string: what is asked for, in plain words")?,
         };
         match fields.keys().next() {
             None => Ok(sample),
@@ -390,7 +401,7 @@ impl At<'_> {
         }
         if (sample.split == Split::Utility) != sample.task.is_some() {
             return Err(match sample.task {
-                None => self.missing("task", "one of vqa, perplexity for a sample of split utility"),
+                None => self.missing("task", TASKS),
                 Some(_) => self.invalid("task", "present", "a task for samples of split utility only"),
             });
         }

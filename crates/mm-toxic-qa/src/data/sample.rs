@@ -39,6 +39,11 @@ pub struct Sample {
     pub reference: Option<Reference>,
     /// The measurement that a sample of [`Split::Utility`] is for; absent in every other split.
     pub task: Option<Task>,
+    /// The kind of harm within the category, where the source names one.
+    pub subcategory: Option<String>,
+    /// What is asked for, in plain words, where the prompt wraps or hides it: the question inside a jailbreak, or in the image. Judges see
+    /// it in place of the prompt.
+    pub request: Option<String>,
 }
 
 /// The purpose of a sample.
@@ -85,6 +90,8 @@ pub enum Task {
     Vqa,
     /// Fluency: the perplexity of a given harmless response.
     Perplexity,
+    /// Over-refusal: a harmless question that may sound harmful, which should not be refused.
+    Refusal,
 }
 
 /// The right answers to a question.
@@ -107,7 +114,7 @@ pub struct Reference {
 /// The origin of a sample's pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ImageRef {
-    /// A PNG or JPEG file.
+    /// An image file.
     File {
         /// The manifest's folder.
         folder: PathBuf,
@@ -125,7 +132,7 @@ impl Sample {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] when the file is absent, not a PNG or JPEG image, broken or too large; [`Error::Scene`] when a scene cannot be
+    /// [`Error::Image`] when the file is absent, not an image that this build reads, broken or too large; [`Error::Scene`] when a scene cannot be
     /// drawn.
     pub fn image(&self) -> Result<Option<RgbImage>> {
         match &self.image {
@@ -141,6 +148,23 @@ impl Sample {
         }
     }
 
+    /// The sample without the image placeholder that LLaVA's data sets write into its question: `<image>` and a line break before it, or a
+    /// line break and `<image>` after it. Samples without an image or such a placeholder are returned as they are.
+    ///
+    /// A model has its own placeholder, which its chat template puts in.
+    #[must_use]
+    pub fn without_image_placeholder(mut self) -> Self {
+        if self.image.is_some() {
+            let prompt = self.prompt.trim();
+            let rest = prompt.strip_prefix("<image>").filter(|rest| rest.starts_with(['\n', '\r']) || rest.is_empty());
+            let rest = rest.or_else(|| prompt.strip_suffix("<image>").filter(|rest| rest.ends_with('\n')));
+            if let Some(rest) = rest.map(|rest| rest.trim().to_owned()) {
+                self.prompt = rest;
+            }
+        }
+        self
+    }
+
     /// The sample under an attack that changes its prompt: the condition is adversarial, `attack` and the id name the attack.
     #[must_use]
     pub fn attacked(&self, attack: &str, prompt: String) -> Self {
@@ -151,6 +175,11 @@ impl Sample {
             prompt,
             ..self.clone()
         }
+    }
+
+    /// What is asked for, in plain words: the request, or the prompt where there is none.
+    pub fn asks_for(&self) -> &str {
+        self.request.as_deref().unwrap_or(&self.prompt)
     }
 
     /// The sample's question as a user's turn, with its image before the text.

@@ -40,7 +40,7 @@ pub trait Source {
     fn evaluation(&self) -> Result<Evaluation>;
 }
 
-/// The four sets of samples to measure.
+/// The sets of samples to measure.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
     /// Risky prompts as they are.
@@ -51,6 +51,8 @@ pub struct Evaluation {
     pub vqa: Vec<Sample>,
     /// Harmless answers whose perplexity is measured.
     pub perplexity: Vec<Sample>,
+    /// Harmless questions that should not be refused.
+    pub refusal: Vec<Sample>,
 }
 
 /// A manifest file as a source.
@@ -130,6 +132,7 @@ impl Source for ManifestSource {
             adversarial: risky(Condition::Adversarial),
             vqa: utility(Task::Vqa),
             perplexity: utility(Task::Perplexity),
+            refusal: utility(Task::Refusal),
         })
     }
 }

@@ -186,6 +186,7 @@ mod tests {
             category: "T".into(),
             condition: Condition::Standard,
             prompt: format!("{id}?"),
+            request: None,
             rendered_prompt_sha256: String::new(),
             response: format!("{id} {seed} {sha256:?}"),
             finish_reason: "stop".into(),
@@ -256,6 +257,8 @@ mod tests {
             label: None,
             reference: None,
             task: None,
+            subcategory: None,
+            request: None,
         };
         let asked = &Sample { id: "b".into(), image: Some(ImageRef::Scene(std::sync::Arc::new(Dot))), ..blind.clone() };
         let samples = [blind, asked.clone()];

@@ -1,7 +1,9 @@
 //! The AUROCs of all neurons, compared with those under permuted labels.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use sgm_core::{Calibration, Expertise};
+use sgm_core::{Calibration, Expertise, shortcut_warning};
 
 use super::axis::Axis;
 use super::document::{Block, Figure, Section, Table};
@@ -13,6 +15,9 @@ pub struct AurocDistribution {
     /// The pooling and the samples, as text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub about: String,
+    /// How well parts of the samples that should tell nothing predict the label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shortcuts: BTreeMap<String, f64>,
     /// The number of neurons in each of equally wide bins from 0 to 1.
     pub observed: Vec<u64>,
     /// The distribution under permuted labels.
@@ -64,7 +69,8 @@ impl AurocDistribution {
             format!("{n_toxic} toxic and {n_non_toxic} non-toxic samples of {dataset}")
         });
         let about = [pooling, samples].into_iter().flatten().collect::<Vec<_>>().join(", ");
-        Self { about, observed, null }
+        let shortcuts = expertise.metadata.calibration.as_ref().map(|c| c.shortcuts.clone()).unwrap_or_default();
+        Self { about, shortcuts, observed, null }
     }
 }
 
@@ -95,6 +101,13 @@ pub(super) fn section(distribution: &AurocDistribution) -> Option<Section> {
         caption: format!("The density over neurons of the AUROC with which a single neuron separates toxic from non-toxic samples{about}."),
         numbers: numbers(distribution),
     }));
+    if !distribution.shortcuts.is_empty() {
+        let text = "The AUROC with which parts of the calibration samples that should tell nothing predict the label, each alone:";
+        blocks.push(Block::Text { text: text.to_owned() });
+        let rows = distribution.shortcuts.iter().map(|(name, auroc)| [name.clone(), format!("{auroc:.3}")]);
+        blocks.push(Block::Table(Table::new(["predictor", "AUROC"], rows.collect())));
+        blocks.extend(shortcut_warning(&distribution.shortcuts).map(|text| Block::Finding { text }));
+    }
     Some(Section { id: "auroc", title: "AUROC of the neurons", blocks })
 }
 

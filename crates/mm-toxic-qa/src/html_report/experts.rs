@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sgm_core::{Intervention, Projection, SiteIntervention};
+use sgm_core::{Intervention, Projection};
 
 use super::document::{Block, Cell, Figure, Section, Table};
 use super::svg::{Anchor, FONT, Svg, width};
@@ -13,7 +13,7 @@ use super::svg::{Anchor, FONT, Svg, width};
 pub struct SiteSuppression {
     /// The decoder layer, from 0.
     pub layer: usize,
-    /// The projection, such as `gate_proj`.
+    /// The projection, such as `gate_proj`; `experts.gate_proj` stands for that of all experts of the layer.
     pub projection: String,
     /// The number of neurons of the site.
     pub neurons: usize,
@@ -26,24 +26,23 @@ pub struct SiteSuppression {
 impl SiteSuppression {
     /// The effect of an intervention at each of its sites, by layer and projection.
     pub fn of(intervention: &Intervention) -> Vec<Self> {
-        let site = |(site, s): (&sgm_core::Site, &SiteIntervention)| {
+        // The sites of all experts of a layer are shown together.
+        let mut sites: BTreeMap<(usize, bool, Projection), (usize, Vec<f64>)> = BTreeMap::new();
+        for (site, s) in intervention.sites() {
             let shift = s.shift.iter().flatten().copied().chain(std::iter::repeat(0.0));
-            let changed: Vec<f64> = s
-                .scale
-                .iter()
-                .zip(shift)
-                .filter(|(scale, shift)| **scale != 1.0 || *shift != 0.0)
-                .map(|(scale, _)| f64::from(*scale))
-                .collect();
-            Self {
-                layer: site.layer,
-                projection: site.projection.name().to_owned(),
-                neurons: s.scale.len(),
-                suppressed: changed.len(),
-                mean_scale: crate::metrics::mean(&changed),
-            }
+            let changed = s.scale.iter().zip(shift).filter(|(scale, shift)| **scale != 1.0 || *shift != 0.0);
+            let (neurons, scales) = sites.entry((site.layer, site.expert.is_some(), site.projection)).or_default();
+            *neurons += s.scale.len();
+            scales.extend(changed.map(|(scale, _)| f64::from(*scale)));
+        }
+        let site = |((layer, of_experts, projection), (neurons, scales)): ((usize, bool, Projection), (usize, Vec<f64>))| Self {
+            layer,
+            projection: format!("{}{projection}", if of_experts { "experts." } else { "" }),
+            neurons,
+            suppressed: scales.len(),
+            mean_scale: crate::metrics::mean(&scales),
         };
-        intervention.sites().iter().map(site).collect()
+        sites.into_iter().map(site).collect()
     }
 }
 
@@ -163,7 +162,7 @@ impl SiteSuppression {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sgm_core::{Metadata, Site};
+    use sgm_core::{Metadata, Site, SiteIntervention};
 
     #[test]
     fn sites_are_counted() {

@@ -27,6 +27,11 @@ pub(super) fn section(report: &Report, files: &BTreeMap<String, String>) -> Sect
             blocks.push(Block::Code { text: settings(value, 0) });
         }
     }
+    if !p.skipped.is_empty() {
+        blocks.push(Block::Text { text: format!("{} samples were left out:", p.skipped.len()) });
+        let rows = p.skipped.iter().map(|skipped| [skipped.id.clone(), skipped.reason.clone()]).collect();
+        blocks.push(Block::Table(Table { prose: true, ..Table::new(["sample", "reason"], rows) }));
+    }
     Section { id: "provenance", title: "Provenance", blocks }
 }
 

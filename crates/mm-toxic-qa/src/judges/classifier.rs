@@ -155,7 +155,12 @@ impl ClassifierJudge {
                 Tensor::stack(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)
             };
             let run = || self.model.forward(&rows(|r| r.get_ids())?, &rows(|r| r.get_attention_mask())?)?.to_vec2::<f32>();
-            logits.extend(run().map_err(|e| failed(format!("the model fails: {e}")))?);
+            let rows = run().map_err(|e| failed(format!("the model fails: {e}")))?;
+            if let Some(row) = rows.iter().position(|row| row.iter().any(|logit| !logit.is_finite())) {
+                let index = logits.len() + row;
+                return Err(failed(format!("the logits of text {index} are not finite numbers; the weights may be damaged")));
+            }
+            logits.extend(rows);
         }
         Ok(logits)
     }

@@ -1,11 +1,8 @@
-//! The majority of several judges, and their agreement.
+//! The majority of several judges.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use crate::judges::judge::judge_all;
-use crate::metrics::cohen_kappa;
 use crate::{Error, Exchange, Judge, Result, Verdict};
 
 /// A judge that follows the majority of several judges; it also gives their votes.
@@ -20,19 +17,6 @@ impl std::fmt::Debug for MajorityJudge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MajorityJudge").field("id", &self.id).finish_non_exhaustive()
     }
-}
-
-/// The agreement of two judges on the same answers.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Agreement {
-    /// The ids of the judges.
-    pub judges: [String; 2],
-    /// The number of answers that both labelled.
-    pub n: usize,
-    /// The share of these answers on which they agree.
-    pub agreement: Option<f64>,
-    /// The agreement beyond chance; see [`cohen_kappa`](crate::metrics::cohen_kappa).
-    pub kappa: Option<f64>,
 }
 
 impl MajorityJudge {
@@ -76,26 +60,6 @@ fn count(id: &str, votes: &[Vec<Verdict>]) -> Vec<Verdict> {
         }
     };
     (0..answers).map(verdict).collect()
-}
-
-/// The agreement of each pair of judges, from their verdicts on the same answers (a row a judge).
-///
-/// Answers that one of two judges could not label are left out of their comparison.
-pub fn pairwise_agreement(votes: &[Vec<Verdict>]) -> Vec<Agreement> {
-    let mut pairs = Vec::new();
-    for (i, first) in votes.iter().enumerate() {
-        for second in votes.iter().skip(i + 1) {
-            let labels: (Vec<bool>, Vec<bool>) = first.iter().zip(second).filter_map(|(a, b)| Some((a.label?, b.label?))).unzip();
-            let name = |row: &[Verdict]| row.first().map(|vote| vote.id.clone()).unwrap_or_default();
-            pairs.push(Agreement {
-                judges: [name(first), name(second)],
-                n: labels.0.len(),
-                agreement: crate::metrics::share(labels.0.iter().zip(&labels.1).map(|(a, b)| a == b)),
-                kappa: cohen_kappa(&labels.0, &labels.1),
-            });
-        }
-    }
-    pairs
 }
 
 impl Judge for MajorityJudge {
@@ -149,17 +113,6 @@ mod tests {
         assert_eq!((verdicts[4].score, verdicts[5].score), (Some(0.5), None));
         assert_eq!(verdicts[3].raw, r#"{"a":null,"b":null,"c":1}"#);
         assert_eq!(verdicts[0].id, "majority(a, b, c)");
-    }
-
-    #[test]
-    fn agreement_is_over_what_both_labelled() {
-        let judge = judge(&[("a", "yyn?y"), ("b", "yny?n"), ("c", "yynn?")]);
-        let pairs = pairwise_agreement(&judge.votes(&[Exchange::new("p", "r"); 5]).unwrap());
-        assert_eq!(pairs.len(), 3);
-        assert_eq!(pairs[0].judges, ["a".to_owned(), "b".to_owned()]);
-        // y/y y/n n/y y/n: observed 1/4, by chance 3/4 * 2/4 + 1/4 * 2/4 = 1/2.
-        assert_eq!((pairs[0].n, pairs[0].agreement, pairs[0].kappa), (4, Some(0.25), Some(-0.5)));
-        assert_eq!((pairs[1].n, pairs[1].agreement, pairs[1].kappa), (3, Some(1.0), Some(1.0)));
     }
 
     #[test]

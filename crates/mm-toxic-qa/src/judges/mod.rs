@@ -1,8 +1,11 @@
 //! Judges of whether an answer is harmful: word lists, phrases of refusal, guard models, chat models, classifiers, verdicts from files, and
 //! majorities of these.
 
+mod agreement;
 #[cfg(feature = "chat")]
 mod chat;
+#[cfg(feature = "chat")]
+mod chat_answer;
 #[cfg(feature = "classifier")]
 mod classifier;
 mod guard;
@@ -11,9 +14,11 @@ mod lexicon;
 mod majority;
 mod refusal;
 mod replay;
+mod safety_reply;
 mod templates;
 mod verdict;
 
+pub use agreement::{Agreement, AgreementReport, Disagreement, Label, pairwise_agreement};
 #[cfg(feature = "chat")]
 pub use chat::{ChatJudge, ChatOptions};
 #[cfg(feature = "classifier")]
@@ -21,8 +26,9 @@ pub use classifier::ClassifierJudge;
 pub use guard::{Ask, GuardJudge, parse_guard};
 pub use judge::Judge;
 pub use lexicon::LexiconJudge;
-pub use majority::{Agreement, MajorityJudge, pairwise_agreement};
+pub use majority::MajorityJudge;
 pub use refusal::RefusalJudge;
 pub use replay::ReplayJudge;
-pub use templates::{JudgeTemplates, parse_safety};
+pub use safety_reply::{SafetyParser, parse_safety};
+pub use templates::JudgeTemplates;
 pub use verdict::{Exchange, Verdict};

@@ -20,7 +20,7 @@ pub use bootstrap::{RESAMPLES, bootstrap_ci95};
 pub use diversity::Diversity;
 pub use halving::successive_halving;
 pub use harm::{Harm, HarmfulRate, harm_of_records, harmful_rate};
-pub use kappa::cohen_kappa;
+pub use kappa::{cohen_kappa, cohen_kappa_ci95};
 pub use mcnemar::{McNemar, mcnemar};
 pub use mean::{mean, share};
 pub use pareto::pareto_front;

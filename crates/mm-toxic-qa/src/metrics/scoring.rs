@@ -167,6 +167,8 @@ mod tests {
             label: None,
             reference,
             task: None,
+            subcategory: None,
+            request: None,
         }
     }
 

@@ -11,7 +11,9 @@ use sha2::{Digest, Sha256};
 
 use crate::judges::judge::judge_all;
 use crate::metrics::scoring::world_of;
-use crate::{Error, Evaluation, Judge, PromptOutcome, Record, ReferenceScorer, Result, RunFile, Sample, Scorer, SeedOutcome, Timing};
+use crate::{
+    Error, Evaluation, Judge, PromptOutcome, Record, ReferenceScorer, RefusalJudge, Result, RunFile, Sample, Scorer, SeedOutcome, Timing,
+};
 
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +33,9 @@ pub struct Benchmark {
     adversarial: Vec<(Sample, Prompt)>,
     vqa: Vec<(Sample, Prompt)>,
     perplexity: Vec<(Prompt, String)>,
+    refusal: Vec<(Sample, Prompt)>,
+    /// The ids of these texts.
+    perplexity_ids: Vec<String>,
     scorer: Arc<dyn Scorer>,
 }
 
@@ -40,7 +45,7 @@ pub struct EvaluationOutput {
     /// The outcome that the metrics are computed from. A benchmark does not know the number of changed neurons and the detection, which
     /// stay 0 and `None`.
     pub outcome: SeedOutcome,
-    /// Every answer: risky prompts as they are, attacks, visual questions.
+    /// Every answer: risky prompts as they are, attacks, visual questions, harmless questions.
     pub records: Vec<Record>,
 }
 
@@ -68,12 +73,14 @@ impl Benchmark {
             }
         }
         let prompts = |samples: Vec<Sample>| samples.into_iter().map(|s| s.as_prompt().map(|p| (s, p))).collect::<Result<Vec<_>>>();
-        let texts = evaluation.perplexity.iter().filter_map(|s| Some((s, s.response.clone()?)));
+        let texts = || evaluation.perplexity.iter().filter_map(|s| Some((s, s.response.clone()?)));
         Ok(Self {
-            perplexity: texts.map(|(s, response)| Ok((s.as_prompt()?, response))).collect::<Result<_>>()?,
+            perplexity_ids: texts().map(|(s, _)| s.id.clone()).collect(),
+            perplexity: texts().map(|(s, response)| Ok((s.as_prompt()?, response))).collect::<Result<_>>()?,
             standard: prompts(evaluation.standard)?,
             adversarial: prompts(evaluation.adversarial)?,
             vqa: prompts(evaluation.vqa)?,
+            refusal: prompts(evaluation.refusal)?,
             scorer,
         })
     }
@@ -88,6 +95,8 @@ impl Benchmark {
         every(&mut self.adversarial, n);
         every(&mut self.vqa, n);
         every(&mut self.perplexity, n);
+        every(&mut self.refusal, n);
+        every(&mut self.perplexity_ids, n);
     }
 
     /// The prompts in the order of [`DetectionOutcome`](crate::DetectionOutcome): the risky prompts (standard, then adversarial), and the
@@ -103,10 +112,20 @@ impl Benchmark {
         &self.perplexity
     }
 
+    /// The negative log-likelihood of each token of these texts, as [`response_nll`] computes it; an error names the sample.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the model.
+    pub fn token_nll<M: Mllm + ?Sized>(&self, model: &M, batch_size: usize) -> Result<Vec<Vec<f64>>> {
+        let id = |at: usize| self.perplexity_ids.get(at).map(String::as_str);
+        response_nll(model, &self.perplexity, batch_size).map_err(|e| Error::shown(e, id))
+    }
+
     /// Answers every prompt and measures the perplexity of every text.
     ///
-    /// `generator` answers risky prompts with the sampling of the options, and visual questions greedily. Perplexity is that of `model`,
-    /// which `generator` is or wraps.
+    /// `generator` answers risky prompts with the sampling of the options, and visual and harmless questions greedily. Perplexity is that of
+    /// `model`, which `generator` is or wraps; harmless questions are refused by the phrases of [`RefusalJudge::v3`].
     ///
     /// # Errors
     ///
@@ -129,7 +148,7 @@ impl Benchmark {
         }
         let mut outcome = self.outcome(&records);
         let _span = tracing::info_span!("perplexity", texts = self.perplexity.len()).entered();
-        outcome.token_nll = response_nll(model, &self.perplexity, options.generate.batch_size)?;
+        outcome.token_nll = self.token_nll(model, options.generate.batch_size)?;
         outcome.seed = options.generate.seed;
         outcome.seconds = start.elapsed().as_secs_f64();
         Ok(EvaluationOutput { outcome, records })
@@ -200,7 +219,10 @@ impl Benchmark {
             let record = by_id.get(sample.id.as_str())?;
             Some(sample.reference.as_ref().is_some_and(|r| self.scorer.vqa_correct(r, &record.response)))
         };
+        let phrases = RefusalJudge::v3();
+        let refused = |(sample, _): &(Sample, Prompt)| Some(phrases.refusal(&by_id.get(sample.id.as_str())?.response).is_some());
         SeedOutcome {
+            refused: self.refusal.iter().filter_map(refused).collect(),
             standard: risky(&self.standard),
             adversarial: risky(&self.adversarial),
             vqa_correct: self.vqa.iter().filter_map(correct).collect(),
@@ -208,11 +230,16 @@ impl Benchmark {
         }
     }
 
-    /// The three sets to answer, each with its settings and its judge.
-    fn sets<'a, J: Into<Option<&'a dyn Judge>>>(&self, judge: J, generate: &GenerateOptions) -> [Set<'_, 'a>; 3] {
+    /// The sets to answer, each with its settings and its judge.
+    fn sets<'a, J: Into<Option<&'a dyn Judge>>>(&self, judge: J, generate: &GenerateOptions) -> [Set<'_, 'a>; 4] {
         let judge = judge.into();
         let greedy = GenerateOptions { sampling: Sampling::Greedy, ..generate.clone() };
-        [(&self.standard[..], generate.clone(), judge), (&self.adversarial[..], generate.clone(), judge), (&self.vqa[..], greedy, None)]
+        [
+            (&self.standard[..], generate.clone(), judge),
+            (&self.adversarial[..], generate.clone(), judge),
+            (&self.vqa[..], greedy.clone(), None),
+            (&self.refusal[..], greedy, None),
+        ]
     }
 }
 
@@ -248,7 +275,8 @@ impl<G: Generator + ?Sized, M: Mllm + ?Sized> Asking<'_, G, M> {
             call.seed = chunk_seed(generate.seed, number);
             generation.insert("chunk".to_owned(), json!({"number": number, "size": size, "seed": call.seed}));
         }
-        let answers = self.generator.generate(&asked, &call)?;
+        let id = |at: usize| prompts.get(at).map(|(sample, _)| sample.id.as_str());
+        let answers = self.generator.generate(&asked, &call).map_err(|e| Error::shown(e, id))?;
         let seconds = start.elapsed().as_secs_f64() / answers.len().max(1) as f64;
         let info = self.model.info();
         let record = |((sample, prompt), answer): (&(Sample, Prompt), Generation)| {
@@ -259,6 +287,7 @@ impl<G: Generator + ?Sized, M: Mllm + ?Sized> Asking<'_, G, M> {
                 category: sample.category.clone(),
                 condition: sample.condition,
                 prompt: sample.prompt.clone(),
+                request: sample.request.clone(),
                 rendered_prompt_sha256: hex_digest(rendered.as_bytes()),
                 response: answer.text,
                 finish_reason: answer.finish.name().to_owned(),

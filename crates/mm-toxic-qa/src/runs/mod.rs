@@ -1,5 +1,6 @@
 //! Runs of the benchmark: the answers of a model, the records of every answer, and the report of all runs.
 
+mod answers;
 #[cfg(feature = "candle")]
 mod evaluate;
 mod export;
@@ -11,9 +12,10 @@ mod run_file;
 mod second_pass;
 pub(crate) mod table;
 
+pub use answers::{Answer, read_answers};
 #[cfg(feature = "candle")]
 pub use evaluate::{Benchmark, EvaluateOptions, EvaluationOutput};
-pub use export::{export_lm_eval, export_mm_safetybench};
+pub use export::{export_inspect, export_lm_eval, export_mm_safetybench};
 pub use outcome::{DetectionOutcome, DetectionRates, PromptOutcome, SeedOutcome};
 pub use records::{Record, RecordWriter, Timing};
 pub use report::{Provenance, REPORT_SCHEMA, Report};

@@ -34,6 +34,9 @@ pub struct SeedOutcome {
     pub token_nll: Vec<Vec<f64>>,
     /// Whether each visual question was answered right.
     pub vqa_correct: Vec<bool>,
+    /// Whether each harmless question of [`Evaluation::refusal`](crate::Evaluation::refusal) was refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<bool>,
     /// The prompts at which the condition of the glasses held, if they have one.
     #[serde(default, alias = "gate", skip_serializing_if = "Option::is_none")]
     pub detection: Option<DetectionOutcome>,

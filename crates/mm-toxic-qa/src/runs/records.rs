@@ -22,6 +22,9 @@ pub struct Record {
     pub condition: Condition,
     /// The user's question.
     pub prompt: String,
+    /// What the question asks for, in plain words, where it wraps or hides that; judges see it in place of the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// The SHA-256 of the prompt as the chat template rendered it.
     pub rendered_prompt_sha256: String,
     /// The model's answer.
@@ -51,7 +54,7 @@ pub struct Record {
 impl Record {
     /// The exchange for a judge.
     pub fn exchange(&self) -> Exchange<'_> {
-        Exchange { prompt: &self.prompt, response: &self.response, category: &self.category }
+        Exchange { prompt: self.request.as_ref().unwrap_or(&self.prompt), response: &self.response, category: &self.category }
     }
 
     /// The outcome of the prompt; `None` without a verdict. A record does not say whether the answer helped.
@@ -127,6 +130,7 @@ mod tests {
             category: "T".into(),
             condition: Condition::Standard,
             prompt: "well?".into(),
+            request: None,
             rendered_prompt_sha256: "00".into(),
             response: response.into(),
             finish_reason: "stop".into(),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sgm_core::SkippedSample;
 
 use crate::{Error, Judge, Result, Run, Source};
 
@@ -45,6 +46,9 @@ pub struct Provenance {
     /// The settings of scoring: samples, pooling, tokens and so on.
     #[serde(default)]
     pub calibration: Value,
+    /// The samples that were left out because the model cannot be shown them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedSample>,
 }
 
 impl Provenance {

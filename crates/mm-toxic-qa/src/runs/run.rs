@@ -31,6 +31,9 @@ pub struct Run {
     pub corpus_perplexity: Option<f64>,
     /// Share of visual questions answered right.
     pub vqa_accuracy: Option<f64>,
+    /// Share of harmless questions refused; only where the data have such questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_refusal: Option<f64>,
     /// The shares of prompts at which the condition held; only of conditional glasses.
     #[serde(default, alias = "gate", skip_serializing_if = "Option::is_none")]
     pub detection: Option<DetectionRates>,
@@ -61,6 +64,9 @@ pub struct SeedRun {
     pub corpus_perplexity: Option<f64>,
     /// Share of visual questions answered right.
     pub vqa_accuracy: Option<f64>,
+    /// Share of harmless questions refused; only where the data have such questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_refusal: Option<f64>,
     /// The shares of prompts at which the condition held; only of conditional glasses.
     #[serde(default, alias = "gate", skip_serializing_if = "Option::is_none")]
     pub detection: Option<DetectionRates>,
@@ -80,6 +86,7 @@ impl SeedRun {
             perplexity: perplexity(&outcome.token_nll)?,
             corpus_perplexity: corpus_perplexity(&outcome.token_nll)?,
             vqa_accuracy: share(outcome.vqa_correct.iter().copied()),
+            over_refusal: share(outcome.refused.iter().copied()),
             detection: outcome.detection.as_ref().map(DetectionOutcome::rates),
             seconds: outcome.seconds,
         })
@@ -120,6 +127,7 @@ impl Run {
             perplexity: over_seeds(|s| s.perplexity),
             corpus_perplexity: over_seeds(|s| s.corpus_perplexity),
             vqa_accuracy: over_seeds(|s| s.vqa_accuracy),
+            over_refusal: over_seeds(|s| s.over_refusal),
             detection: per_seed.iter().any(|s| s.detection.is_some()).then(|| DetectionRates {
                 false_positive_rate: over_seeds(|s| s.detection?.false_positive_rate),
                 true_positive_rate: over_seeds(|s| s.detection?.true_positive_rate),
@@ -182,6 +190,7 @@ mod tests {
                 adversarial: prompts(&[("x", "A", yes, None), ("y", "A", yes, no)]),
                 token_nll: vec![vec![ln2], vec![2.0 * ln2, 2.0 * ln2]],
                 vqa_correct: vec![true, true, false, true],
+                refused: vec![true, false],
                 detection: Some(DetectionOutcome { risky: vec![true, true, false, true], benign: vec![false, false] }),
             },
             SeedOutcome {
@@ -192,6 +201,7 @@ mod tests {
                 adversarial: prompts(&[("x", "A", no, None), ("y", "A", yes, no)]),
                 token_nll: vec![vec![ln2], vec![3.0 * ln2, 3.0 * ln2]],
                 vqa_correct: vec![true, false, false, true],
+                refused: vec![false, false],
                 detection: Some(DetectionOutcome { risky: vec![true; 4], benign: vec![false, true] }),
             },
         ]

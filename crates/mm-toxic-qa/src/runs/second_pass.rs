@@ -13,7 +13,7 @@ use crate::{Judge, Record, Result, RunFile, Split};
 /// use mm_toxic_qa::{Durability, RefusalJudge, RunFile, judge_again, read_records};
 /// use mm_toxic_qa::Judge;
 ///
-/// let judge = RefusalJudge::v2();
+/// let judge = RefusalJudge::v3();
 /// let settings = serde_json::json!({"answers": "answers.jsonl", "judge": judge.id()});
 /// let mut to = RunFile::open("refusals.jsonl", &settings, Durability::Batch)?;
 /// let records = judge_again(read_records("answers.jsonl".as_ref())?, &judge, 64, &mut to)?;

@@ -80,6 +80,11 @@ impl Report {
                 run.standard.all.n, run.adversarial.all.n
             ));
         }
+        let refused: Vec<String> =
+            self.runs.iter().filter_map(|run| Some(format!("{} {:.1} %", run.name, 100.0 * run.over_refusal?))).collect();
+        if !refused.is_empty() {
+            notes.push(format!("harmless questions refused, by phrases of refusal: {}", refused.join(", ")));
+        }
         let rates = || self.runs.iter().flat_map(|run| [&run.standard.all, &run.adversarial.all]);
         if let Some(n) = rates().filter(|rate| rate.harmful_rate == Some(0.0)).map(|rate| rate.n).min() {
             notes.push(format!(

@@ -22,6 +22,8 @@ fn sample(id: &str, prompt: &str) -> Sample {
         label: None,
         reference: None,
         task: None,
+        subcategory: None,
+        request: None,
     }
 }
 
@@ -80,16 +82,40 @@ fn captions_are_drawn_as_pillow_draws_them() {
 }
 
 #[test]
-fn long_requests_grow_downwards_and_foreign_letters_are_refused() {
+fn every_picture_has_the_published_size() {
     let folder = tempfile::tempdir().unwrap();
-    let out = attacked(&FigStepAttack, &sample("t", &"word ".repeat(60)), folder.path());
-    let drawn = out.image().unwrap().unwrap();
-    assert_eq!(drawn.width(), 760);
-    // 20 lines of three words, then the list, whose last line is not cut off.
-    assert_eq!(drawn.height(), 10 + 23 * 86 + 19);
+    let draw = |prompt: &str| attacked(&FigStepAttack, &sample("t", prompt), folder.path()).image().unwrap().unwrap();
+    let lowest_ink = |picture: &RgbImage| (0..760).rev().find(|&y| (0..760).any(|x| picture.get_pixel(x, y).0[0] < 128)).unwrap();
+    // 7 lines of text and the list fill the picture: the baseline of `3.` is at 10 + 64 + 9 * 75, which the digit crosses by one pixel.
+    let full = draw(&"fifteen letters ".repeat(7));
+    assert_eq!((full.dimensions(), lowest_ink(&full)), ((760, 760), 749));
+    // 20 lines would not fit: the text is smaller, and all of it is there.
+    let long = draw(&"word ".repeat(60));
+    assert_eq!(long.dimensions(), (760, 760));
+    assert!((600..755).contains(&lowest_ink(&long)), "{}", lowest_ink(&long));
     let refused = |prompt: &str| FigStepAttack.attack(&sample("t", prompt), &ImageFolder::new(folder.path())).unwrap_err().to_string();
     assert!(refused("日本").contains("'日'"));
-    assert!(refused(&"word ".repeat(100_000)).contains("lines"));
+    assert!(refused(&"word ".repeat(100_000)).contains("too long"));
+    assert!(refused(&"word ".repeat(790)).contains("too long"));
+    assert_eq!(draw("who？").as_raw(), draw("who?").as_raw(), "a full-width sign is drawn as the Latin one");
+}
+
+#[test]
+fn one_odd_sample_does_not_stop_an_attack() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = ImageFolder::new(folder.path());
+    let missing = mm_toxic_qa::ImageRef::File { folder: folder.path().to_owned(), path: "missing.png".into() };
+    let samples =
+        [sample("a", "placeholder question?"), sample("b", "Who?"), Sample { image: Some(missing), ..sample("c", "one more question") }];
+    let typos = Perturbation { change: Change::Typos, seed: 1 };
+    let out = attack_all(&samples, &typos, &images).unwrap();
+    assert_eq!(out.samples.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["a+typos", "c+typos"]);
+    assert!(matches!(&out.left_out[..], [Error::Attack { id, .. }] if id == "b"));
+    assert_eq!(out.samples[0].request.as_deref(), Some("placeholder question?"), "judges see the request");
+    let out = attack_all(&samples, &CaptionAttack, &images);
+    assert!(matches!(&out, Err(Error::NothingAttacked { reason, .. }) if reason.contains("all 3")), "{out:?}");
+    let nothing = attack_all(&[Sample { split: Split::Calibration, ..sample("a", "x") }], &typos, &images);
+    assert!(matches!(nothing, Err(Error::NothingAttacked { .. })));
 }
 
 #[test]
@@ -149,7 +175,7 @@ fn only_standard_risky_prompts_are_attacked() {
         Sample { split: Split::Utility, ..sample("utility", "what?") },
     ];
     let attack = Perturbation { change: Change::Leetspeak, seed: 1 };
-    let out = attack_all(&samples, &attack, &ImageFolder::new(folder.path())).unwrap();
+    let out = attack_all(&samples, &attack, &ImageFolder::new(folder.path())).unwrap().samples;
     assert_eq!(out.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["test+leetspeak", "dev+leetspeak"]);
     assert_eq!(out[1].split, Split::Dev);
 }

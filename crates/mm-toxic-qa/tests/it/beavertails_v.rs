@@ -1,6 +1,6 @@
 //! BeaverTails-V's Parquet files, written by pyarrow (`tools/golden/datasets.py`).
 
-use mm_toxic_qa::datasets::{BeaverTailsV, Dataset, Item, Picture};
+use mm_toxic_qa::datasets::{BeaverTailsV, Dataset, Item, Part, Picture};
 use mm_toxic_qa::{Error, Result, Split};
 
 fn read(file: &[u8], open: fn(&std::path::Path) -> BeaverTailsV) -> Result<Vec<Item>> {
@@ -36,6 +36,44 @@ fn questions_and_answers() {
     let expected = [("placeholder answer 1", Some(false)), ("placeholder answer 2", Some(true)), ("placeholder answer 3", Some(true))];
     assert_eq!(labels, expected);
     assert_eq!(items[0].sample.split, Split::Calibration);
+}
+
+#[test]
+fn two_answers_a_row() {
+    let file = include_bytes!("../golden/datasets/pairs.parquet");
+    let items = read(file, |folder| BeaverTailsV::answers(folder)).unwrap();
+    let found: Vec<_> = items.iter().map(|i| (i.sample.id.as_str(), i.sample.response.as_deref().unwrap(), i.sample.label)).collect();
+    assert_eq!(found.len(), 6);
+    assert_eq!(found[2], ("beavertails-v/data/animal_abuse/train/2/answer_1", "first 1", Some(false)));
+    assert_eq!(found[3], ("beavertails-v/data/animal_abuse/train/2/answer_2", "second 1", Some(true)));
+    assert_eq!(read(file, |folder| BeaverTailsV::questions(folder)).unwrap().len(), 3);
+}
+
+#[test]
+fn every_compression_of_parquet() {
+    let files: [&[u8]; 4] = [
+        include_bytes!("../golden/datasets/zstd.parquet"),
+        include_bytes!("../golden/datasets/gzip.parquet"),
+        include_bytes!("../golden/datasets/lz4.parquet"),
+        include_bytes!("../golden/datasets/brotli.parquet"),
+    ];
+    for file in files {
+        let items = read(file, |folder| BeaverTailsV::questions(folder)).unwrap();
+        assert_eq!((items.len(), items[0].sample.prompt.as_str()), (1, "placeholder question?"));
+    }
+}
+
+#[test]
+fn files_name_their_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let names =
+        ["a/train.parquet", "b/evaluation.parquet", "c/test/0000.parquet", "d/train-00000-of-00002.parquet", "e/training_wheels.parquet"];
+    for name in names {
+        std::fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+        std::fs::write(folder.path().join(name), include_bytes!("../golden/datasets/zstd.parquet")).unwrap();
+    }
+    let parts: Vec<_> = BeaverTailsV::questions(folder.path()).items().unwrap().into_iter().map(|item| item.part).collect();
+    assert_eq!(parts, [Some(Part::Train), Some(Part::Evaluation), Some(Part::Evaluation), Some(Part::Train), None]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use mm_toxic_qa::builder::{Builder, DATASHEET, MANIFEST};
-use mm_toxic_qa::datasets::{Dataset, Item, Picture, Place, Skipped};
+use mm_toxic_qa::datasets::{Dataset, Entry, Item, Part, Picture, Place};
 use mm_toxic_qa::{
     BuildPlan, Condition, Datasheet, Error, EvaluationSplit, ImageRef, MM_TOXIC_QA_CATEGORIES, ManifestSource, Reference, Result, Sample,
     Source, Split, Task, manifest, scoring,
@@ -16,9 +16,14 @@ use proptest::prelude::*;
 struct Given(Vec<Item>);
 
 impl Dataset for Given {
-    fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped> {
-        self.0.iter().cloned().try_for_each(each)?;
-        Ok(Skipped::from([("of no use", 2)]))
+    fn source(&self) -> Result<String> {
+        Ok("given".to_owned())
+    }
+
+    fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        self.0.iter().cloned().map(Entry::Item).try_for_each(&mut *each)?;
+        let place = || Place { path: "given.jsonl".into(), entry: "entry of no use".into() };
+        (0..2).try_for_each(|_| each(Entry::LeftOut { place: place(), reason: "of no use" }))
     }
 }
 
@@ -44,9 +49,11 @@ fn item(id: &str, category: &str, prompt: &str, picture: Option<u32>) -> Item {
         label: None,
         reference: None,
         task: None,
+        subcategory: None,
+        request: None,
     };
     let place = Place { path: "given.jsonl".into(), entry: format!("entry {id:?}") };
-    Item { sample, picture: picture.map(|n| Picture::Bytes(png(n))), place }
+    Item { sample, picture: picture.map(|n| Picture::Bytes(png(n))), place, part: None }
 }
 
 fn answer(id: &str, prompt: &str, picture: Option<u32>, response: &str, toxic: bool) -> Item {
@@ -77,7 +84,7 @@ fn dropped(sheet: &Datasheet) -> BTreeMap<String, usize> {
 /// Enough samples for the plan and some of every other kind; with images, or without, which is faster.
 fn plenty(images: bool) -> Vec<Item> {
     let mut items = Vec::new();
-    for (c, category) in MM_TOXIC_QA_CATEGORIES.iter().chain(&["psychological_horror_and_dark_themes"]).enumerate() {
+    for (c, category) in MM_TOXIC_QA_CATEGORIES.iter().chain(&["violence_and_physical_harm"]).enumerate() {
         for n in 0..50_u32 {
             let picture = images.then(|| u32::try_from(c).unwrap() * 100 + n);
             items.push(item(&format!("t/{category}/{n}"), category, &format!("question {n} about {category}"), picture));
@@ -226,7 +233,9 @@ fn too_few_is_an_error() {
     assert!(matches!(&e, Error::TooFew { split: "calibration", of, .. } if of == "label 1"), "{e}");
     let e = error(BuildPlan::mm_toxic_qa_v1(), one());
     assert!(matches!(e, Error::TooFew { split: "test", wanted: 26, found: 0, .. }), "{e}");
-    let e = error(BuildPlan::everything(), [one(), one()].concat());
+    let folder = tempfile::tempdir().unwrap();
+    let twice = Builder::new(BuildPlan::everything(), 1).add(Box::new(Given(one()))).add(Box::new(Given(one())));
+    let e = twice.build(folder.path()).unwrap_err();
     assert!(matches!(&e, Error::ItemTwice { id, .. } if id == "t"), "{e}");
 }
 
@@ -257,8 +266,122 @@ fn images_are_copied_or_linked_and_checked() {
     let build = |given: Given| Builder::new(BuildPlan::everything(), 1).add(Box::new(given)).build(&folder.path().join("wrong"));
     assert!(matches!(build(with(&folder.path().join("missing.png"))), Err(Error::Io { .. })));
     std::fs::write(&picture, b"no image").unwrap();
-    assert!(matches!(build(with(&picture)), Err(Error::Image { id, .. }) if id == "t"));
+    assert!(matches!(build(with(&picture)), Err(Error::Image { id, .. }) if id.starts_with("t (")));
     assert!(!folder.path().join("wrong").join(MANIFEST).exists());
+}
+
+#[test]
+fn an_odd_entry_is_left_out_counted_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.png");
+    std::fs::write(&broken, &png(1)[..40]).unwrap();
+    let with =
+        |id: &str, path: &Path| Item { picture: Some(Picture::File(path.to_owned())), ..item(id, "c", &format!("what {id}?"), None) };
+    let items = vec![item("a", "c", "what?", Some(1)), with("b", &broken), with("d", &folder.path().join("missing.png"))];
+    // The plan is filled from what is left: the broken picture is found only when its sample is chosen.
+    for test_per_category in [None, Some(1)] {
+        let (samples, sheet) = build(BuildPlan { test_per_category, ..BuildPlan::everything() }, 1, items.clone()).unwrap();
+        assert_eq!(samples.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["a"]);
+        if test_per_category.is_none() {
+            assert_eq!(dropped(&sheet), BTreeMap::from([("not as published".to_owned(), 2)]));
+            assert!(sheet.markdown().contains("missing.png") && sheet.markdown().contains("image of `b ("), "{}", sheet.markdown());
+        }
+    }
+}
+
+#[test]
+fn nothing_left_is_an_error() {
+    let error = build(BuildPlan { categories: Some(Vec::new()), ..BuildPlan::everything() }, 1, vec![item("t", "c", "what?", None)]);
+    assert!(matches!(&error, Err(Error::DatasetFile { reason, .. }) if reason.contains("nothing is left")), "{error:?}");
+}
+
+#[test]
+fn published_splits_are_kept() {
+    let of = |id: &str, part| Item { part: Some(part), ..item(id, "c", &format!("question {id}"), None) };
+    let mut items: Vec<Item> = (0..8).map(|n| of(&format!("train{n}"), Part::Train)).collect();
+    items.extend((0..4).map(|n| of(&format!("eval{n}"), Part::Evaluation)));
+    for (n, part) in [Part::Train, Part::Evaluation, Part::Train, Part::Evaluation].into_iter().enumerate() {
+        items.push(Item { part: Some(part), ..answer(&format!("answer{n}"), &format!("asked {n}"), None, "said", n < 2) });
+    }
+    let ids = |plan, split, ignore: bool| -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let builder = Builder::new(plan, 1).add(Box::new(Given(items.clone())));
+        let built = if ignore { builder.ignoring_parts() } else { builder }.build(folder.path()).unwrap();
+        built.samples.into_iter().filter(|s| s.split == split).map(|s| s.id).collect()
+    };
+    let small = |calibrate_on_evaluation| BuildPlan {
+        test_per_category: Some(2),
+        dev_per_category: 1,
+        calibrate_on_evaluation,
+        ..BuildPlan::everything()
+    };
+    assert!(ids(small(false), Split::Test, false).iter().all(|id| id.starts_with("eval")));
+    assert!(ids(small(false), Split::Dev, false).iter().all(|id| id.starts_with("train")));
+    assert_eq!(ids(small(false), Split::Calibration, false), ["answer0", "answer2"]);
+    assert_eq!(ids(small(true), Split::Calibration, false).len(), 4);
+    let everything = |split, ignore| ids(BuildPlan::everything(), split, ignore).len();
+    assert_eq!([Split::Test, Split::Dev].map(|split| everything(split, false)), [4, 8]);
+    assert_eq!([Split::Test, Split::Dev].map(|split| everything(split, true)), [12, 0]);
+}
+
+#[test]
+fn a_prompt_that_tells_the_label_is_warned_of() {
+    let given_away = |n: u32| {
+        answer(
+            &n.to_string(),
+            if n.is_multiple_of(2) { "USER:" } else { "how do I placeholder?" },
+            Some(n),
+            &format!("said {n}"),
+            n % 2 == 1,
+        )
+    };
+    let (_, sheet) = build(BuildPlan::everything(), 1, (0..20).map(given_away).collect()).unwrap();
+    assert_eq!(sheet.shortcuts()["prompt"], 1.0);
+    assert!(sheet.markdown().contains("| prompt | 1.000 |") && sheet.markdown().contains("**Warning:"), "{}", sheet.markdown());
+    // The same question to all, with both labels: nothing tells them apart.
+    let fair = |n: u32| answer(&n.to_string(), "what is it?", Some(n / 2), &format!("said {:02}", (7 * n) % 20), n % 2 == 1);
+    let (_, sheet) = build(BuildPlan::everything(), 1, (0..20).map(fair).collect()).unwrap();
+    assert!(
+        ["prompt", "image", "prompt length", "response length"].iter().all(|name| sheet.shortcuts()[*name] <= 0.5),
+        "{:?}",
+        sheet.shortcuts()
+    );
+    assert!(!sheet.markdown().contains("**Warning:"), "{}", sheet.markdown());
+}
+
+#[test]
+fn duplicates_are_kept_on_request() {
+    let items = vec![item("0", "c", "what?", None), item("1", "c", "why?", None), item("2", "c", "what?", None)];
+    let folder = tempfile::tempdir().unwrap();
+    let builder = Builder::new(BuildPlan::everything(), 1).add(Box::new(Given(items.clone()))).keeping_duplicates();
+    assert_eq!(builder.build(folder.path()).unwrap().samples.len(), 3);
+    assert_eq!(build(BuildPlan::everything(), 1, items).unwrap().0.len(), 2);
+}
+
+#[test]
+fn an_id_that_a_set_has_twice_is_numbered() {
+    let items = vec![item("0", "c", "what?", None), item("0", "c", "why?", None), item("0", "c", "who?", None)];
+    let ids: Vec<_> = build(BuildPlan::everything(), 1, items).unwrap().0.into_iter().map(|s| s.id).collect();
+    assert_eq!(ids, ["0", "0#2", "0#3"]);
+}
+
+#[test]
+fn a_selection_is_the_test_split() {
+    let items: Vec<Item> =
+        (0..6).map(|n| item(&n.to_string(), if n < 4 { "c" } else { "d" }, &format!("question {n}?"), Some(n))).collect();
+    // In other case, of another category, and not there.
+    let listed = vec![item("x", "c", "QUESTION 1", None), item("y", "c", "question 4?", None), item("z", "d", "question 9?", None)];
+    let folder = tempfile::tempdir().unwrap();
+    let plan = BuildPlan { test_per_category: Some(26), dev_per_category: 1, ..BuildPlan::everything() };
+    let builder = Builder::new(plan, 1).add(Box::new(Given(items))).selecting(Box::new(Given(listed)));
+    let built = builder.build(folder.path()).unwrap();
+    let of = |split| built.samples.iter().filter(|s| s.split == split).map(|s| s.id.as_str()).collect::<Vec<_>>();
+    assert_eq!(of(Split::Test), ["1"]);
+    assert!(built.samples[0].image.is_some());
+    assert_eq!(of(Split::Dev).len(), 2);
+    let left_out = dropped(&built.datasheet);
+    assert_eq!((left_out["not in the data sets"], left_out["not in the selection"]), (2, 3));
+    assert!(built.datasheet.markdown().contains("entry \"z\""), "{}", built.datasheet.markdown());
 }
 
 /// Items with few images and prompts, so that many are related.
@@ -288,7 +411,8 @@ proptest! {
         shuffled.sort_by_key(|item| order.wrapping_mul(item.sample.id.parse::<u64>().unwrap() + 1).rotate_left(17));
         let (result, other) = (build(plan(), seed, items), build(plan(), seed, shuffled));
         let Ok((samples, sheet)) = result else {
-            let too_few = matches!(result, Err(Error::TooFew { .. }));
+            // Too few for the test split, or nothing at all.
+            let too_few = matches!(result, Err(Error::TooFew { .. } | Error::DatasetFile { .. }));
             prop_assert!(too_few && other.is_err());
             return Ok(());
         };

@@ -114,7 +114,7 @@ fn answers_are_judged_in_their_order() {
     assert_eq!(verdicts[0].raw, "Unsafe.");
     assert_eq!(verdicts[0].prompt_sha256.as_ref().unwrap().len(), 64);
     assert_ne!(verdicts[0].prompt_sha256, verdicts[1].prompt_sha256);
-    assert!(verdicts[0].id.starts_with("chat/a-model/") && verdicts[0].id.ends_with("/first-word"), "{}", verdicts[0].id);
+    assert!(verdicts[0].id.starts_with("chat/a-model/") && verdicts[0].id.ends_with("/verdict"), "{}", verdicts[0].id);
     for (body, key) in server.requests.lock().unwrap().iter() {
         assert_eq!(key, &format!("Bearer {KEY}"));
         assert_eq!((&body["model"], &body["temperature"]), (&json!("a-model"), &json!(0)));
@@ -140,7 +140,7 @@ fn replies_without_a_verdict_are_unparsed() {
     let judge = judge(ChatOptions { concurrency: 1, ..server.options() });
     let verdicts = judge.judge(&[Exchange::new("q", "a"), Exchange::new("q", "b")]).unwrap();
     assert_eq!((verdicts[0].label, verdicts[0].raw.as_str()), (None, "I would rather not say."));
-    assert_eq!((verdicts[1].label, verdicts[1].raw.as_str()), (None, ""));
+    assert_eq!((verdicts[1].label, verdicts[1].raw.as_str()), (None, "no reply: the reply has no content; finish_reason: content_filter"));
 }
 
 #[test]
@@ -205,15 +205,98 @@ fn a_server_that_never_answers_or_is_not_there_is_an_error() {
 }
 
 #[test]
-fn broken_completions_are_asked_for_again_and_then_an_error() {
+fn a_broken_completion_is_asked_for_again_and_then_unparsed() {
     for body in ["{\"choices\": [", "[]", "{}", "{\"choices\": []}", "{\"choices\": [{\"message\": {\"content\": 7}}]}", "<html>"] {
-        let server = Server::start(move |_, _| status(200, body));
-        let (reason, attempts) = error(&server);
-        assert_eq!(attempts, 3, "{body}");
-        assert!(reason.contains("no chat completion"), "{body}: {reason}");
+        let server = Server::start(move |_, prompt| if prompt.contains("PLACEHOLDER-BAD") { status(200, body) } else { says("unsafe") });
+        let exchanges = [Exchange::new("q", "fine"), Exchange::new("q", "PLACEHOLDER-BAD")];
+        let verdicts = judge(server.options()).judge(&exchanges).unwrap();
+        assert_eq!(verdicts.iter().map(|v| v.label).collect::<Vec<_>>(), [Some(true), None], "{body}");
+        assert!(verdicts[1].raw.contains("no chat completion"), "{body}: {}", verdicts[1].raw);
+        assert_eq!(server.requests(), 4, "{body}");
     }
     let server = Server::start(|n, _| if n == 0 { status(200, "{") } else { says("unsafe") });
     assert_eq!(judge(server.options()).judge_one(Exchange::new("q", "r")).unwrap().label, Some(true));
+}
+
+#[test]
+fn a_filtered_answer_is_unparsed_and_the_others_are_judged() {
+    let filtered = json!({"error": {"message": "The response was filtered.", "code": "content_filter", "param": "prompt", "status": 400}});
+    let unknown = json!({"error": {"message": "Something is wrong with this prompt."}});
+    for (body, said) in [(filtered, "status 400: The response was filtered."), (unknown, "status 400: Something is wrong")] {
+        let body = body.to_string();
+        let server = Server::start(move |_, prompt| if prompt.contains("PLACEHOLDER-BAD") { status(400, &body) } else { says("safe") });
+        let exchanges = [Exchange::new("q", "one"), Exchange::new("q", "PLACEHOLDER-BAD"), Exchange::new("q", "two")];
+        let verdicts = judge(server.options()).judge(&exchanges).unwrap();
+        assert_eq!(verdicts.iter().map(|v| v.label).collect::<Vec<_>>(), [Some(false), None, Some(false)]);
+        assert!(verdicts[1].raw.contains(said), "{}", verdicts[1].raw);
+        assert_eq!(server.requests(), 3, "a filter is not asked again");
+    }
+}
+
+#[test]
+fn what_a_server_rejects_every_time_is_an_error() {
+    let server = Server::start(|_, _| status(400, r#"{"error": {"message": "unknown field `messages`"}}"#));
+    let texts: Vec<String> = (0..200).map(|i| format!("answer {i}")).collect();
+    let exchanges: Vec<Exchange<'_>> = texts.iter().map(|t| Exchange::new("q", t)).collect();
+    let error = judge(server.options()).judge(&exchanges).unwrap_err();
+    assert!(error.to_string().contains("unknown field `messages`"), "{error}");
+    assert!(server.requests() < 40, "{} requests", server.requests());
+}
+
+#[test]
+fn an_error_with_status_200_is_shown() {
+    let server = Server::start(|_, _| status(200, r#"{"error": {"message": "rate limit", "code": 429}}"#));
+    let (reason, attempts) = error(&server);
+    assert_eq!((reason.as_str(), attempts), ("status 429: rate limit", 3));
+}
+
+#[test]
+fn a_server_may_refuse_the_temperature() {
+    let refusal = json!({"error": {"message": "Unsupported value: 'temperature' does not support 0.", "param": "temperature"}}).to_string();
+    let server = Server::start(move |n, _| if n == 0 { status(400, &refusal) } else { says("safe") });
+    let by_itself = judge(ChatOptions { concurrency: 1, ..server.options() });
+    let verdicts = by_itself.judge(&[Exchange::new("q", "a"), Exchange::new("q", "b")]).unwrap();
+    assert!(verdicts.iter().all(|v| v.label == Some(false) && v.id.ends_with("/verdict/server-temperature")), "{verdicts:?}");
+    let temperatures: Vec<Value> = server.requests.lock().unwrap().iter().map(|(body, _)| body["temperature"].clone()).collect();
+    assert_eq!(temperatures, [json!(0), Value::Null, Value::Null], "asked once with it");
+
+    for (temperature, sent) in [(None, Value::Null), (Some(0.5), json!(0.5))] {
+        let server = Server::start(|_, _| says("safe"));
+        let judge = judge(ChatOptions { temperature, ..server.options() });
+        judge.judge_one(Exchange::new("q", "a")).unwrap();
+        let requests = server.requests.lock().unwrap();
+        assert_eq!(requests[0].0.get("temperature").cloned().unwrap_or_default(), sent);
+        assert!(judge.id().ends_with(if temperature.is_none() { "/server-temperature" } else { "/temperature-0.5" }), "{}", judge.id());
+    }
+}
+
+#[test]
+fn replies_in_parts_and_with_reasoning_are_read() {
+    let message = |content: Value| json!({"choices": [{"message": {"content": content, "reasoning_content": "unsafe"}}]}).to_string();
+    for (content, label) in [
+        (json!([{"type": "text", "text": "un"}, {"type": "text", "text": "safe"}]), Some(true)),
+        (json!("<think>it may be unsafe</think>\n**safe**"), Some(false)),
+        (json!("<think>it may be unsafe"), None),
+        (json!("```json\n{\"safe\": false}\n```"), Some(true)),
+        (Value::Null, None),
+    ] {
+        let body = message(content.clone());
+        let server = Server::start(move |_, _| status(200, &body));
+        assert_eq!(judge(server.options()).judge_one(Exchange::new("q", "r")).unwrap().label, label, "{content}");
+    }
+}
+
+#[test]
+fn replies_before_an_error_are_kept_without_a_cache() {
+    let down = Arc::new(AtomicUsize::new(1));
+    let state = down.clone();
+    let server = Server::start(move |n, _| if n < 2 || state.load(Ordering::SeqCst) == 0 { says("safe") } else { status(401, "") });
+    let judge = judge(ChatOptions { concurrency: 1, ..server.options() });
+    let exchanges: Vec<Exchange<'_>> = ["a", "b", "c", "d"].map(|r| Exchange::new("q", r)).to_vec();
+    assert!(matches!(judge.judge(&exchanges), Err(Error::Chat { .. })));
+    down.store(0, Ordering::SeqCst);
+    assert_eq!(judge.judge(&exchanges).unwrap().len(), 4);
+    assert_eq!(server.requests(), 5, "the first two are not asked again");
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use std::collections::BTreeMap;
+
 use mm_toxic_qa::datasets::{
-    Dataset, FigStep, Item, JailBreakV, MmHarmfulBench, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, Picture, Question,
-    RealToxicityPrompts, Skipped, Variant, VlGuard, VlGuardSubset, VlSafe, VlmEvalKit,
+    Dataset, Entry, FigStep, Item, JailBreakV, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, Picture, QUESTION_FORMATS, Question,
+    QuestionFormat, QuestionSet, RealToxicityPrompts, Variant, VlGuard, VlGuardSubset, VlmEvalKit,
 };
 use mm_toxic_qa::{Condition, Error, Result, Split, Task};
 use tempfile::TempDir;
@@ -23,13 +25,31 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
-fn read(dataset: &dyn Dataset) -> (Vec<Item>, Skipped) {
-    let mut items = Vec::new();
-    let skipped = dataset.for_each(&mut |item| {
-        items.push(item);
+/// The number of entries left out, by reason.
+type LeftOut = BTreeMap<&'static str, usize>;
+
+fn read(dataset: &dyn Dataset) -> (Vec<Item>, LeftOut) {
+    try_read(dataset).unwrap()
+}
+
+fn try_read(dataset: &dyn Dataset) -> Result<(Vec<Item>, LeftOut)> {
+    let (mut items, mut left_out) = (Vec::new(), LeftOut::new());
+    dataset.for_each(&mut |entry| {
+        match entry {
+            Entry::Item(item) => items.push(item),
+            Entry::LeftOut { reason, .. } => *left_out.entry(reason).or_default() += 1,
+            Entry::Odd(error) => return Err(error),
+        }
         Ok(())
-    });
-    (items, skipped.unwrap())
+    })?;
+    Ok((items, left_out))
+}
+
+/// The set of this name whose file has this content.
+fn question_set(name: &str, file: &str, content: &[u8], images: &str) -> Result<Vec<Item>> {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), file, content);
+    QuestionSet::new(QuestionFormat::named(name).unwrap(), folder.path().join(file), images).items()
 }
 
 /// The error of a data set whose only file has this content.
@@ -111,19 +131,14 @@ fn mm_safetybench_pairs_are_named() {
 #[test]
 fn mm_safetybench_tiny() {
     let list = r#"[{"Scenario": "01-Illegal_Activitiy", "Sampled_ID_List": [10]}]"#;
-    let tiny = |list: &str| {
+    let tiny = |list: &str| -> Result<(Vec<String>, LeftOut)> {
         let folder = folder(&[(ILLEGAL_FILE, ILLEGAL), ("TinyVersion_ID_List.json", list)]);
-        let dataset = MmSafetyBench::new(folder.path(), Pair::Text).tiny();
-        let mut ids = Vec::new();
-        let skipped = dataset.for_each(&mut |item| {
-            ids.push(item.sample.id);
-            Ok(())
-        });
-        skipped.map(|skipped| (ids, skipped))
+        let (items, left_out) = try_read(&MmSafetyBench::new(folder.path(), Pair::Text).tiny())?;
+        Ok((items.into_iter().map(|item| item.sample.id).collect::<Vec<_>>(), left_out))
     };
     let (ids, skipped) = tiny(list).unwrap();
     assert_eq!(ids, ["mm-safetybench/01-Illegal_Activitiy/10/text"]);
-    assert_eq!(skipped, Skipped::from([("not in the tiny version", 1)]));
+    assert_eq!(skipped, LeftOut::from([("not in the tiny version", 1)]));
     says(tiny(&list.replace("10]", "11]")).unwrap_err(), ILLEGAL_FILE, "`11`");
     says(tiny(&list.replace("01-Illegal_Activitiy", "14-New")).unwrap_err(), "data/processed_questions", "`14-New`");
     says(tiny("{}").unwrap_err(), "TinyVersion_ID_List.json", "array");
@@ -145,9 +160,9 @@ fn mm_safetybench_answers_are_calibration() {
     let expected = [(&*format!("{id}/llava"), Some("an answer"), Some(false)), (&*format!("{id}/other"), Some("worse"), Some(true))];
     assert_eq!(found, expected);
     assert_eq!((items[0].sample.split, items[0].sample.prompt.as_str()), (Split::Calibration, "rephrased?"));
-    assert_eq!(skipped, Skipped::from([("not judged", 1)]));
+    assert_eq!(skipped, LeftOut::from([("not judged", 1)]));
     let (items, skipped) = read(&MmSafetyBenchAnswers::new(folder.path(), Pair::Text).of_run("other"));
-    assert_eq!((items.len(), skipped), (1, Skipped::from([("of another run", 2)])));
+    assert_eq!((items.len(), skipped), (1, LeftOut::from([("of another run", 2)])));
     assert_eq!(items[0].sample.condition, Condition::Standard);
 }
 
@@ -193,7 +208,7 @@ fn jailbreakv() {
     assert_eq!(items[1].picture, None);
     assert_eq!((items[0].place.entry.as_str(), items[1].place.entry.as_str()), ("line 2", "line 4"));
     let (items, skipped) = read(&JailBreakV::new(folder.path()).mini());
-    assert_eq!((items.len(), skipped), (1, Skipped::from([("not in the mini version", 1)])));
+    assert_eq!((items.len(), skipped), (1, LeftOut::from([("not in the mini version", 1)])));
 }
 
 #[test]
@@ -240,12 +255,9 @@ fn figstep() {
 
 #[test]
 fn questions_in_lines() {
-    let vlsafe = |content: &str| -> Result<Vec<Item>> {
-        let folder = folder(&[("alignment.jsonl", content)]);
-        VlSafe::new(folder.path().join("alignment.jsonl"), "coco").items()
-    };
+    let vlsafe = |content: &str| question_set("vlsafe", "alignment.jsonl", content.as_bytes(), "coco");
     let items = vlsafe("\n{\"image_id\": \"COCO_1.jpg\", \"query\": \"q?\", \"reference\": \"r\"}\n").unwrap();
-    assert_eq!((items[0].sample.id.as_str(), items[0].sample.prompt.as_str()), ("vlsafe/alignment/2", "q?"));
+    assert_eq!((items[0].sample.id.as_str(), items[0].sample.prompt.as_str()), ("vlsafe/alignment/0", "q?"));
     assert_eq!(items[0].picture, Some(Picture::File("coco/COCO_1.jpg".into())));
     names(vlsafe("{\"query\": \"q?\"}").unwrap_err(), "alignment.jsonl", "line 1", "image_id", "missing");
     names(vlsafe("{\"image_id\": \"a.jpg\"}").unwrap_err(), "alignment.jsonl", "line 1", "query", "missing");
@@ -253,14 +265,23 @@ fn questions_in_lines() {
     assert!(matches!(vlsafe("{}\n{]"), Err(Error::DatasetEntry { .. })));
     assert!(matches!(vlsafe("[1]"), Err(Error::Syntax { line: 1, .. })));
 
-    let harmful = |content: &str| -> Result<Vec<Item>> {
-        let folder = folder(&[("data.jsonl", content)]);
-        MmHarmfulBench::new(folder.path().join("data.jsonl"), "images").items()
+    let harmful = |content: &str, images: &str| question_set("mm-harmfulbench", "data.jsonl", content.as_bytes(), images);
+    let lines = "{\"image_url\": \"https://host.example/a/b.jpg?x=/1\", \"question\": \"q?\"}\n{\"question\": \"r?\"}\n";
+    let pictures = |images: &Path| -> Vec<_> {
+        let items = harmful(lines, images.to_str().unwrap()).unwrap();
+        let name = |item: Item| match item.picture {
+            Some(Picture::File(path)) => path.file_name().unwrap().to_str().unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        items.into_iter().map(name).collect()
     };
-    let items = harmful("{\"image_url\": \"https://host.example/a/b.jpg?x=/1\", \"question\": \"q?\"}").unwrap();
-    assert_eq!(items[0].picture, Some(Picture::File("images/b.jpg".into())));
-    names(harmful("{\"image_url\": \"https://h/..\", \"question\": \"q\"}").unwrap_err(), "data.jsonl", "line 1", "image_url", "..");
-    names(harmful("{\"image_url\": \"https://h/\", \"question\": \"q\"}").unwrap_err(), "data.jsonl", "line 1", "image_url", "path");
+    let images = folder(&[("b.jpg", "")]);
+    assert_eq!(pictures(images.path()), ["b.jpg", "1.jpg"], "the address, where the published folder is not there");
+    put(images.path(), "0.jpg", b"");
+    put(images.path(), "1.png", b"");
+    assert_eq!(pictures(images.path()), ["0.jpg", "1.png"], "line n has image n - 1");
+    let evil = "{\"image_url\": \"https://h/..\", \"question\": \"q\"}";
+    names(harmful(evil, "images").unwrap_err(), "data.jsonl", "line 1", "image_url", "..");
 }
 
 const VLGUARD: &str = r#"[
@@ -279,6 +300,7 @@ fn vlguard() {
     let one = |subset| read(subset, VLGUARD).map(|items| (items.len(), items[0].clone())).unwrap();
     let (n, item) = one("unsafes");
     assert_eq!((n, item.sample.prompt.as_str(), item.sample.category.as_str()), (1, "about a bad image?", "privacy"));
+    assert_eq!(item.sample.subcategory.as_deref(), Some("p"));
     assert_eq!((item.sample.split, item.sample.response), (Split::Test, None));
     assert_eq!(item.picture, Some(Picture::File("imgs/train/bad.jpg".into())));
     let (n, item) = one("safe_unsafes");
@@ -294,6 +316,7 @@ fn vlguard() {
     names(wrong("unsafes", "train/bad", "../bad"), "train.json", "entry 0", "image", "..");
     names(wrong("safe_unsafes", "unsafe_instruction", "other"), "train.json", "entry 1", "instr-resp.unsafe_instruction", "missing");
     names(wrong("safe_safes", "\"yes.\"", "4"), "train.json", "entry 1", "response", "text");
+    assert!(read("safe_safes", &VLGUARD.replace("yes.", "")).unwrap().is_empty(), "an empty response is left out");
     names(wrong("safe_safes", "\"id\": 2,", ""), "train.json", "entry 1", "id", "missing");
     says(read("unsafes", "{}").unwrap_err(), "train.json", "array");
     assert!("all".parse::<VlGuardSubset>().is_err());
@@ -303,19 +326,13 @@ fn vlguard() {
 fn real_toxicity_prompts() {
     let read_text = |content: &str| {
         let folder = folder(&[("prompts.jsonl", content)]);
-        let dataset = RealToxicityPrompts::new(folder.path().join("prompts.jsonl"));
-        let mut items = Vec::new();
-        let skipped = dataset.for_each(&mut |item| {
-            items.push(item.sample);
-            Ok(())
-        });
-        skipped.map(|skipped| (items, skipped))
+        try_read(&RealToxicityPrompts::new(folder.path().join("prompts.jsonl")))
     };
     let line = |toxicity: &str| format!("{{\"prompt\": {{\"text\": \"it was\", \"toxicity\": {toxicity}}}, \"continuation\": {{}}}}\n");
     let (items, skipped) = read_text(&[line("0.49"), line("null"), line("0.5")].concat()).unwrap();
-    let found: Vec<_> = items.iter().map(|s| (s.id.as_str(), s.category.as_str())).collect();
+    let found: Vec<_> = items.iter().map(|i| (i.sample.id.as_str(), i.sample.category.as_str())).collect();
     assert_eq!(found, [("real-toxicity-prompts/1", "non-toxic"), ("real-toxicity-prompts/3", "toxic")]);
-    assert_eq!(skipped, Skipped::from([("prompt without toxicity", 1)]));
+    assert_eq!(skipped, LeftOut::from([("prompt without toxicity", 1)]));
     for wrong in ["1.5", "\"high\"", "-1"] {
         names(read_text(&line(wrong)).unwrap_err(), "prompts.jsonl", "line 1", "prompt.toxicity", "0 to 1");
     }
@@ -368,9 +385,14 @@ fn vlmevalkit() {
 
     let wrong = |from: &str, to: &str| read(&table.replacen(from, to, 1)).unwrap_err();
     names(wrong("\t8\t", "\t9\t"), "MMTest.tsv", "line 2", "image", "index");
-    names(wrong("QUFB", "QU*B"), "MMTest.tsv", "line 3", "image", "base64");
-    names(wrong("QUFB", "['QU"), "MMTest.tsv", "line 3", "image", "several");
-    names(wrong("\tyes\t", "\t\t"), "MMTest.tsv", "line 3", "answer", "missing");
+    names(wrong("QUFB", "QU*B"), "MMTest.tsv", "line 2", "image", "index");
+    names(wrong("\t8\t", &format!("\tQU*B{image}\t")), "MMTest.tsv", "line 2", "image", "base64");
+    let left_out = |from: &str, to: &str| {
+        let folder = folder(&[("MMTest.tsv", &table.replacen(from, to, 1))]);
+        try_read(&VlmEvalKit::new(folder.path().join("MMTest.tsv"))).unwrap().1
+    };
+    assert_eq!(left_out("dog\tB\t", "dog\t\t"), LeftOut::from([("no answer", 1)]));
+    assert_eq!(left_out("\t8\t", "\t['QUFB', 'QUFB']\t"), LeftOut::from([("several images", 1)]));
     says(wrong("answer", "ans"), "MMTest.tsv", "`answer` is missing");
 }
 
@@ -381,4 +403,116 @@ fn other_files_are_refused() {
     says(RealToxicityPrompts::new(folder.path().join("prompts.jsonl")).items().unwrap_err(), "prompts.jsonl", "regular file");
     let missing = RealToxicityPrompts::new(folder.path().join("missing.jsonl")).items();
     assert!(matches!(missing, Err(Error::Io { .. })));
+}
+
+/// Rows with the published columns of each set that lists questions, and what the first sample has: id, category, prompt, whether harmless.
+#[test]
+fn lists_of_questions_have_their_published_columns() {
+    let behaviours = "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\n\
+        placeholder?,standard,illegal,,,b1\nplaceholder two?,contextual,illegal,context,\"a,\nb\",b2\n";
+    let multimodal = "Behavior,BehaviorID,FunctionalCategory,SemanticCategory,ImageFileName,Source,ImageDescription,\
+        RedactedImageDescription,Tags\nplaceholder?,b1,standard,harmful,a.png,s,d,r,multimodal\n";
+    let goals = "Index,Goal,Target,Behavior,Category,Source\n0,placeholder?,Sure,b,Fraud,Original\n";
+    let xstest = "id,prompt,type,label,focus,note\n1,placeholder?,homonyms,safe,f,\n2,other?,contrast_homonyms,unsafe,f,\n";
+    let older = "id_v1,id_v2,type,prompt,focus,note\nv1-1,v2-1,homonyms,placeholder?,f,\nv1-2,v2-2,contrast_homonyms,other?,f,\n";
+    let siuo = r#"[{"question_id": 1008, "image": "S-08.png", "question": "placeholder?", "category": "c", "safety_warning": "w"}]"#;
+    type Expected = (&'static str, &'static str, &'static str, bool);
+    let cases: [(&str, &str, &str, &[Expected]); 9] = [
+        (
+            "harmbench",
+            "text.csv",
+            behaviours,
+            &[("text/b1", "illegal", "placeholder?", false), ("text/b2", "illegal", "a,\nb\n\n---\n\nplaceholder two?", false)],
+        ),
+        ("harmbench-multimodal", "m.csv", multimodal, &[("m/b1", "harmful", "placeholder?", false)]),
+        ("advbench", "h.csv", "goal,target\nplaceholder?,Sure\n", &[("h/0", "advbench", "placeholder?", false)]),
+        ("jailbreakbench", "harmful-behaviors.csv", goals, &[("harmful-behaviors/0", "Fraud", "placeholder?", false)]),
+        ("jailbreakbench", "benign-behaviors.csv", goals, &[("benign-behaviors/0", "Fraud", "placeholder?", true)]),
+        ("redteam-2k", "r.csv", "id,question,policy,from\n1,placeholder?,Malware,x\n", &[("r/1", "Malware", "placeholder?", false)]),
+        ("xstest", "x.csv", xstest, &[("x/1", "homonyms", "placeholder?", true), ("x/2", "contrast_homonyms", "other?", false)]),
+        ("xstest", "x.csv", older, &[("x/v2-1", "homonyms", "placeholder?", true), ("x/v2-2", "contrast_homonyms", "other?", false)]),
+        ("siuo", "siuo_gen.json", siuo, &[("siuo_gen/1008", "c", "placeholder?", false)]),
+    ];
+    for (name, file, content, expected) in cases {
+        let items = question_set(name, file, content.as_bytes(), "images").unwrap();
+        let found: Vec<_> = items
+            .iter()
+            .map(|Item { sample, .. }| {
+                assert_eq!(sample.split == Split::Test, sample.task != Some(Task::Refusal), "{name}");
+                let id = sample.id.strip_prefix(name).unwrap().trim_start_matches('/');
+                (id, sample.category.as_str(), sample.prompt.as_str(), sample.task == Some(Task::Refusal))
+            })
+            .collect();
+        assert_eq!(found, expected, "{name}");
+    }
+    let named = |name, file, content: &str| question_set(name, file, content.as_bytes(), "images").unwrap()[0].picture.clone();
+    assert_eq!(named("harmbench-multimodal", "m.csv", multimodal), Some(Picture::File("images/a.png".into())));
+    assert_eq!(named("siuo", "siuo_gen.json", siuo), Some(Picture::File("images/S-08.png".into())));
+
+    let wrong = |name, file, content: String| question_set(name, file, content.as_bytes(), "images").unwrap_err();
+    says(wrong("harmbench", "h.csv", behaviours.replace("SemanticCategory", "Kind")), "h.csv", "`SemanticCategory` is missing");
+    names(wrong("harmbench", "h.csv", behaviours.replace("b1", "")), "h.csv", "line 2", "BehaviorID", "missing");
+    names(wrong("xstest", "x.csv", xstest.replace(",safe", ",maybe")), "x.csv", "line 2", "label", "safe or unsafe");
+    names(wrong("harmbench-multimodal", "m.csv", multimodal.replace("a.png", "../a")), "m.csv", "line 2", "ImageFileName", "..");
+    names(wrong("siuo", "s.json", siuo.replace("1008", "[]")), "s.json", "entry 0", "question_id", "text");
+    names(wrong("siuo", "s.json", "[1]".into()), "s.json", "entry 0", "(all of it)", "object");
+    says(wrong("siuo", "s.json", "{}".into()), "s.json", "array");
+    assert!(QuestionFormat::named("nothing").is_none());
+    assert!(QUESTION_FORMATS.iter().all(|format| std::ptr::eq(QuestionFormat::named(format.name()).unwrap(), format)));
+}
+
+#[test]
+fn vscbench_shows_a_question_with_safe_and_unsafe_images() {
+    let table = "Category,Prompt,safe_img_0,safe_img_1,safe_img_2,unsafe_img_0,unsafe_img_1,unsafe_img_2\n\
+        drugs,placeholder?,s0.jpg,s1.jpg,s2.jpg,u0.jpg,u1.jpg,u2.jpg\n";
+    let items = question_set("vscbench", "v.csv", table.as_bytes(), "images").unwrap();
+    let found: Vec<_> = items.iter().map(|i| (i.sample.id.as_str(), i.sample.task, i.picture.clone().unwrap())).collect();
+    assert_eq!(found.len(), 6);
+    assert_eq!(found[0], ("vscbench/v/0/safe_img_0", Some(Task::Refusal), Picture::File("images/drugs/s0.jpg".into())));
+    assert_eq!(found[5], ("vscbench/v/0/unsafe_img_2", None, Picture::File("images/drugs/u2.jpg".into())));
+    let error = question_set("vscbench", "v.csv", table.replace("drugs", "..").as_bytes(), "images").unwrap_err();
+    names(error, "v.csv", "line 2", "Category", "..");
+}
+
+#[test]
+fn mm_vet_v2_names_its_images_in_the_question() {
+    let entry = |id: &str, question: &str| format!(r#""{id}": {{"question": "{question}", "answer": "a<OR>b", "capability": ["rec"]}}"#);
+    let text =
+        format!("{{{}, {}, {}}}", entry("v2_0", "what?<IMG>v2_0.png"), entry("v2_1", "a<IMG>x.jpg<IMG>b<IMG>y.png"), entry("v2_2", "why?"));
+    let folder = folder(&[("mm-vet-v2.json", &text)]);
+    let (items, left_out) = read(&MmVet::v2(folder.path()));
+    assert_eq!(left_out, LeftOut::from([("several images", 1)]));
+    assert_eq!((items[0].sample.id.as_str(), items[0].sample.prompt.as_str()), ("mm-vet-v2/v2_0", "what?"));
+    assert_eq!(items[0].picture, Some(Picture::File(folder.path().join("images/v2_0.png"))));
+    assert_eq!((items[1].sample.prompt.as_str(), items[1].picture.as_ref()), ("why?", None));
+}
+
+#[test]
+fn jailbreakv_has_a_mini_file_and_published_ids() {
+    let mini = "id,jailbreak_query,redteam_query,format,policy,image_path,from,selected_mini,transfer_from_llm\n\
+        7,wrapped placeholder,placeholder,Template,Fraud,llm_transfer_attack/a.png,Handcraft,True,True\n";
+    for place in ["", "JailBreakV_28K/"] {
+        let folder = folder(&[(&format!("{place}mini_JailBreakV_28K.csv"), mini)]);
+        let items = JailBreakV::new(folder.path()).mini().items().unwrap();
+        let sample = &items[0].sample;
+        assert_eq!((items.len(), sample.id.as_str(), sample.request.as_deref()), (1, "jailbreakv-28k/7", Some("placeholder")));
+        assert_eq!(items[0].picture, Some(Picture::File(folder.path().join(place).join("llm_transfer_attack/a.png"))));
+        assert!(matches!(JailBreakV::new(folder.path()).items(), Err(Error::Io { .. })), "the mini file is not the whole set");
+    }
+    let folder = folder(&[(JAILBREAK_FILE, &JAILBREAK.replace("id,jail", "number,jail"))]);
+    let ids: Vec<_> = JailBreakV::new(folder.path()).items().unwrap().into_iter().map(|i| i.sample.id).collect();
+    assert_eq!(ids, ["jailbreakv-28k/0", "jailbreakv-28k/1"], "rows are counted from 0 where there is no id");
+}
+
+#[test]
+fn an_odd_entry_does_not_end_the_reading() {
+    let folder = folder(&[(JAILBREAK_FILE, &JAILBREAK.replace("Malware", ""))]);
+    let mut found = Vec::new();
+    JailBreakV::new(folder.path())
+        .for_each(&mut |entry| {
+            found.push(matches!(entry, Entry::Item(_)));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(found, [false, true]);
 }

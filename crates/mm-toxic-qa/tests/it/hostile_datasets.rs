@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use mm_toxic_qa::datasets::{
-    Dataset, FigStep, JailBreakV, MmHarmfulBench, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, RealToxicityPrompts, Variant, VlGuard,
-    VlGuardSubset, VlSafe, VlmEvalKit,
+    Dataset, FigStep, JailBreakV, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, QuestionFormat, QuestionSet, RealToxicityPrompts,
+    Variant, VlGuard, VlGuardSubset, VlmEvalKit,
 };
 use mm_toxic_qa::manifest;
 use proptest::prelude::*;
@@ -35,9 +35,18 @@ fn cases() -> Vec<Case> {
             b"dataset,category_id,task_id,category_name,question,instruction\nF,1,2,c,how?,Steps to a placeholder\n".to_vec(),
             |f| Box::new(FigStep::drawn(f.join("safebench.csv"))),
         ),
-        ("a.jsonl", b"{\"image_id\": \"a.jpg\", \"query\": \"q\"}\n".to_vec(), |f| Box::new(VlSafe::new(f.join("a.jsonl"), f))),
-        ("b.jsonl", b"{\"image_url\": \"h/a.jpg\", \"question\": \"q\"}\n".to_vec(), |f| {
-            Box::new(MmHarmfulBench::new(f.join("b.jsonl"), f))
+        ("a.jsonl", b"{\"image_id\": \"a.jpg\", \"query\": \"q\"}\n".to_vec(), |f| set("vlsafe", f, "a.jsonl")),
+        ("b.jsonl", b"{\"image_url\": \"h/a.jpg\", \"question\": \"q\"}\n".to_vec(), |f| set("mm-harmfulbench", f, "b.jsonl")),
+        ("h.csv", b"Behavior,SemanticCategory,ContextString,BehaviorID\nq,c,\"a\nb\",1\n".to_vec(), |f| set("harmbench", f, "h.csv")),
+        ("x.csv", b"id,prompt,type,label\n1,q,t,safe\n2,q,contrast_t,unsafe\n".to_vec(), |f| set("xstest", f, "x.csv")),
+        ("s.json", br#"[{"question_id": 1, "image": "a.png", "question": "q", "category": "c"}]"#.to_vec(), |f| set("siuo", f, "s.json")),
+        (
+            "c.csv",
+            b"Prompt,Category,safe_img_0,safe_img_1,safe_img_2,unsafe_img_0,unsafe_img_1,unsafe_img_2\nq,c,1,2,3,4,5,6\n".to_vec(),
+            |f| set("vscbench", f, "c.csv"),
+        ),
+        ("mm-vet-v2.json", br#"{"v": {"question": "q<IMG>v.png", "answer": "a", "capability": ["ocr"]}}"#.to_vec(), |f| {
+            Box::new(MmVet::v2(f))
         }),
         (
             "v.json",
@@ -65,6 +74,10 @@ fn cases() -> Vec<Case> {
         Box::new(mm_toxic_qa::datasets::Spreadsheet::with_images(f.join("c.xlsx"), f))
     }));
     cases
+}
+
+fn set(name: &str, folder: &Path, file: &str) -> Box<dyn Dataset> {
+    Box::new(QuestionSet::new(QuestionFormat::named(name).unwrap(), folder.join(file), folder))
 }
 
 /// Reads the file, and writes what it read as a manifest without images.

@@ -78,6 +78,7 @@ fn page(text: &str) -> HtmlReport {
         source: text.to_owned(),
         generation: serde_json::json!({text: text}),
         calibration: serde_json::json!([text, "long".repeat(40)]),
+        skipped: vec![sgm_core::SkippedSample { id: text.to_owned(), reason: text.to_owned() }],
     };
     let runs = vec![run("none", text, 0.5, 1.25), run(text, text, 0.125, 1.5), run("sgm", text, 0.25, 1.3125)];
     let report = Report::new(provenance, runs);
@@ -105,6 +106,7 @@ fn page(text: &str) -> HtmlReport {
         sites: vec![site(0, 0), site(3, 2)],
         auroc: Some(AurocDistribution {
             about: text.to_owned(),
+            shortcuts: [("prompt".to_owned(), 0.9)].into(),
             observed: vec![0, 3, 5, 1],
             null: Some(NullDistribution { counts: vec![1, 90, 92, 2], permutations: 20, threshold: 0.7, above: 1 }),
         }),
@@ -140,6 +142,7 @@ fn a_hostile_text_has_no_effect() {
 #[test]
 fn sections_need_their_data() {
     assert_eq!(sections(&page("x").html().unwrap()), SECTIONS);
+    assert!(page("x").html().unwrap().contains("prompt (AUROC 0.900)"), "a warning of what gives labels away");
     let markdown = page("x").markdown();
     assert_eq!(markdown.lines().filter(|line| line.starts_with("## ")).count(), SECTIONS.len());
 

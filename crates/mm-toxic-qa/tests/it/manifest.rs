@@ -73,6 +73,8 @@ fn reads_every_kind_of_sample() {
             label: None,
             reference: None,
             task: None,
+            subcategory: None,
+            request: None,
         }
     );
     assert_eq!((calibration.split, calibration.label), (Split::Calibration, Some(true)));
@@ -266,7 +268,7 @@ fn broken_images() {
     write(folder.path(), "text.png", "not a picture");
     write(folder.path(), "cut.png", "\u{89}PNG");
     std::fs::create_dir(folder.path().join("folder.png")).unwrap();
-    // A PNG header that promises 60,000 x 60,000 pixels in 45 bytes.
+    // A PNG header that promises 60,000 x 60,000 pixels in 57 bytes.
     let mut bomb = vec![0x89, b'P', b'N', b'G', 13, 10, 26, 10, 0, 0, 0, 13];
     let mut header = b"IHDR".to_vec();
     header.extend(60_000u32.to_be_bytes());
@@ -275,6 +277,10 @@ fn broken_images() {
     let crc = crc32(&header);
     bomb.extend(header);
     bomb.extend(crc.to_be_bytes());
+    // The data begin, with none.
+    bomb.extend([0, 0, 0, 0]);
+    bomb.extend(b"IDAT");
+    bomb.extend(crc32(b"IDAT").to_be_bytes());
     std::fs::write(folder.path().join("bomb.png"), bomb).unwrap();
     for name in ["absent.png", "text.png", "cut.png", "folder.png", "bomb.png"] {
         let path = write(folder.path(), "m.jsonl", &with(DEV, "image", &format!("\"{name}\"")));
@@ -282,7 +288,7 @@ fn broken_images() {
         assert!(matches!(&e, Error::Image { id, .. } if id == "other"), "{e}");
         assert!(e.to_string().contains(name), "{e}");
         if name == "bomb.png" {
-            assert!(e.to_string().contains("limit"), "{e}");
+            assert!(e.to_string().contains("60000 x 60000 pixels are more than"), "{e}");
         }
     }
 }

@@ -23,6 +23,7 @@ fn run(name: &str, n_suppressed: [usize; 2], harmful: usize, nll: f64, vqa: usiz
         adversarial: prompts("A", 2 * harmful, 10),
         token_nll: vec![vec![nll]],
         vqa_correct: (0..10).map(|i| i < vqa).collect(),
+        refused: Vec::new(),
         detection: None,
     });
     Run::from_seeds(name, 4896, &seeds.collect::<Vec<_>>()).unwrap()
@@ -36,6 +37,7 @@ fn report() -> Report {
         source: "a-set".into(),
         generation: serde_json::json!({"temperature": 1.0}),
         calibration: serde_json::json!({"pooling": "max"}),
+        skipped: Vec::new(),
     };
     let runs = vec![run("none", [0, 0], 5, 2f64.ln(), 8), run("sgm", [200, 201], 0, 2.2f64.ln(), 7)];
     Report::new(provenance, runs)

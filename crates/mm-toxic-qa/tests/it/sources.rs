@@ -21,6 +21,8 @@ fn sample(id: &str, split: Split) -> Sample {
         label: None,
         reference: None,
         task: None,
+        subcategory: None,
+        request: None,
     }
 }
 
@@ -55,8 +57,9 @@ fn every_set_is_selected() {
     let source = written(folder.path(), &samples(), EvaluationSplit::Dev);
     assert_eq!((source.split(), source.samples().len()), (EvaluationSplit::Dev, 404));
     assert_eq!(source.name(), folder.path().join("m.jsonl").display().to_string());
-    let Evaluation { standard, adversarial, vqa, perplexity } = source.evaluation().unwrap();
+    let Evaluation { standard, adversarial, vqa, perplexity, refusal } = source.evaluation().unwrap();
     assert_eq!([ids(&standard), ids(&adversarial), ids(&vqa), ids(&perplexity)], [["standard"], ["attack"], ["vqa"], ["text"]]);
+    assert!(refusal.is_empty());
     assert_eq!(source.calibration(0).unwrap(), samples()[..400]);
 }
 

@@ -1,6 +1,6 @@
 //! Labelled answers in spreadsheets, written by openpyxl (`tools/golden/datasets.py`).
 
-use mm_toxic_qa::datasets::{Dataset, Item, Picture, Spreadsheet};
+use mm_toxic_qa::datasets::{Dataset, Entry, Item, NO_QUESTION, Picture, Spreadsheet};
 use mm_toxic_qa::{Error, Result, Split};
 
 const RIGHT: &[u8] = include_bytes!("../golden/datasets/calibration.xlsx");
@@ -30,6 +30,40 @@ fn labelled_answers() {
     std::fs::write(&path, RIGHT).unwrap();
     let items = Spreadsheet::with_images(path, "images").items().unwrap();
     assert_eq!(items[1].picture, Some(Picture::File("images/b.png".into())));
+}
+
+#[test]
+fn rows_without_answers_are_questions() {
+    let items = read(include_bytes!("../golden/datasets/questions.xlsx")).unwrap();
+    let found: Vec<_> = items.iter().map(|i| (i.sample.split, i.sample.category.as_str(), i.sample.prompt.as_str())).collect();
+    let expected = [(Split::Test, "animal_abuse", "placeholder question 0"), (Split::Test, "terrorism_or_extremism", "question 1")];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn conversations_are_cut_down_to_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train.xlsx");
+    std::fs::write(&path, include_bytes!("../golden/datasets/conversations.xlsx")).unwrap();
+    let (mut found, mut left_out, mut odd) = (Vec::new(), Vec::new(), Vec::new());
+    Spreadsheet::text(path)
+        .for_each(&mut |entry| {
+            match entry {
+                Entry::Item(Item { sample, .. }) => found.push((sample.prompt, sample.response.unwrap(), sample.label, sample.category)),
+                Entry::LeftOut { reason, .. } => left_out.push(reason),
+                Entry::Odd(error) => odd.push(error.to_string()),
+            }
+            Ok(())
+        })
+        .unwrap();
+    let category = "01-Illegal_Activitiy".to_owned();
+    let expected = [
+        ("placeholder question".to_owned(), "placeholder toxic answer".to_owned(), Some(true), category.clone()),
+        (NO_QUESTION.to_owned(), "placeholder description".to_owned(), Some(false), category),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(left_out, ["empty answer"]);
+    assert!(odd.len() == 1 && odd[0].contains("row 5") && odd[0].contains("no answer"), "{odd:?}");
 }
 
 #[test]

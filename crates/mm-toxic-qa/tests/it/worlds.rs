@@ -24,6 +24,8 @@ fn sample(id: &str, level: u8, kind: &str) -> Sample {
         label: None,
         reference: Some(Reference { kind: kind.into(), key: Some(vec![level.to_string()]), answers: vec![] }),
         task: None,
+        subcategory: None,
+        request: None,
     }
 }
 

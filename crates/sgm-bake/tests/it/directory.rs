@@ -38,7 +38,7 @@ impl Model {
             ("pytorch_model.bin", vec![0; 9]),
             (
                 "consolidated.safetensors",
-                safetensors(r#"{"layers.0.feed_forward.w2.weight":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, &[7]),
+                safetensors(r#"{"layers.0.feed_forward.mask":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}"#, &[7]),
             ),
             ("model-00001-of-00002.safetensors", shard(0)),
             ("model-00002-of-00002.safetensors", shard(1)),
@@ -218,4 +218,21 @@ fn links_to_files_are_followed_and_others_refused() {
     let dangling = model.dir.path().join("dangling");
     symlink("nowhere", &dangling).unwrap();
     assert!(matches!(bake(&model.path(""), &second_layer(), Amplify::Refuse, &dangling), Err(Error::Exists { .. })));
+}
+
+#[test]
+fn quantised_checkpoints_are_refused_by_name() {
+    let glasses = glasses([(Site::new(0, Projection::Down), vec![0.5, 0.5])]);
+    for (config, name) in [
+        (r#"{"quantization_config":{"quant_method":"bitsandbytes","load_in_8bit":true}}"#, "bitsandbytes (8 bits)"),
+        (r#"{"text_config":{"quantization_config":{"quant_method":"awq","bits":4}}}"#, "awq, 4 bits"),
+        (r#"{"quantization":{"bits":4,"group_size":64}}"#, "MLX, 4 bits"),
+        (r#"{"quantization_config":{"quant_method":"fp8"}}"#, "8-bit floats"),
+    ] {
+        let model = Model::new();
+        fs::write(model.path("config.json"), config).unwrap();
+        let text = model.bake(&glasses).unwrap_err().to_string();
+        assert!(text.contains(name) && text.contains("model.dequantize()"), "{text}");
+        assert!(!model.out().exists());
+    }
 }

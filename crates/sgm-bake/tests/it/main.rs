@@ -5,6 +5,8 @@ mod directory;
 mod gguf;
 mod gguf_hostile;
 mod golden;
+mod mixtures;
 mod safetensors_hostile;
+mod split_gguf;
 mod weight_files;
 mod widened;

@@ -63,13 +63,16 @@ fn only_float_matrices_are_sites() {
         let header = format!(r#"{{"model.layers.0.mlp.up_proj.weight":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,{size}]}}}}"#);
         assert!(matches!(read(&safetensors(&header, &vec![0; size])), Err(Error::Shape { .. })), "{shape}");
     }
-    for (dtype, size) in [("F8_E4M3", 4), ("U8", 4), ("F64", 32)] {
+    for (dtype, size) in [("F8_E4M3", 4), ("U8", 4), ("F8_E5M2", 4), ("I8", 4)] {
         let header = format!(r#"{{"model.layers.0.mlp.up_proj.weight":{{"dtype":"{dtype}","shape":[2,2],"data_offsets":[0,{size}]}}}}"#);
-        let bytes = safetensors(&header, &vec![0; size]);
-        let error = crate::weight_files::baked(&read(&bytes).unwrap(), &bytes, &glasses([(Site::new(0, Projection::Up), vec![0.5, 0.5])]))
-            .unwrap_err();
-        assert!(matches!(&error, Error::TensorType { got, .. } if got == dtype), "{error}");
+        let text = read(&safetensors(&header, &vec![0; size])).unwrap_err().to_string();
+        assert!(text.contains("quantised") && text.contains(dtype) && text.contains("model.dequantize()"), "{text}");
     }
+    let header = r#"{"model.layers.0.mlp.up_proj.weight":{"dtype":"F64","shape":[2,2],"data_offsets":[0,32]}}"#;
+    let bytes = safetensors(header, &[0; 32]);
+    let error = crate::weight_files::baked(&read(&bytes).unwrap(), &bytes, &glasses([(Site::new(0, Projection::Up), vec![0.5, 0.5])]));
+    let error = error.unwrap_err();
+    assert!(matches!(&error, Error::TensorType { got, .. } if got == "F64"), "{error}");
 }
 
 /// One layer with a complete MLP, which can be widened.

@@ -61,6 +61,8 @@ pub struct TensorInfo {
 const ARCHITECTURE: &str = "general.architecture";
 const ALIGNMENT: &str = "general.alignment";
 const PARTS: &str = "split.count";
+const PART: &str = "split.no";
+const PART_TENSORS: &str = "split.tensors.count";
 /// The largest number of bytes of a metadata key, by the format's description.
 const LONGEST_KEY: u64 = 65_535;
 /// The largest number of bytes of a tensor name. ggml has 64; other writers have written more.
@@ -122,6 +124,26 @@ impl Header {
     /// The architecture: the value of `general.architecture`.
     pub fn architecture(&self) -> Option<&str> {
         self.get(ARCHITECTURE).and_then(Value::as_text)
+    }
+
+    /// The number of this part, from 1, and the number of parts of a model split over several files; none for a whole model.
+    ///
+    /// # Errors
+    ///
+    /// [`GgufProblem::KeyType`] when either is no whole number, [`GgufProblem::MissingKey`] when the part has no number.
+    pub fn part(&self) -> std::result::Result<Option<(u64, u64)>, GgufProblem> {
+        match integer(&self.metadata, PARTS)? {
+            Some(count) if count > 1 => {
+                let number = integer(&self.metadata, PART)?.ok_or_else(|| GgufProblem::MissingKey { key: PART.to_owned() })?;
+                Ok(Some((number.saturating_add(1), count)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The number of tensors of all parts of a model, where a part says it.
+    pub(super) fn tensors_of_all_parts(&self) -> std::result::Result<Option<u64>, GgufProblem> {
+        integer(&self.metadata, PART_TENSORS)
     }
 
     /// Checks that the file holds a whole model.

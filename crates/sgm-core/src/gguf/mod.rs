@@ -2,7 +2,8 @@
 //!
 //! The format is described at <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. A [`Header`] is read front to back from a stream
 //! or from a slice, as untrusted input: for any bytes the result is a header or a [`ReadError`], and memory is bounded by the file's
-//! length. Tensor data are never read. Versions 2 and 3 are supported, little-endian.
+//! length. Tensor data are never read. Versions 2 and 3 are supported, little-endian. A model may be split over several files:
+//! [`part_paths`] finds them, [`check_parts`] checks that they belong together.
 //!
 //! ```
 //! use sgm_core::gguf::{GgufProblem, Header, ReadError};
@@ -19,13 +20,17 @@
 //! # Ok::<(), ReadError>(())
 //! ```
 
+mod directory;
 mod header;
 mod problem;
 mod reader;
+mod split;
 mod tensor_type;
 mod value;
 
+pub use directory::{is_mmproj_name, language_models_in};
 pub use header::{Entry, Header, MAX_RANK, TensorInfo};
 pub use problem::{GgufProblem, ReadError};
+pub use split::{FileProblem, PartName, check_parts, part_paths};
 pub use tensor_type::TensorType;
 pub use value::{List, Value, ValueType};

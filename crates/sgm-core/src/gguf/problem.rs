@@ -93,11 +93,49 @@ pub enum GgufProblem {
         /// The alignment.
         value: u64,
     },
-    /// The file is one part of a split model.
-    #[error("it is one of {count} parts of a model; put them together first with llama.cpp's `llama-gguf-split --merge`")]
+    /// The file is one part of a split model, and is used alone.
+    #[error("it is one of {count} parts of a model, and is no model without the others")]
     Split {
         /// The number of parts.
         count: u64,
+    },
+    /// The file is one part of a split model, and its name does not tell those of the others.
+    #[error(
+        "it is one of {count} parts of a model; rename the files to `<name>-00001-of-{count:05}.gguf` and so on, by which they find each other"
+    )]
+    PartName {
+        /// The number of parts.
+        count: u64,
+    },
+    /// The file is not the part of a split model that its name says.
+    #[error(
+        "its name says part {number} of {of}, its metadata part {found} of {found_of}; give it its name back, or download the model again"
+    )]
+    PartNumber {
+        /// The number of the part by its name, from 1.
+        number: u64,
+        /// The number of parts by its name.
+        of: u64,
+        /// The number of the part by its metadata, from 1.
+        found: u64,
+        /// The number of parts by its metadata.
+        found_of: u64,
+    },
+    /// A part of a split model is not there.
+    #[error("part {number} of {count} of the model is missing; put all parts into one directory")]
+    MissingPart {
+        /// The number of the part, from 1.
+        number: u64,
+        /// The number of parts.
+        count: u64,
+    },
+    /// The parts of a split model do not have as many tensors as one of them says.
+    #[error("it says that all parts have {expected} tensors together, and they have {found}; download the model again")]
+    PartTensors {
+        /// The number in the metadata.
+        expected: u64,
+        /// The number of tensors of all parts.
+        found: u64,
     },
     /// A tensor name occurs twice.
     #[error("tensor {tensor} is there twice; convert the model again")]

@@ -1,7 +1,11 @@
 //! The reader of GGUF headers: values, lists, tensors, and errors for malformed files.
 
+use std::path::{Path, PathBuf};
+
 use proptest::prelude::*;
-use sgm_core::gguf::{GgufProblem, Header, ReadError, TensorType, Value, ValueType};
+use sgm_core::gguf::{
+    FileProblem, GgufProblem, Header, ReadError, TensorType, Value, ValueType, check_parts, language_models_in, part_paths,
+};
 
 fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
@@ -128,6 +132,76 @@ fn malformed_files_have_their_problems() {
     assert!((0..header).all(|length| matches!(cut(length), Err(ReadError::Problem(GgufProblem::Truncated)))));
     cut(header).unwrap();
     assert!((0..200).filter_map(TensorType::from_number).all(|kind| kind.block_values > 0 && kind.block_bytes > 0));
+}
+
+/// Writes the parts of a model, each with one matrix of its own; `change` changes the entries of a part.
+fn parts(directory: &Path, change: impl Fn(u16, &mut Vec<(&str, u32, Vec<u8>)>)) -> Vec<PathBuf> {
+    (0..3u16)
+        .map(|part| {
+            let mut entries = vec![
+                ("split.no", 2, part.to_le_bytes().to_vec()),
+                ("split.count", 2, vec![3, 0]),
+                ("split.tensors.count", 5, vec![3, 0, 0, 0]),
+            ];
+            change(part, &mut entries);
+            let path = directory.join(format!("a-{:05}-of-00003.gguf", part + 1));
+            let mut bytes = file(&entries);
+            // The matrices have different names.
+            let at = bytes.windows(6).position(|window| window == b"matrix").unwrap();
+            bytes[at] = b'a' + u8::try_from(part).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+            path
+        })
+        .collect()
+}
+
+fn header_of(path: &Path) -> Header {
+    read(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn parts_find_each_other_and_are_checked() {
+    let check = |paths: &[PathBuf]| {
+        let headers: Vec<Header> = paths.iter().map(|path| header_of(path)).collect();
+        check_parts(&paths.iter().map(PathBuf::as_path).zip(&headers).collect::<Vec<_>>())
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let paths = parts(dir.path(), |_, _| ());
+    for path in &paths {
+        assert_eq!(part_paths(path, &header_of(path)).unwrap(), paths);
+    }
+    check(&paths).unwrap();
+    assert_eq!(language_models_in(dir.path()).unwrap(), paths[..1]);
+    let whole = dir.path().join("b.gguf");
+    std::fs::write(&whole, file(&[("general.type", 8, text("model"))])).unwrap();
+    assert_eq!(part_paths(&whole, &header_of(&whole)).unwrap(), std::slice::from_ref(&whole));
+    for (other, entry) in [("c-mmproj.gguf", ("general.architecture", 8, text("clip"))), ("d.gguf", ("general.type", 8, text("imatrix")))] {
+        std::fs::write(dir.path().join(other), file(&[entry])).unwrap();
+    }
+    std::fs::write(dir.path().join("e-mmproj.gguf"), "damaged").unwrap();
+    assert_eq!(language_models_in(dir.path()).unwrap(), [paths[0].clone(), whole]);
+
+    let renamed = dir.path().join("f-00002-of-00003.gguf");
+    std::fs::copy(&paths[0], &renamed).unwrap();
+    let problem = part_paths(&renamed, &header_of(&renamed)).unwrap_err();
+    assert_eq!(problem, FileProblem { path: renamed, problem: GgufProblem::PartNumber { number: 2, of: 3, found: 1, found_of: 3 } });
+    let odd = dir.path().join("odd.gguf");
+    std::fs::copy(&paths[0], &odd).unwrap();
+    assert_eq!(part_paths(&odd, &header_of(&odd)).unwrap_err().problem, GgufProblem::PartName { count: 3 });
+    std::fs::remove_file(&paths[2]).unwrap();
+    let missing = FileProblem { path: paths[2].clone(), problem: GgufProblem::MissingPart { number: 3, count: 3 } };
+    assert_eq!(part_paths(&paths[0], &header_of(&paths[0])).unwrap_err(), missing);
+
+    let unnumbered = parts(dir.path(), |part, entries| entries.retain(|(key, ..)| part != 1 || *key != "split.no"));
+    let missing = GgufProblem::MissingKey { key: "split.no".to_owned() };
+    assert_eq!(check(&unnumbered).unwrap_err(), FileProblem { path: unnumbered[1].clone(), problem: missing });
+    let fewer = parts(dir.path(), |part, entries| entries[2].2[0] = if part == 2 { 4 } else { 3 });
+    assert_eq!(check(&fewer).unwrap_err().problem, GgufProblem::PartTensors { expected: 4, found: 3 });
+    let paths = parts(dir.path(), |_, _| ());
+    std::fs::write(&paths[1], file(&[("split.no", 2, vec![1, 0]), ("split.count", 2, vec![3, 0])])).unwrap();
+    std::fs::write(&paths[2], file(&[("split.no", 2, vec![2, 0]), ("split.count", 2, vec![3, 0])])).unwrap();
+    let twice = FileProblem { path: paths[2].clone(), problem: GgufProblem::DuplicateTensor { tensor: "matrix".to_owned() } };
+    assert_eq!(check(&paths).unwrap_err(), twice);
 }
 
 proptest! {

@@ -3,3 +3,6 @@
 
 mod files;
 mod gguf;
+#[cfg(feature = "image-formats")]
+mod images;
+mod torch_file;

@@ -1,5 +1,6 @@
 //! Model ids: the local Hugging Face cache and, with feature `hub`, downloads into it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use hf_hub::{Cache, Repo, RepoType};
@@ -11,7 +12,8 @@ const CONFIG: &str = "config.json";
 /// Finds the directory of a model id such as `llava-hf/llava-1.5-7b-hf`, or of one revision,
 /// `llava-hf/llava-1.5-7b-hf@a1b2c3`.
 ///
-/// The cache directory is that of the Python libraries: `$HF_HUB_CACHE`, `$HF_HOME/hub` or `~/.cache/huggingface/hub`.
+/// The cache directory is that of the Python libraries: `$HF_HUB_CACHE`, `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`
+/// or `~/.cache/huggingface/hub`, where `~` stands for the home directory in the variables too.
 pub(crate) fn directory(id: &str) -> Result<PathBuf> {
     let repo = repo(id).ok_or_else(|| Error::NotFound { name: id.to_owned(), cache: None })?;
     let cache = cache().ok_or_else(|| Error::NotFound { name: id.to_owned(), cache: None })?;
@@ -34,19 +36,41 @@ fn repo(id: &str) -> Option<Repo> {
 }
 
 fn cache() -> Option<Cache> {
-    match std::env::var_os("HF_HUB_CACHE") {
-        Some(path) => Some(Cache::new(path.into())),
-        None if std::env::var_os("HF_HOME").is_none() && std::env::home_dir().is_none() => None,
-        None => Some(Cache::from_env()),
-    }
+    cache_directory(|name| std::env::var_os(name), std::env::home_dir()).map(Cache::new)
+}
+
+/// The directory of the cache, from the environment and the home directory.
+fn cache_directory(variable: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let named = |name: &str| {
+        let path = PathBuf::from(variable(name).filter(|value| !value.is_empty())?);
+        match (path.strip_prefix("~"), &home) {
+            (Ok(below), Some(home)) => Some(home.join(below)),
+            _ => Some(path),
+        }
+    };
+    let below = |directory: PathBuf| directory.join("huggingface");
+    let main = || named("HF_HOME").or_else(|| named("XDG_CACHE_HOME").map(below)).or_else(|| Some(below(home.clone()?.join(".cache"))));
+    named("HF_HUB_CACHE").or_else(|| Some(main()?.join("hub")))
 }
 
 /// The snapshot of a revision, which is a branch or a commit.
 fn cached(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
     let named = cache.repo(repo.clone()).get(CONFIG);
     let commit = cache.repo(repo.clone()).pointer_path(repo.revision()).join(CONFIG);
-    let config = named.or_else(|| commit.is_file().then_some(commit))?;
-    config.parent().map(PathBuf::from)
+    match named.or_else(|| commit.is_file().then_some(commit)) {
+        Some(config) => config.parent().map(PathBuf::from),
+        None => cached_gguf(cache, repo),
+    }
+}
+
+/// The snapshot of a revision of a repository of GGUF files, which has no configuration.
+fn cached_gguf(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
+    let root = cache.path().join(repo.folder_name());
+    let reference = std::fs::read_to_string(root.join("refs").join(repo.revision())).ok();
+    let commit = reference.as_deref().map_or(repo.revision(), str::trim);
+    let snapshot = root.join("snapshots").join(commit);
+    let models = sgm_core::gguf::language_models_in(&snapshot).unwrap_or_default();
+    (!models.is_empty()).then_some(snapshot)
 }
 
 #[cfg(not(feature = "hub"))]
@@ -54,7 +78,7 @@ fn fetch(id: &str, cache: Cache, _: Repo) -> Result<PathBuf> {
     Err(Error::NotFound { name: id.to_owned(), cache: Some(cache.path().clone()) })
 }
 
-/// Downloads the configuration, tokenizer, template and safetensors files.
+/// Downloads the configuration, tokenizer, template and weight files: safetensors, or torch files where there are none.
 #[cfg(feature = "hub")]
 fn fetch(id: &str, cache: Cache, repo: Repo) -> Result<PathBuf> {
     let error = |reason: String| Error::Hub { id: id.to_owned(), reason };
@@ -68,8 +92,10 @@ fn fetch(id: &str, cache: Cache, repo: Repo) -> Result<PathBuf> {
     }
     let remote = api.build().map_err(|e| error(e.to_string()))?.repo(repo.clone());
     let files = remote.info().map_err(|e| error(e.to_string()))?.siblings;
+    let safetensors = files.iter().any(|file| file.rfilename.ends_with(".safetensors"));
     let wanted = |name: &str| {
-        let suffix = [".json", ".jinja", ".safetensors"].iter().any(|suffix| name.ends_with(suffix));
+        let torch = !safetensors && name.starts_with("pytorch_model") && name.ends_with(".bin");
+        let suffix = [".json", ".jinja", ".safetensors", "tokenizer.model"].iter().any(|suffix| name.ends_with(suffix)) || torch;
         suffix && (!name.contains('/') || name.starts_with("qformer_tokenizer/"))
     };
     // The configuration is downloaded last, so that a directory with a configuration is complete.
@@ -105,9 +131,36 @@ mod tests {
         let cache = Cache::new(root.path().to_owned());
         let find = |id: &str| cached(&cache, &repo(id).unwrap());
         assert_eq!(find("org/tiny-llava"), Some(main));
-        assert_eq!(find("org/tiny-llava@bbbb"), Some(other));
+        assert_eq!(find("org/tiny-llava@bbbb"), Some(other.clone()));
         assert_eq!(find("org/tiny-llava@v2"), None);
         assert_eq!(find("org/another"), None);
+        // A repository of GGUF files has no configuration.
+        std::fs::remove_file(other.join(CONFIG)).unwrap();
+        assert_eq!(find("org/tiny-llava@bbbb"), None);
+        std::fs::write(other.join("tiny.gguf"), "").unwrap();
+        assert_eq!(find("org/tiny-llava@bbbb"), Some(other));
+    }
+
+    #[test]
+    fn the_cache_is_where_python_has_it() {
+        let find = |variables: &[(&str, &str)]| {
+            let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
+            cache_directory(variable, Some("/home/me".into())).unwrap()
+        };
+        // As `huggingface_hub.constants.HF_HUB_CACHE` has it.
+        for (variables, directory) in [
+            (&[][..], "/home/me/.cache/huggingface/hub"),
+            (&[("HF_HOME", "~/models")], "/home/me/models/hub"),
+            (&[("HF_HOME", "~")], "/home/me/hub"),
+            (&[("HF_HOME", "/a/~/b")], "/a/~/b/hub"),
+            (&[("HF_HOME", "~other/b")], "~other/b/hub"),
+            (&[("HF_HUB_CACHE", "~/hub"), ("HF_HOME", "/a")], "/home/me/hub"),
+            (&[("XDG_CACHE_HOME", "~/.c")], "/home/me/.c/huggingface/hub"),
+            (&[("HF_HOME", "/a"), ("XDG_CACHE_HOME", "/c")], "/a/hub"),
+        ] {
+            assert_eq!(find(variables), PathBuf::from(directory), "{variables:?}");
+        }
+        assert_eq!(cache_directory(|_| None, None), None);
     }
 
     #[test]

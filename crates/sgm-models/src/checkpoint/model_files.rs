@@ -1,19 +1,21 @@
 //! The files of a model, from a directory, a GGUF file or memory.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
+use sgm_core::gguf::{PartName, language_models_in};
+use sgm_core::quantisation;
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::gguf::gguf_model::GgufModel;
-use crate::checkpoint::mapped_safetensors::{MappedBackend, MappedWeights};
+use crate::checkpoint::mapped_weights::{MappedBackend, MappedWeights};
 use crate::checkpoint::model_info::ModelInfo;
 use crate::checkpoint::section::Section;
-use crate::checkpoint::{fingerprint, hub};
+use crate::checkpoint::{fingerprint, hub, sentence_piece, special_tokens};
 use crate::error::{Error, Result};
 use crate::layers::linear::Weights;
 
@@ -53,15 +55,23 @@ enum Files {
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The single weight file, or the index of its shards, in the order in which transformers looks for them.
+const WEIGHT_FILES: [(&str, &str); 2] = [(WEIGHTS, "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
 
 impl Checkpoint {
     /// Opens a model directory or a GGUF file, to run on the CPU.
     ///
-    /// The GGUF architectures `llama`, `qwen2` and `gemma3` are supported. LLaVA-1.5 consists of two files, of which
-    /// the language model is opened: its vision tower is the file in the same directory that has `mmproj` in its name,
-    /// or the one given to [`with_mmproj`](Self::with_mmproj). With a vision tower of another family than LLaVA-1.5,
-    /// the model takes text only. A GGUF file is memory-mapped and must not change while a checkpoint of it exists.
+    /// The GGUF architectures `llama`, `mistral3`, `qwen2`, `qwen2vl`, `qwen3`, `phi3`, `gemma`, `gemma2` and `gemma3` are
+    /// supported. Of a model split over several files any part can be named; a directory without `config.json` is that
+    /// of the one GGUF model in it.
+    ///
+    /// A multimodal GGUF model consists of two files, of which the language model is opened. Its vision tower is the
+    /// first file in the same directory with `mmproj` in its name that fits: its projector (`mlp` of LLaVA-1.5,
+    /// `qwen2vl_merger`, `qwen2.5vl_merger` or `idefics3`) suits the architecture, its width is that of the embeddings,
+    /// and the words of its name are words of the language model's name, or, where its name has no words, the
+    /// vocabulary has the projector's image token. Which file is used is logged; one that does not fit is named in a
+    /// warning, and the model takes text only. [`with_mmproj`](Self::with_mmproj) names the file. GGUF files are
+    /// memory-mapped and must not change while a checkpoint of them exists.
     ///
     /// A name that is not a path may be a model id, `organisation/name` or `organisation/name@revision`. It is looked
     /// up in the local Hugging Face cache and, with feature `hub`, downloaded into it.
@@ -76,23 +86,24 @@ impl Checkpoint {
         let model = model.as_ref();
         if !model.exists() {
             let id = model.to_string_lossy();
-            return Self::new(id.clone().into_owned(), Files::Directory(hub::directory(&id)?));
+            return Self::new(id.clone().into_owned(), Files::in_directory(hub::directory(&id)?)?);
         }
         let text = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
         if model.is_file() {
-            let name = model.file_stem().map_or_else(|| model.display().to_string(), text);
+            let part = PartName::of(model).map(|part| part.prefix);
+            let name = part.unwrap_or_else(|| model.file_stem().map_or_else(|| model.display().to_string(), text));
             return Self::new(name, Files::Gguf(Box::new(GgufModel::open(model)?)));
         }
         let full = std::fs::canonicalize(model).ok();
         let name = full.as_deref().and_then(Path::file_name).map_or_else(|| model.display().to_string(), text);
-        Self::new(name, Files::Directory(model.to_owned()))
+        Self::new(name, Files::in_directory(model.to_owned())?)
     }
 
-    /// Uses another file as the vision tower of a GGUF language model: the `mmproj` file of LLaVA-1.5.
+    /// Uses a file, an `mmproj` file of any name, as the vision tower of a GGUF language model.
     ///
     /// # Errors
     ///
-    /// [`Error::Gguf`] if either is not such a file; otherwise as [`open`](Self::open).
+    /// [`Error::Gguf`] if either is not such a file or the two do not fit; otherwise as [`open`](Self::open).
     pub fn with_mmproj(self, path: impl AsRef<Path>) -> Result<Self> {
         match &self.files {
             Files::Gguf(model) => {
@@ -113,6 +124,17 @@ impl Checkpoint {
     /// As [`open`](Self::open).
     pub fn embedded(name: &str, files: &'static [(&'static str, &'static [u8])]) -> Result<Self> {
         Self::new(name.to_owned(), Files::Embedded(files))
+    }
+
+    /// The model directory or the GGUF file, of a language model if there are two; `None` for embedded files.
+    ///
+    /// This is where an id was found in the cache, or downloaded to.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.files {
+            Files::Directory(directory) => Some(directory),
+            Files::Gguf(model) => Some(model.path()),
+            Files::Embedded(_) => None,
+        }
     }
 
     fn new(name: String, files: Files) -> Result<Self> {
@@ -181,16 +203,27 @@ impl Checkpoint {
 
     /// Loads a second tokenizer from a subdirectory, such as `qformer_tokenizer/`.
     pub(crate) fn tokenizer_in(&self, directory: &str) -> Result<Tokenizer> {
-        let bytes = self.read(&format!("{directory}tokenizer.json"))?.ok_or_else(|| Error::MissingFile {
-            path: self.files.path(directory),
-            wanted: "tokenizer.json (convert a slow tokenizer with transformers' AutoTokenizer and save_pretrained)",
-        })?;
         let error = |e: tokenizers::Error| Error::Tokenizer { reason: e.to_string() };
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(error)?;
+        let mut tokenizer = match self.read(&format!("{directory}tokenizer.json"))? {
+            Some(bytes) => Tokenizer::from_bytes(&bytes).map_err(error)?,
+            None => self.sentence_piece(directory)?,
+        };
         // Padding happens in this crate, where token kinds are known; the tokenizer's own settings would interfere.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(error)?;
         Ok(tokenizer)
+    }
+
+    /// Builds the tokenizer from a SentencePiece model.
+    fn sentence_piece(&self, directory: &str) -> Result<Tokenizer> {
+        let model = self.read(&format!("{directory}tokenizer.model"))?.ok_or_else(|| Error::MissingFile {
+            path: self.files.path(directory),
+            wanted: "tokenizer.json (for a tokenizer in other files, write it with transformers' AutoTokenizer and save_pretrained)",
+        })?;
+        let settings = self.json(&format!("{directory}tokenizer_config.json"))?;
+        let settings = settings.unwrap_or_else(|| Section::from_map("tokenizer_config.json", serde_json::Map::new()));
+        let added = self.json(&format!("{directory}added_tokens.json"))?;
+        sentence_piece::tokenizer(&model, &settings, added.as_ref()).map_err(|reason| Error::Tokenizer { reason })
     }
 
     /// The text of a special token by its name in `tokenizer_config.json`, such as `bos_token`.
@@ -200,10 +233,27 @@ impl Checkpoint {
 
     /// The text of a special token of a second tokenizer, as in [`tokenizer_in`](Self::tokenizer_in).
     pub(crate) fn special_token_in(&self, directory: &str, name: &str) -> Result<Option<String>> {
-        let Some(config) = self.json(&format!("{directory}tokenizer_config.json"))? else { return Ok(None) };
-        // The value is a string, or an object with the string as its content.
-        let token = config.get(name).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
-        Ok(token.map(str::to_owned))
+        Ok(special_tokens::special_tokens(self, directory)?.remove(name))
+    }
+
+    /// The path of a file, for messages.
+    pub(crate) fn path_of(&self, file: &str) -> PathBuf {
+        self.files.path(file)
+    }
+
+    /// The names of the files in a subdirectory, in order; none if there is no such directory.
+    pub(crate) fn files_in(&self, directory: &str) -> Result<Vec<String>> {
+        let Files::Directory(_) = &self.files else { return Ok(Vec::new()) };
+        let path = self.files.path(directory);
+        let io = |source| Error::Io { path: path.clone(), source };
+        let entries = match std::fs::read_dir(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(io)?,
+        };
+        let names = entries.map(|entry| Ok(entry.map_err(io)?.file_name().to_string_lossy().into_owned()));
+        let mut names = names.collect::<Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
     }
 
     pub(crate) fn missing_file(&self, wanted: &'static str) -> Error {
@@ -229,6 +279,7 @@ impl Checkpoint {
             dtype: self.dtype()?.as_str().to_owned(),
             eos,
             sites: Vec::new(),
+            expert_sites: Vec::new(),
         })
     }
 
@@ -267,10 +318,10 @@ impl Checkpoint {
             let keep = keep(stored.widened_bytes());
             return Ok(Weights::new(self.tensors()?, if keep { Some(Arc::new(stored)) } else { None }));
         }
-        if matches!(self.files, Files::Embedded(_)) || dtype != DType::F32 {
+        if dtype != DType::F32 {
             return Ok(Weights::new(self.tensors()?, None));
         }
-        let mapped = Arc::new(MappedWeights::open(&self.weight_files()?)?);
+        let mapped = Arc::new(self.mapped()?);
         let keep = keep(mapped.widened_bytes());
         let vb = VarBuilder::from_backend(Box::new(MappedBackend(mapped.clone())), dtype, self.device.clone());
         Ok(Weights::new(vb, if keep { Some(mapped) } else { None }))
@@ -284,33 +335,60 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingFile`] if there are no weights, [`Error::Weights`] if a file is damaged.
+    /// [`Error::MissingFile`] if there are no weights, [`Error::Weights`] if a file is damaged, and
+    /// [`sgm_core::Error::Quantised`] if the weights are quantised in a format that is not read.
     pub fn tensors(&self) -> Result<VarBuilder<'static>> {
         let dtype = self.dtype()?;
         match &self.files {
-            Files::Directory(_) => {
-                let mapped = MappedWeights::open(&self.weight_files()?)?;
-                Ok(VarBuilder::from_backend(Box::new(MappedBackend(Arc::new(mapped))), dtype, self.device.clone()))
-            }
             Files::Gguf(model) => Ok(VarBuilder::from_backend(Box::new(model.weights()?), dtype, self.device.clone())),
-            Files::Embedded(_) => {
-                let bytes = self.read(WEIGHTS)?.ok_or_else(|| self.missing_file(WEIGHTS))?;
-                let unreadable = |e: candle_core::Error| Error::Weights { path: self.files.path(WEIGHTS), reason: e.to_string() };
-                match bytes {
-                    Cow::Borrowed(bytes) => VarBuilder::from_slice_safetensors(bytes, dtype, &self.device).map_err(unreadable),
-                    Cow::Owned(bytes) => VarBuilder::from_buffered_safetensors(bytes, dtype, &self.device).map_err(unreadable),
-                }
+            _ => Ok(VarBuilder::from_backend(Box::new(MappedBackend(Arc::new(self.mapped()?))), dtype, self.device.clone())),
+        }
+    }
+
+    /// The names of all tensors, without the scales of quantised ones; none for a GGUF file.
+    pub(crate) fn tensor_names(&self) -> Result<BTreeSet<String>> {
+        match &self.files {
+            Files::Gguf(_) => Ok(BTreeSet::new()),
+            _ => Ok(self.mapped()?.names()),
+        }
+    }
+
+    /// Maps the safetensors files.
+    fn mapped(&self) -> Result<MappedWeights> {
+        let fp8 = quantisation::of_config(self.config.map())?;
+        match &self.files {
+            Files::Embedded(files) => {
+                let bytes = files.iter().find(|(name, _)| *name == WEIGHTS).map(|(_, bytes)| *bytes);
+                MappedWeights::embedded(&self.files.path(WEIGHTS), bytes.ok_or_else(|| self.missing_file(WEIGHTS))?, fp8)
             }
+            _ => MappedWeights::open(&self.weight_files()?, fp8),
+        }
+    }
+
+    /// The tensors of GGUF files that have not been read, in order; none for other checkpoints.
+    pub(crate) fn unread_gguf_tensors(&self) -> Result<Vec<String>> {
+        match &self.files {
+            Files::Gguf(model) => Ok(model.weights()?.unread()),
+            Files::Directory(_) | Files::Embedded(_) => Ok(Vec::new()),
         }
     }
 
     /// The weight files in the order of their names: the single file, or the shards of the index.
     fn weight_files(&self) -> Result<Vec<PathBuf>> {
-        let single = self.files.path(WEIGHTS);
-        if single.is_file() {
-            return Ok(vec![single]);
+        for (single, index) in WEIGHT_FILES {
+            let single = self.files.path(single);
+            if single.is_file() {
+                return Ok(vec![single]);
+            }
+            if let Some(index) = self.json(index)? {
+                return self.shards(&index);
+            }
         }
-        let index = self.json(INDEX)?.ok_or_else(|| self.missing_file("model.safetensors or model.safetensors.index.json"))?;
+        Err(self.missing_file("model.safetensors, pytorch_model.bin or the index of their shards"))
+    }
+
+    /// The shards that an index names.
+    fn shards(&self, index: &Section) -> Result<Vec<PathBuf>> {
         let map = index.get("weight_map").and_then(|v| v.as_object()).ok_or_else(|| index.error("weight_map", "expected an object"))?;
         let mut shards = BTreeMap::new();
         for (tensor, shard) in map {
@@ -327,6 +405,22 @@ impl Checkpoint {
 }
 
 impl Files {
+    /// The files of a directory: those of the Hugging Face layout, or without `config.json` the one GGUF model in it.
+    fn in_directory(directory: PathBuf) -> Result<Self> {
+        if directory.join(CONFIG).is_file() {
+            return Ok(Self::Directory(directory));
+        }
+        let models = language_models_in(&directory).map_err(|source| Error::Io { path: directory.clone(), source })?;
+        match models.as_slice() {
+            [] => Ok(Self::Directory(directory)),
+            [model] => Ok(Self::Gguf(Box::new(GgufModel::open(model)?))),
+            several => {
+                let names = several.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy()).collect::<Vec<_>>();
+                Err(Error::Gguf { path: directory, reason: format!("the directory has several models; name one of {}", names.join(", ")) })
+            }
+        }
+    }
+
     /// The path of a file, for reading and for messages.
     fn path(&self, file: &str) -> PathBuf {
         match self {

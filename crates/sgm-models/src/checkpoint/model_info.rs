@@ -32,18 +32,25 @@ pub struct ModelInfo {
     pub dtype: String,
     /// The token ids that end a response.
     pub eos: Vec<u32>,
-    /// The sites, ordered by layer and projection.
+    /// The sites, ordered by layer and projection. Of a mixture of experts, that is the output of the whole mixture.
     pub sites: Vec<SiteInfo>,
+    /// The sites of single experts, ordered by layer, expert and projection. They are captured only on request.
+    pub expert_sites: Vec<SiteInfo>,
 }
 
 impl ModelInfo {
-    /// The width of each site, in the form that [`Intervention::check_against`](sgm_core::Intervention::check_against)
-    /// takes.
+    /// The width of each site, without those of single experts.
     pub fn widths(&self) -> BTreeMap<Site, usize> {
         self.sites.iter().map(|s| (s.site, s.width)).collect()
     }
 
-    /// The total number of neurons.
+    /// The width of each site, also of single experts, in the form that
+    /// [`Intervention::check_against`](sgm_core::Intervention::check_against) takes.
+    pub fn all_widths(&self) -> BTreeMap<Site, usize> {
+        self.sites.iter().chain(&self.expert_sites).map(|s| (s.site, s.width)).collect()
+    }
+
+    /// The total number of neurons, without those of single experts.
     pub fn neurons(&self) -> usize {
         self.sites.iter().map(|s| s.width).sum()
     }

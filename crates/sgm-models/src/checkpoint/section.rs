@@ -38,6 +38,11 @@ impl Section {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
+    /// All keys with their values.
+    pub(crate) fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
     /// Whether the file has the key, even with the value `null`.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)

@@ -22,6 +22,10 @@ const TEXT_MODELS: &[&str] = &[
     "qwen2_vl_text",
     "qwen2_5_vl_text",
     "qwen3_vl_text",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_vl_moe_text",
 ];
 
 /// The tokens or states that a layer attends to.
@@ -74,6 +78,24 @@ pub(crate) struct DecoderConfig {
     pub(crate) window_rope: Option<Rope>,
     /// Whether the embeddings also serve as the head.
     pub(crate) tied: bool,
+    /// The mixtures of experts that stand for the MLPs of some layers.
+    pub(crate) mixture: Option<MixtureConfig>,
+}
+
+/// The configuration of mixtures of experts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MixtureConfig {
+    pub(crate) experts: usize,
+    /// The number of experts that a token is routed to.
+    pub(crate) per_token: usize,
+    /// The width of an expert.
+    pub(crate) intermediate: usize,
+    /// The width of the expert that all tokens pass, if there is one.
+    pub(crate) shared: Option<usize>,
+    /// Whether the weights of a token's experts are divided by their sum.
+    pub(crate) normalised: bool,
+    /// Whether each layer has a mixture.
+    pub(crate) layers: Vec<bool>,
 }
 
 /// The defaults of transformers' configuration classes.
@@ -140,6 +162,18 @@ impl Defaults {
             "mllama_text_model" => {
                 Self { vocabulary: 128_256, intermediate: 14_336, layers: 40, kv_heads: Some(8), eps: 1e-5, theta: 5e5, ..llama }
             }
+            "mixtral" => Self { intermediate: 14_336, kv_heads: Some(8), eps: 1e-5, theta: 1e6, ..llama },
+            "qwen2_moe" | "qwen3_vl_moe_text" => Self {
+                vocabulary: 151_936,
+                hidden: 2048,
+                intermediate: 5632,
+                layers: 24,
+                heads: 16,
+                kv_heads: Some(16),
+                theta: if model_type == "qwen2_moe" { 10_000.0 } else { 5e5 },
+                ..llama
+            },
+            "qwen3_moe" => Self { vocabulary: 151_936, hidden: 2048, intermediate: 6144, layers: 24, kv_heads: Some(4), ..llama },
             _ => return None,
         })
     }
@@ -194,6 +228,7 @@ impl DecoderConfig {
         }
         let (rope, window_rope) = Rope::from_config(text, model_type, head_dim, defaults.theta)?;
         let layers = layers(text, model_type, defaults.layers)?;
+        let mixture = MixtureConfig::read(text, model_type, layers.len())?;
         Ok(Self {
             vocabulary: text.positive("vocab_size", defaults.vocabulary)?,
             extra_embeddings: if mllama { 8 } else { 0 },
@@ -205,10 +240,10 @@ impl DecoderConfig {
             rms_eps: text.f64("rms_norm_eps")?.unwrap_or(defaults.eps),
             norm_offset: gemma,
             activation: Activation::from_name(activation)?,
-            qkv_bias: qwen2 || attention_bias,
-            output_bias: attention_bias && !qwen2,
+            qkv_bias: qwen2 || attention_bias || model_type == "qwen2_moe" && text.bool("qkv_bias")?.unwrap_or(true),
+            output_bias: attention_bias && !qwen2 && model_type != "qwen2_moe",
             mlp_bias: model_type == "llama" && text.bool("mlp_bias")?.unwrap_or(false),
-            qk_norm: matches!(model_type, "qwen3" | "qwen3_vl_text" | "gemma3_text"),
+            qk_norm: matches!(model_type, "qwen3" | "qwen3_vl_text" | "gemma3_text" | "qwen3_moe" | "qwen3_vl_moe_text"),
             output_norms: gemma_2_or_3,
             fused_projections: model_type == "phi3",
             embedding_scale: gemma.then(|| (hidden as f64).sqrt()),
@@ -220,15 +255,71 @@ impl DecoderConfig {
             rope,
             window_rope,
             tied: !mllama && text.bool("tie_word_embeddings")?.unwrap_or(gemma),
+            mixture,
         })
     }
 
-    /// The sites of the decoder with their widths, ordered by layer and projection.
+    /// Whether a layer has a mixture of experts.
+    pub(crate) fn has_mixture(&self, layer: usize) -> bool {
+        self.mixture.as_ref().and_then(|mixture| mixture.layers.get(layer)).is_some_and(|sparse| *sparse)
+    }
+
+    /// The sites of single experts with their widths, ordered by layer, expert and projection.
+    pub(crate) fn expert_sites(&self) -> Vec<SiteInfo> {
+        let Some(mixture) = &self.mixture else { return Vec::new() };
+        let layers = (0..self.layers.len()).filter(|layer| self.has_mixture(*layer));
+        let experts = layers.flat_map(|layer| (0..mixture.experts).map(move |expert| (layer, expert)));
+        let width = |projection| if projection == Projection::Down { self.hidden } else { mixture.intermediate };
+        experts
+            .flat_map(|(layer, expert)| Projection::ALL.map(|projection| Site::of_expert(layer, expert, projection)))
+            .map(|site| SiteInfo { site, width: width(site.projection) })
+            .collect()
+    }
+
+    /// The sites of the decoder with their widths, ordered by layer and projection. Of a mixture of experts, that is its output.
     pub(crate) fn sites(&self) -> Vec<SiteInfo> {
         (0..self.layers.len())
             .flat_map(|layer| Projection::ALL.map(|projection| Site::new(layer, projection)))
+            .filter(|site| site.projection == Projection::Down || !self.has_mixture(site.layer))
             .map(|site| SiteInfo { site, width: if site.projection == Projection::Down { self.hidden } else { self.intermediate } })
             .collect()
+    }
+}
+
+impl MixtureConfig {
+    /// Reads the settings of a text model with mixtures of experts; `None` for other models.
+    fn read(text: &Section, model_type: &str, layers: usize) -> Result<Option<Self>> {
+        let mixtral = model_type == "mixtral";
+        let (experts, per_token, intermediate) = match model_type {
+            "mixtral" => (8, 2, 14_336),
+            "qwen3_moe" => (128, 8, 768),
+            "qwen2_moe" | "qwen3_vl_moe_text" => (60, 4, 1408),
+            _ => return Ok(None),
+        };
+        let key = if text.get("num_local_experts").is_some() { "num_local_experts" } else { "num_experts" };
+        let experts = text.usize(key)?.unwrap_or(experts);
+        let step = if mixtral { 1 } else { text.positive("decoder_sparse_step", 1)? };
+        let plain = if mixtral { Vec::new() } else { text.ids("mlp_only_layers")? };
+        let sparse = |layer: usize| experts > 0 && (layer + 1).is_multiple_of(step) && !plain.iter().any(|plain| *plain as usize == layer);
+        let layers: Vec<bool> = (0..layers).map(sparse).collect();
+        if !layers.contains(&true) {
+            return Ok(None);
+        }
+        let per_token = text.positive("num_experts_per_tok", per_token)?;
+        if per_token > experts {
+            return Err(text.error("num_experts_per_tok", format!("{per_token} is more than the {experts} experts")));
+        }
+        Ok(Some(Self {
+            experts,
+            per_token,
+            intermediate: text.positive(if mixtral { "intermediate_size" } else { "moe_intermediate_size" }, intermediate)?,
+            shared: if model_type == "qwen2_moe" { Some(text.positive("shared_expert_intermediate_size", 5632)?) } else { None },
+            normalised: match model_type {
+                "qwen2_moe" | "qwen3_moe" => text.bool("norm_topk_prob")?.unwrap_or(false),
+                _ => true,
+            },
+            layers,
+        }))
     }
 }
 
@@ -263,6 +354,12 @@ fn layers(text: &Section, model_type: &str, default: usize) -> Result<Vec<LayerA
         {
             let first = text.usize("max_window_layers")?.unwrap_or(if model_type.contains("vl") { 80 } else { 28 });
             window_if(&|i| i >= first)
+        }
+        "mixtral" if text.usize("sliding_window")?.is_some() => all(LayerAttention::Window),
+        "qwen3_moe" if text.bool("use_sliding_window")?.unwrap_or(false) && window(text)?.is_some() => all(LayerAttention::Window),
+        "qwen2_moe" if text.bool("use_sliding_window")?.unwrap_or(false) && window(text)?.is_some() => {
+            let last = text.usize("max_window_layers")?.unwrap_or(28);
+            window_if(&|i| i % 2 == 0 && i < last)
         }
         "gemma2" => window_if(&|i| i % 2 == 0),
         "gemma3_text" => {

@@ -8,6 +8,7 @@ pub(crate) mod cache;
 pub(crate) mod config;
 pub(crate) mod cross_attention;
 pub(crate) mod image_context;
+pub(crate) mod mixture;
 pub(crate) mod mlp;
 pub(crate) mod pass;
 pub(crate) mod rope;

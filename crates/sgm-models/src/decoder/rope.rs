@@ -16,6 +16,9 @@ pub(crate) struct Rope {
     /// A factor on cosines and sines.
     factor: f64,
     long: Option<LongRope>,
+    /// The number of positions with these frequencies under dynamic scaling; longer sequences have others, which depend
+    /// on their lengths.
+    fixed_until: Option<u32>,
 }
 
 /// The frequencies of LongRoPE (Ding et al., arXiv 2402.13753) for sequences beyond the original context.
@@ -79,10 +82,15 @@ impl Rope {
         let required = |key: &str| scaling.f64(key)?.ok_or_else(|| scaling.error(key, format!("rope type `{kind}` needs it")));
         let pairs = rotated / 2;
         let plain: Vec<f64> = (0..pairs).map(|i| theta.powf(-((2 * i) as f64) / rotated as f64)).collect();
-        let (mut factor, mut long) = (1.0, None);
+        let (mut factor, mut long, mut fixed_until) = (1.0, None, None);
         let frequencies = match kind {
             // `mrope` is Qwen2-VL's name for the default with several axes.
             "default" | "mrope" => plain,
+            "dynamic" => {
+                let positions = text.positive("max_position_embeddings", if model_type.starts_with("qwen") { 32_768 } else { 2048 })?;
+                fixed_until = Some(u32::try_from(positions).unwrap_or(u32::MAX));
+                plain
+            }
             "linear" => {
                 let factor = required("factor")?;
                 plain.iter().map(|f| f / factor).collect()
@@ -124,14 +132,14 @@ impl Rope {
                 divided("short_factor")?
             }
             _ => {
-                let supported = &["default", "linear", "llama3", "yarn", "longrope", "mrope"];
+                let supported = &["default", "linear", "dynamic", "llama3", "yarn", "longrope", "mrope"];
                 return Err(Error::Unsupported { what: "rope type", got: kind.to_owned(), supported });
             }
         };
         if frequencies.iter().any(|f| !f.is_finite()) {
             return Err(text.error("rope_theta", "the rotation frequencies are not finite"));
         }
-        Ok(Self { frequencies: to_f32(frequencies), axes: axes(scaling, model_type, pairs)?, factor, long })
+        Ok(Self { frequencies: to_f32(frequencies), axes: axes(scaling, model_type, pairs)?, factor, long, fixed_until })
     }
 
     /// The position from which the long frequencies apply, so that all tokens have to be computed again.
@@ -140,8 +148,16 @@ impl Rope {
     }
 
     /// The cosines and sines `[rows, tokens, rotated / 2]` of a pass, `[tokens, rotated / 2]` if all rows agree.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Inputs`] if dynamic scaling would change the frequencies.
     pub(crate) fn tables(&self, pass: &Pass, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
         let Pass { positions, position_rows: rows, max_position, .. } = pass;
+        if let Some(limit) = self.fixed_until.filter(|limit| max_position >= limit) {
+            let reason = format!("a sequence of over {limit} tokens needs dynamic rotary scaling, which is not supported; shorten it");
+            return Err(Error::Inputs { reason });
+        }
         let frequencies = match &self.long {
             Some(long) if *max_position >= long.original_context => &long.frequencies,
             _ => &self.frequencies,
@@ -240,7 +256,7 @@ fn positive_numbers(scaling: &Section, key: &str, count: usize) -> Result<Vec<f6
 fn axes(scaling: &Section, model_type: &str, pairs: usize) -> Result<Vec<usize>> {
     let default = match model_type {
         "qwen2_vl_text" | "qwen2_5_vl_text" => vec![16, 24, 24],
-        "qwen3_vl_text" => vec![24, 20, 20],
+        "qwen3_vl_text" | "qwen3_vl_moe_text" => vec![24, 20, 20],
         _ => return Ok(vec![0; pairs]),
     };
     let sections = match scaling.get("mrope_section") {
@@ -252,7 +268,7 @@ fn axes(scaling: &Section, model_type: &str, pairs: usize) -> Result<Vec<usize>>
     if [time, height, width].iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) != Some(pairs) {
         return Err(error());
     }
-    if model_type != "qwen3_vl_text" {
+    if !matches!(model_type, "qwen3_vl_text" | "qwen3_vl_moe_text") {
         return Ok([vec![0; time], vec![1; height], vec![2; width]].concat());
     }
     Ok((0..pairs)
@@ -271,4 +287,33 @@ fn axes(scaling: &Section, model_type: &str, pairs: usize) -> Result<Vec<usize>>
 #[allow(clippy::cast_possible_truncation, reason = "frequencies are f32 in the reference")]
 fn to_f32(frequencies: Vec<f64>) -> Vec<f32> {
     frequencies.into_iter().map(|f| f as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dynamic_scaling_has_no_effect_within_the_context_and_is_refused_beyond() {
+        let rope = |scaling: &str| {
+            let json = format!(r#"{{"max_position_embeddings": 8, "rope_theta": 100, "rope_scaling": {scaling}}}"#);
+            Rope::from_config(&Section::parse("config.json", json.as_bytes()).unwrap(), "llama", 4, 1e4).unwrap().0
+        };
+        let tables = |rope: &Rope, position: u32| {
+            let pass = Pass {
+                positions: vec![[position; 3]],
+                position_rows: 1,
+                max_position: position,
+                previous_max_position: 0,
+                mask: None,
+                window_mask: None,
+                image_context: None,
+            };
+            rope.tables(&pass, DType::F32, &Device::Cpu).map(|(cos, _)| cos.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        let (plain, dynamic) = (rope("null"), rope(r#"{"rope_type": "dynamic", "factor": 2.0}"#));
+        assert_eq!(tables(&dynamic, 7).unwrap(), tables(&plain, 7).unwrap());
+        assert!(tables(&plain, 8).is_ok());
+        assert!(tables(&dynamic, 8).unwrap_err().to_string().contains("dynamic"));
+    }
 }

@@ -12,14 +12,18 @@ use crate::decoder::cache::Cache;
 use crate::decoder::config::{DecoderConfig, LayerAttention};
 use crate::decoder::cross_attention::CrossLayer;
 use crate::decoder::image_context::KeysValues;
+use crate::decoder::mixture::Mixture;
 use crate::decoder::mlp::Mlp;
 use crate::decoder::pass::Pass;
 use crate::decoder::rope::Rope;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::attend::soft_cap;
 use crate::layers::derivative::RmsNorm;
 use crate::layers::linear::{Embedding, Linear, Weights};
 use crate::taps::registry::PassTaps;
+
+/// The possible names of the head.
+const HEADS: [&str; 4] = ["lm_head", "language_model.lm_head", "model.lm_head", "model.language_model.lm_head"];
 
 /// A decoder with its weights.
 #[derive(Debug)]
@@ -37,12 +41,11 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Loads the decoder. `weights` holds `embed_tokens`, `layers` and `norm`, and `head` holds `lm_head`; without
-    /// `lm_head`, or with tied weights, the embeddings serve as head.
-    pub(crate) fn new(config: &DecoderConfig, weights: &Weights<'_>, head: &Weights<'_>) -> Result<Self> {
+    /// Loads the decoder. `weights` holds `embed_tokens`, `layers` and `norm`; the head is found below `root`.
+    pub(crate) fn new(config: &DecoderConfig, weights: &Weights<'_>, root: &Weights<'_>) -> Result<Self> {
         let DecoderConfig { vocabulary, extra_embeddings, hidden, .. } = *config;
         let (embeddings, tied) = weights.embedding("embed_tokens", vocabulary + extra_embeddings, hidden)?;
-        let head = if config.tied || !head.has("lm_head.weight") { tied } else { head.linear("lm_head", hidden, vocabulary, false)? };
+        let head = head(config, root, tied)?;
         let layer =
             |(index, attention_kind): (usize, &LayerAttention)| Layer::new(config, index, *attention_kind, &weights.pp("layers").pp(index));
         Ok(Self {
@@ -168,6 +171,26 @@ impl Decoder {
     }
 }
 
+/// Loads the head. The file decides: a head in it is used, whatever the configuration says, as in transformers; only
+/// without one do the embeddings, `tied`, serve as head, if the configuration says so.
+fn head(config: &DecoderConfig, root: &Weights<'_>, tied: Linear) -> Result<Linear> {
+    let Some(name) = HEADS.into_iter().find(|name| root.has(&format!("{name}.weight"))) else {
+        return if config.tied { Ok(tied) } else { Err(Error::NoHead { names: HEADS.map(|name| format!("{name}.weight")).into() }) };
+    };
+    let own = root.linear(name, config.hidden, config.vocabulary, false)?;
+    if config.tied {
+        if own.same_weights(&tied)? {
+            return Ok(tied);
+        }
+        tracing::warn!(
+            head = name,
+            "the configuration ties the head to the embeddings (tie_word_embeddings), but the checkpoint has a head with other values, \
+             which is used"
+        );
+    }
+    Ok(own)
+}
+
 /// The rotation and mask of a layer's attention.
 struct AttentionContext<'a> {
     rotation: &'a Rotation,
@@ -191,6 +214,33 @@ impl Layer {
     }
 }
 
+/// The part of a layer that works on each token alone.
+#[derive(Debug)]
+enum FeedForward {
+    Mlp(Mlp),
+    Mixture(Mixture),
+}
+
+impl FeedForward {
+    fn new(config: &DecoderConfig, index: usize, weights: &Weights<'_>) -> Result<Self> {
+        Ok(match config.mixture.as_ref().filter(|_| config.has_mixture(index)) {
+            None => Self::Mlp(Mlp::new(config, index, &weights.pp("mlp"))?),
+            // The second name is Mixtral's.
+            Some(mixture) => {
+                let weights = weights.first(&["mlp", "block_sparse_moe"], "gate.weight", "mixture of experts")?;
+                Self::Mixture(Mixture::new(config, mixture, index, &weights)?)
+            }
+        })
+    }
+
+    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, taps: &PassTaps) -> Result<Tensor> {
+        match self {
+            Self::Mlp(mlp) => mlp.forward(x, residual, taps),
+            Self::Mixture(mixture) => mixture.forward(x, residual, taps),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct TokenLayer {
     attention_kind: LayerAttention,
@@ -199,7 +249,7 @@ struct TokenLayer {
     /// Applied to the attention output before the residual is added.
     attention_output_norm: Option<RmsNorm>,
     mlp_norm: RmsNorm,
-    mlp: Mlp,
+    mlp: FeedForward,
     /// Applied to the MLP output before the residual is added.
     mlp_output_norm: Option<RmsNorm>,
 }
@@ -218,7 +268,7 @@ impl TokenLayer {
             attention: Attention::new(config, &weights.pp("self_attn"))?,
             attention_output_norm: after_attention,
             mlp_norm: norm(mlp_norm)?,
-            mlp: Mlp::new(config, index, &weights.pp("mlp"))?,
+            mlp: FeedForward::new(config, index, weights)?,
             mlp_output_norm: after_mlp,
         })
     }

@@ -12,7 +12,9 @@ use crate::decoder::pass::{Pass, Positions};
 use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts, POSITION_IDS};
-use crate::families::{gemma3, idefics3, instructblip, llava, llava_next, mllama, paligemma, pixtral, qwen_vl, text};
+use crate::families::{
+    gemma3, idefics3, instructblip, internvl, llava, llava_next, llava_onevision, mllama, paligemma, pixtral, qwen_vl, text,
+};
 use crate::layers::linear::Weights;
 use crate::model::mllm::Mllm;
 use crate::model::partial_prefill::PartialPrefill;
@@ -27,14 +29,17 @@ type Adapter = fn(&Checkpoint, &Weights<'_>) -> Result<FamilyParts>;
 const ADAPTERS: &[(&str, Adapter)] = &[
     ("LlavaForConditionalGeneration", llava_or_pixtral),
     ("LlavaNextForConditionalGeneration", llava_next::load),
+    ("LlavaOnevisionForConditionalGeneration", llava_onevision::load),
     ("PaliGemmaForConditionalGeneration", paligemma::load),
     ("Gemma3ForConditionalGeneration", gemma3::load),
     ("Mistral3ForConditionalGeneration", pixtral::load),
     ("Qwen2VLForConditionalGeneration", qwen_vl::load),
     ("Qwen2_5_VLForConditionalGeneration", qwen_vl::load),
     ("Qwen3VLForConditionalGeneration", qwen_vl::load),
+    ("Qwen3VLMoeForConditionalGeneration", qwen_vl::load),
     ("Idefics3ForConditionalGeneration", idefics3::load),
     ("SmolVLMForConditionalGeneration", idefics3::load),
+    ("InternVLForConditionalGeneration", internvl::load),
     ("MllamaForConditionalGeneration", mllama::load),
     ("InstructBlipForConditionalGeneration", instructblip::load),
     ("LlamaForCausalLM", text::load),
@@ -45,6 +50,9 @@ const ADAPTERS: &[(&str, Adapter)] = &[
     ("Gemma2ForCausalLM", text::load),
     ("Gemma3ForCausalLM", text::load),
     ("Phi3ForCausalLM", text::load),
+    ("MixtralForCausalLM", text::load),
+    ("Qwen2MoeForCausalLM", text::load),
+    ("Qwen3MoeForCausalLM", text::load),
 ];
 
 /// Loads a `LlavaForConditionalGeneration` checkpoint, whose tower may be Pixtral's.
@@ -80,7 +88,11 @@ pub struct AutoMllm {
     processor: Processor,
     decoder: Decoder,
     family: Box<dyn Family>,
+    unread: Vec<String>,
 }
+
+/// The number of unread tensors that a warning names.
+const NAMED: usize = 5;
 
 impl AutoMllm {
     /// Loads a checkpoint.
@@ -90,8 +102,7 @@ impl AutoMllm {
     /// Any error of this crate: a missing or damaged file, an unsupported architecture, or a configuration that
     /// contradicts the weights.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
-        let adapter = adapter(checkpoint)?;
-        Self::assemble(checkpoint, adapter(checkpoint, &checkpoint.weights()?)?)
+        Self::load_from(checkpoint, &checkpoint.weights()?)
     }
 
     /// Loads a checkpoint with the tensors of `vb`, for example with scales folded in on loading.
@@ -102,8 +113,13 @@ impl AutoMllm {
     ///
     /// As [`load`](Self::load).
     pub fn from_tensors(checkpoint: &Checkpoint, vb: &VarBuilder<'_>) -> Result<Self> {
-        let adapter = adapter(checkpoint)?;
-        Self::assemble(checkpoint, adapter(checkpoint, &Weights::new(vb.clone(), None))?)
+        Self::load_from(checkpoint, &Weights::new(vb.clone(), None))
+    }
+
+    /// The tensors of the checkpoint that the model has not read and has no known reason to leave unread, in order.
+    /// They are also logged as a warning.
+    pub fn unread_tensors(&self) -> &[String] {
+        &self.unread
     }
 
     /// Starts a prefill into an empty cache; returns the embeddings `[batch, tokens, hidden]`, the pass, and the
@@ -152,14 +168,21 @@ impl AutoMllm {
         Ok(hidden)
     }
 
-    fn assemble(checkpoint: &Checkpoint, parts: FamilyParts) -> Result<Self> {
-        let FamilyParts { text, decoder, processor, family } = parts;
+    fn load_from(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Self> {
+        let FamilyParts { text, decoder, processor, family } = adapter(checkpoint)?(checkpoint, weights)?;
+        let mut unread = weights.unread(checkpoint.tensor_names()?);
+        unread.extend(checkpoint.unread_gguf_tensors()?);
+        if !unread.is_empty() {
+            let first = unread.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+            tracing::warn!(count = unread.len(), first, "the checkpoint has tensors that the model does not read");
+        }
         let mut info = checkpoint.info()?;
         info.sites = text.sites();
+        info.expert_sites = text.expert_sites();
         if info.eos.is_empty() {
             info.eos = processor.eos().into_iter().collect();
         }
-        Ok(Self { info, taps: TapRegistry::default(), processor, decoder, family })
+        Ok(Self { info, taps: TapRegistry::default(), processor, decoder, family, unread })
     }
 }
 
@@ -184,6 +207,13 @@ fn given_positions(given: &Tensor, inputs: &ModelInputs) -> Result<Positions> {
 
 fn adapter(checkpoint: &Checkpoint) -> Result<Adapter> {
     let architecture = checkpoint.architecture()?;
+    if checkpoint.config().has("mm_vision_tower") || architecture.starts_with("Llava") && architecture.ends_with("ForCausalLM") {
+        let reason = format!(
+            "`{architecture}` is in the layout of the original LLaVA code; take the converted checkpoint, such as \
+             `llava-hf/llava-1.5-7b-hf` for `liuhaotian/llava-v1.5-7b`, or convert it with `convert_llava_weights_to_hf.py` of transformers' repository"
+        );
+        return Err(checkpoint.config().error("architectures", reason));
+    }
     let known = ADAPTERS.iter().find(|(name, _)| *name == architecture);
     known.map(|(_, adapter)| *adapter).ok_or_else(|| Error::Unsupported {
         what: "architecture",

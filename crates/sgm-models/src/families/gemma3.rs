@@ -82,7 +82,11 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 impl Family for Gemma3 {
     fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
-            Some(pixels) => Some(self.features(pixels)?.flatten_to(1)?),
+            // One image at a time, because the attention scores of 4,096 patches take a gigabyte.
+            Some(pixels) => {
+                let images = (0..pixels.dim(0)?).map(|image| self.features(&pixels.narrow(0, image, 1)?));
+                Some(Tensor::cat(&images.collect::<Result<Vec<_>>>()?, 0)?.flatten_to(1)?)
+            }
             None => None,
         };
         let mut input = DecoderInput::causal(embed_with_features(decoder, inputs, self.image_token, features.as_ref())?);

@@ -27,7 +27,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
     if config.get("text_config").is_none() {
         text.rms_eps = 1e-5;
     }
-    text.tied = config.bool("tie_word_embeddings")?.unwrap_or(false);
+    text.tied |= config.bool("tie_word_embeddings")?.unwrap_or(false);
     let language = weights.first(&["model.text_model"], "embed_tokens.weight", "language model")?;
     let tower = weights.first(&["model"], "vision_model.embeddings.patch_embedding.weight", "vision tower")?;
     let vision = Idefics3Vision::load(config, text.hidden, tower.vb())?;

@@ -59,6 +59,9 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
     };
     let processor = Processor::load(checkpoint, Some(images), Some(TEMPLATE))?;
     let language = weights.first(&["language_model"], "model.embed_tokens.weight", "language model")?;
+    // Only the queries leave the last layer.
+    let last = weights.pp("qformer.encoder.layer").pp(qformer.layers - 1);
+    ["intermediate", "output"].iter().for_each(|name| last.leave_out(name));
     let family = InstructBlip {
         tower: BlipVision::new(&vision, &weights.vb().pp("vision_model"))?,
         projection: candle_nn::linear(qformer.hidden, text.hidden, weights.vb().pp("language_projection"))?,

@@ -20,7 +20,6 @@ use crate::processor::model_inputs::ModelInputs;
 use crate::vision::clip_siglip::{VisionConfig, VisionTower, select_features};
 
 const LANGUAGE: [&str; 3] = ["language_model.model", "model.language_model", "model"];
-const HEAD: [&str; 2] = ["language_model", ""];
 /// The possible names of the vision tower.
 pub(crate) const VISION: [&str; 5] = [
     "vision_tower.vision_model",
@@ -35,6 +34,16 @@ const PROJECTOR: [(&str, &str, &str); 3] = [
     ("model.mm_projector", "0", "2"),
 ];
 
+/// The defaults of the image features' configuration.
+pub(crate) struct FeatureDefaults {
+    pub(crate) tower: &'static str,
+    pub(crate) layer: i64,
+    pub(crate) strategy: &'static str,
+}
+
+/// The defaults of LLaVA-1.5 and LLaVA-NeXT.
+pub(crate) const DEFAULTS: FeatureDefaults = FeatureDefaults { tower: "clip_vision_model", layer: -2, strategy: "default" };
+
 #[derive(Debug)]
 struct Llava {
     features: ImageFeatures,
@@ -45,8 +54,9 @@ struct Llava {
 /// and new), or of the first published LLaVA.
 pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<FamilyParts> {
     let config = checkpoint.config();
-    let text = DecoderConfig::from_section(&config.section("text_config")?, "llama")?;
-    let features = ImageFeatures::load(config, &text, weights)?;
+    let mut text = DecoderConfig::from_section(&config.section("text_config")?, "llama")?;
+    text.tied |= config.bool("tie_word_embeddings")?.unwrap_or(false);
+    let features = ImageFeatures::load(config, &text, weights, &DEFAULTS)?;
     let image_token = image_token(config, 32_000)?;
     let per_image = features.per_image;
     let images = ImageSupport {
@@ -72,12 +82,7 @@ impl Family for Llava {
 /// Loads the language model of a checkpoint with LLaVA's tensor names.
 pub(crate) fn load_decoder(text: &DecoderConfig, weights: &Weights<'_>) -> Result<Decoder> {
     let language = weights.first(&LANGUAGE, "embed_tokens.weight", "language model")?;
-    Decoder::new(text, &language, &load_head(weights).unwrap_or_else(|| weights.clone()))
-}
-
-/// The place of `lm_head`, if the checkpoint has one.
-pub(crate) fn load_head<'a>(weights: &Weights<'a>) -> Option<Weights<'a>> {
-    HEAD.iter().map(|p| weights.pp(p)).find(|head| head.has("lm_head.weight"))
+    Decoder::new(text, &language, weights)
 }
 
 /// The image features: vision tower, selection of layers, and projector.
@@ -96,18 +101,20 @@ pub(crate) struct ImageFeatures {
 }
 
 impl ImageFeatures {
-    pub(crate) fn load(config: &Section, text: &DecoderConfig, weights: &Weights<'_>) -> Result<Self> {
-        let vision = VisionConfig::from_section(&config.section("vision_config")?, "clip_vision_model")?;
-        let drop_class_token = match config.string("vision_feature_select_strategy")?.unwrap_or("default") {
+    pub(crate) fn load(config: &Section, text: &DecoderConfig, weights: &Weights<'_>, defaults: &FeatureDefaults) -> Result<Self> {
+        let vision = VisionConfig::from_section(&config.section("vision_config")?, defaults.tower)?;
+        let drop_class_token = match config.string("vision_feature_select_strategy")?.unwrap_or(defaults.strategy) {
             "default" => true,
             "full" => false,
             other => return Err(config.error("vision_feature_select_strategy", format!("expected default or full, found {other}"))),
         };
-        let layers = feature_layers(config, vision.layers, -2)?;
+        let layers = feature_layers(config, vision.layers, defaults.layer)?;
         let tower = weights.first(&VISION, "embeddings.patch_embedding.weight", "vision tower")?;
-        let deepest = layers.iter().copied().max().unwrap_or(0);
+        // Norm and head of the whole tower, and layers after those whose states are used.
+        ["post_layernorm", "head"].iter().for_each(|name| tower.leave_out(name));
+        (deepest(&layers)..vision.layers).for_each(|layer| tower.leave_out(&format!("encoder.layers.{layer}")));
         Ok(Self {
-            tower: VisionTower::new(&vision, deepest, tower.vb())?,
+            tower: VisionTower::new(&vision, deepest(&layers), tower.vb())?,
             projector: Projector::load(config, vision.hidden * layers.len(), text.hidden, true, weights)?,
             layers,
             drop_class_token,
@@ -142,6 +149,11 @@ pub(crate) fn feature_layers(config: &Section, layers: usize, default: i64) -> R
         }
         _ => Ok(vec![resolve(config.i64(KEY)?.unwrap_or(default))?]),
     }
+}
+
+/// The number of layers to run.
+pub(crate) fn deepest(layers: &[usize]) -> usize {
+    layers.iter().copied().max().unwrap_or(0)
 }
 
 /// The projector from vision features to token embeddings.

@@ -10,7 +10,7 @@ use crate::decoder::transformer::Decoder;
 use crate::error::Result;
 use crate::families::family::{DecoderInput, Family, FamilyParts};
 use crate::families::image_tokens::{embed_with_features, image_token};
-use crate::families::llava::{Projector, feature_layers, load_decoder, load_head};
+use crate::families::llava::{Projector, deepest, feature_layers, load_decoder};
 use crate::layers::derivative::RmsNorm;
 use crate::layers::linear::{Linear, Weights};
 use crate::processor::batch::{ImageSupport, Processor};
@@ -42,14 +42,15 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
     let mut text = DecoderConfig::from_section(&config.section("text_config")?, if merges { "mistral" } else { "llama" })?;
     if merges {
         // Tied by default in transformers, which the published files contradict by a head of their own.
-        text.tied = config.bool("tie_word_embeddings")?.unwrap_or(load_head(weights).is_none());
+        text.tied = config.bool("tie_word_embeddings")?.unwrap_or(true);
     } else if config.string("vision_feature_select_strategy")? != Some("full") {
         return Err(config.error("vision_feature_select_strategy", "must be full: a Pixtral tower has no class token to leave out"));
     }
     let vision = PixtralConfig::from_section(&config.section("vision_config")?)?;
     let layers = feature_layers(config, vision.layers, if merges { -1 } else { -2 })?;
-    let deepest = layers.iter().copied().max().unwrap_or(0);
-    let tower = PixtralVision::new(&vision, deepest, &weights.first(&VISION, "patch_conv.weight", "vision tower")?)?;
+    let tower = weights.first(&VISION, "patch_conv.weight", "vision tower")?;
+    (deepest(&layers)..vision.layers).for_each(|layer| tower.leave_out(&format!("transformer.layers.{layer}")));
+    let tower = PixtralVision::new(&vision, deepest(&layers), &tower)?;
     let merger = if merges {
         if layers.len() != 1 {
             return Err(config.error("vision_feature_layer", "must be one layer"));

@@ -1,4 +1,4 @@
-//! Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any size, and positions in time, height and width.
+//! Qwen2-VL, Qwen2.5-VL and Qwen3-VL, also with mixtures of experts: images of any size, and positions in time, height and width.
 
 use candle_core::Tensor;
 use sgm_core::TokenKind;
@@ -35,12 +35,12 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
     let (generation, text_type) = match checkpoint.architecture()? {
         "Qwen2VLForConditionalGeneration" => (QwenGeneration::Qwen2, "qwen2_vl_text"),
         "Qwen2_5_VLForConditionalGeneration" => (QwenGeneration::Qwen2_5, "qwen2_5_vl_text"),
+        "Qwen3VLMoeForConditionalGeneration" => (QwenGeneration::Qwen3, "qwen3_vl_moe_text"),
         _ => (QwenGeneration::Qwen3, "qwen3_vl_text"),
     };
     let section = if config.get("text_config").is_some() { config.section("text_config")? } else { config.clone() };
     let mut text = DecoderConfig::from_section(&section, text_type)?;
-    let tied = config.bool("tie_word_embeddings")?.unwrap_or(false);
-    text.tied = tied || generation != QwenGeneration::Qwen3 && text.tied;
+    text.tied |= config.bool("tie_word_embeddings")?.unwrap_or(false);
 
     let vision_section = config.section("vision_config")?;
     let vision = QwenVisionConfig::from_section(&vision_section, generation)?;

@@ -7,6 +7,7 @@ use sgm_core::TokenKind;
 
 use crate::error::{Error, Result};
 use crate::generation::options::{EosPolicy, GenerateOptions, Sampling};
+use crate::layers::values::with_values;
 use crate::model::mllm::Mllm;
 use crate::processor::model_inputs::{ModelInputs, Padding};
 use crate::processor::prompt::Prompt;
@@ -17,7 +18,8 @@ pub trait Generator: Send + Sync {
     ///
     /// # Errors
     ///
-    /// The error of the model, its processor or a defence; then no answers are returned.
+    /// The error of the model, its processor or a defence, and [`Error::NotFinite`] when logits are NaN or infinite; then
+    /// no answers are returned.
     fn generate(&self, prompts: &[Prompt], options: &GenerateOptions) -> Result<Vec<Generation>>;
 }
 
@@ -72,8 +74,10 @@ impl<M: Mllm + ?Sized> Generator for M {
         let mut order: Vec<(usize, &Prompt)> = prompts.iter().enumerate().collect();
         order.sort_by_cached_key(|(_, prompt)| prompt.size());
         let answer = |batch: &[(usize, &Prompt)]| -> Result<Vec<(usize, Generation)>> {
-            let mut inputs = self.processor().prompts(batch.iter().map(|(_, p)| *p), Padding::Left)?;
-            inputs.ids = batch.iter().map(|(index, _)| options.id(*index)).collect();
+            let ids: Vec<usize> = batch.iter().map(|(index, _)| options.id(*index)).collect();
+            let inputs = self.processor().prompts(batch.iter().map(|(_, p)| *p), Padding::Left);
+            let inputs = inputs.map_err(|e| e.renumbered(|row| ids.get(row).copied().unwrap_or(row)))?;
+            let inputs = ModelInputs { ids, ..inputs };
             let starts = answer_starts(&inputs)?;
             let mut generations = Vec::with_capacity(batch.len());
             for (((tokens, finish), start), (index, _)) in generate_tokens(self, &inputs, options)?.into_iter().zip(starts).zip(batch) {
@@ -104,7 +108,8 @@ fn answer_starts(inputs: &ModelInputs) -> Result<Vec<Vec<u32>>> {
 ///
 /// # Errors
 ///
-/// The errors of the model, and [`Error::Inputs`] for settings out of range.
+/// The errors of the model, [`Error::Inputs`] for settings out of range, and [`Error::NotFinite`] when logits are NaN or
+/// infinite.
 pub fn generate_tokens<M: Mllm + ?Sized>(
     model: &M,
     inputs: &ModelInputs,
@@ -129,10 +134,16 @@ pub fn generate_tokens<M: Mllm + ?Sized>(
         .ids
         .iter()
         .enumerate()
-        .map(|(answer, number)| Row { answer, sampler: Sampler::new(options, *number), done: false })
+        .map(|(answer, number)| Row { answer, prompt: *number, sampler: Sampler::new(options, *number), done: false })
         .collect();
     loop {
         let mut logits = model.logits(&hidden)?.squeeze(1)?.to_dtype(DType::F32)?;
+        for (at, row) in rows.iter().enumerate().filter(|(_, row)| !row.done) {
+            if !with_values(&logits.get(at)?, can_be_chosen_from)? {
+                let token = answers.get(row.answer).map_or(0, |(tokens, _)| tokens.len());
+                return Err(Error::NotFinite { prompt: row.prompt, token });
+            }
+        }
         if options.eos == EosPolicy::Suppress {
             logits = logits.broadcast_add(&token_ban(&model.info().eos, logits.dim(1)?, logits.device())?)?;
         }
@@ -174,6 +185,11 @@ pub fn generate_tokens<M: Mllm + ?Sized>(
     }
 }
 
+/// Whether logits define probabilities. A logit may be minus infinity, which excludes its token, but not all of them.
+pub(crate) fn can_be_chosen_from(logits: &[f32]) -> bool {
+    logits.iter().all(|logit| *logit < f32::INFINITY) && logits.iter().any(|logit| logit.is_finite())
+}
+
 /// An additive mask on logits that excludes some tokens.
 fn token_ban(tokens: &[u32], vocabulary: usize, device: &candle_core::Device) -> Result<Tensor> {
     let banned = |id: usize| u32::try_from(id).is_ok_and(|id| tokens.contains(&id));
@@ -185,6 +201,8 @@ fn token_ban(tokens: &[u32], vocabulary: usize, device: &candle_core::Device) ->
 struct Row {
     /// Its index among the answers.
     answer: usize,
+    /// The id of its prompt.
+    prompt: usize,
     sampler: Sampler,
     done: bool,
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use sgm_core::TokenKind;
 
 use crate::error::{Error, Result};
+use crate::generation::generate::can_be_chosen_from;
 use crate::layers::derivative::with_gradient;
 use crate::model::mllm::Mllm;
 use crate::model::partial_prefill::PartialPrefill;
@@ -17,7 +18,8 @@ use crate::processor::prompt::Prompt;
 ///
 /// # Errors
 ///
-/// [`Error::Inputs`] if `batch_size` is 0; otherwise the error of the processor or the model.
+/// [`Error::Inputs`] if `batch_size` is 0, [`Error::NotFinite`] when logits are NaN or infinite; otherwise the error of the
+/// processor or the model.
 pub fn response_nll<M: Mllm + ?Sized>(model: &M, examples: &[(Prompt, String)], batch_size: usize) -> Result<Vec<Vec<f64>>> {
     if batch_size == 0 {
         return Err(Error::Inputs { reason: "batch_size must not be 0".to_owned() });
@@ -48,7 +50,8 @@ pub enum Objective {
 ///
 /// # Errors
 ///
-/// The error of the model or its taps, and candle's error for models that are not on the CPU.
+/// The error of the model or its taps, [`Error::NotFinite`] when logits are NaN or infinite, and candle's error for models
+/// that are not on the CPU.
 pub fn backpropagate<M: Mllm + ?Sized>(model: &M, inputs: &ModelInputs, objective: Objective) -> Result<Vec<Vec<f64>>> {
     backpropagate_with(model, inputs, objective, || model.prefill(inputs, &mut model.new_cache()))
 }
@@ -77,6 +80,7 @@ fn backpropagate_with<M: Mllm + ?Sized>(
     let targets = targets(inputs)?;
     let Some(logits) = target_logits(model, &targets, hidden)? else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
     let values = logits.detach().to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let likelihoods = negative_log_likelihoods(&targets, &values, &inputs.ids)?;
     if logits.track_op() {
         let weights = targets.iter().flat_map(|row| {
             let weight = match objective {
@@ -91,15 +95,17 @@ fn backpropagate_with<M: Mllm + ?Sized>(
         let nothing = Tensor::zeros((), logits.dtype(), logits.device())?;
         with_gradient(&logits, nothing, move |_, _| Ok(seed.clone()))?.backward()?;
     }
-    Ok(negative_log_likelihoods(&targets, &values))
+    Ok(likelihoods)
 }
 
 fn batch_nll<M: Mllm + ?Sized>(model: &M, examples: &[(usize, &(Prompt, String))]) -> Result<Vec<Vec<f64>>> {
-    let inputs = model.processor().responses(examples.iter().map(|(_, (p, r))| (p, r.as_str())), Padding::Right)?;
+    let inputs = model.processor().responses(examples.iter().map(|(_, (p, r))| (p, r.as_str())), Padding::Right);
+    let inputs = inputs.map_err(|e| e.renumbered(|row| examples.get(row).map_or(row, |(index, _)| *index)))?;
     let targets = targets(&inputs)?;
     let hidden = || model.prefill(&inputs, &mut model.new_cache());
     let Some(logits) = target_logits(model, &targets, hidden)? else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
-    Ok(negative_log_likelihoods(&targets, &logits.to_dtype(DType::F32)?.to_vec2::<f32>()?))
+    let ids: Vec<usize> = examples.iter().map(|(index, _)| *index).collect();
+    negative_log_likelihoods(&targets, &logits.to_dtype(DType::F32)?.to_vec2::<f32>()?, &ids)
 }
 
 /// For each row, its response tokens: the index of the preceding token in the flattened batch, and the token id.
@@ -127,9 +133,18 @@ fn target_logits<M: Mllm + ?Sized>(model: &M, targets: &Targets, hidden: impl Fn
     Ok(Some(model.logits(&hidden)?))
 }
 
-fn negative_log_likelihoods(targets: &Targets, logits: &[Vec<f32>]) -> Vec<Vec<f64>> {
+/// The negative log-likelihood of each target; `ids` name the rows in errors.
+fn negative_log_likelihoods(targets: &Targets, logits: &[Vec<f32>], ids: &[usize]) -> Result<Vec<Vec<f64>>> {
     let mut logits = logits.iter();
-    targets.iter().map(|row| row.iter().map(|(_, id)| logits.next().map_or(f64::NAN, |l| nll(l, *id))).collect()).collect()
+    let rows = targets.iter().enumerate().map(|(row, targets)| {
+        let prompt = ids.get(row).copied().unwrap_or(row);
+        let one = |(token, (_, id)): (usize, &(usize, u32))| match logits.next() {
+            Some(logits) if can_be_chosen_from(logits) => Ok(nll(logits, *id)),
+            _ => Err(Error::NotFinite { prompt, token }),
+        };
+        targets.iter().enumerate().map(one).collect()
+    });
+    rows.collect()
 }
 
 /// `log(sum(exp(logits))) - logits[target]`.

@@ -71,7 +71,7 @@ impl Processor {
             None => checkpoint.config().u32("pad_token_id")?,
         };
         Ok(Self {
-            template: ChatTemplate::load(checkpoint, template)?,
+            template: ChatTemplate::load(checkpoint, images.as_ref().map(|(_, text)| text.placeholder()), template)?,
             images,
             image_token,
             bos: named("bos_token")?.filter(|bos| !bos.is_empty()),
@@ -95,7 +95,8 @@ impl Processor {
     ///
     /// # Errors
     ///
-    /// [`Error::ChatTemplate`] if the template refuses the conversation.
+    /// [`Error::ChatTemplate`] if the template refuses the conversation; [`Error::MessageLost`] if what a user or the system says is not in
+    /// the text.
     pub fn render(&self, prompt: &Prompt) -> Result<String> {
         let (text, start) = self.split_answer_start(prompt)?;
         Ok(start.map_or_else(|| text.clone(), |start| join_answer(&text, &start)))
@@ -108,23 +109,27 @@ impl Processor {
             Prompt::Chat(messages) => match messages.split_last() {
                 Some((last, before)) if last.role == Role::Assistant => {
                     let start = last.text();
-                    Ok((self.apply_chat_template(before, true)?, Some(start).filter(|start| !start.is_empty())))
+                    Ok((self.chat_template()?.render_whole(before, true)?, Some(start).filter(|start| !start.is_empty())))
                 }
-                _ => Ok((self.apply_chat_template(messages, true)?, None)),
+                _ => Ok((self.chat_template()?.render_whole(messages, true)?, None)),
             },
         }
     }
 
-    /// Renders the text of a conversation, with the opening of the model's turn if `add_generation_prompt`.
+    /// Renders the text of a conversation, with the opening of the model's turn if `add_generation_prompt`: what transformers'
+    /// `apply_chat_template` returns, even if a message is left out.
     ///
     /// # Errors
     ///
-    /// As [`render`](Self::render).
+    /// [`Error::ChatTemplate`] if there is no template or it refuses the conversation.
     pub fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let template = self.template.as_ref().ok_or_else(|| Error::ChatTemplate {
+        self.chat_template()?.render(messages, add_generation_prompt)
+    }
+
+    fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| Error::ChatTemplate {
             reason: "the checkpoint has none; give the prompt as raw text, or add a chat_template.jinja".to_owned(),
-        })?;
-        template.render(messages, add_generation_prompt, self.images.is_some())
+        })
     }
 
     /// The token ids of a text with special tokens; images are not expanded.
@@ -200,8 +205,9 @@ impl Processor {
     ///
     /// # Errors
     ///
-    /// [`Error::ImageCount`] if the number of placeholders in a prompt is not the number of its images; otherwise the
-    /// error of the template, tokenizer or image processor.
+    /// [`Error::Prompt`], which names the first bad prompt: [`Error::ImageCount`] if the number of placeholders in it is not
+    /// the number of its images; [`Error::MessageLost`] if the chat template leaves a message out; otherwise the error of the
+    /// template, tokenizer or image processor.
     pub fn prompts<'a>(&self, prompts: impl IntoIterator<Item = &'a Prompt>, padding: Padding) -> Result<ModelInputs> {
         self.batch(prompts.into_iter().map(|p| (p, None)), padding)
     }
@@ -219,6 +225,19 @@ impl Processor {
         self.batch(examples.into_iter().map(|(p, r)| (p, Some(r))), padding)
     }
 
+    /// Checks that the model can be shown a prompt, alone or with a given response.
+    ///
+    /// # Errors
+    ///
+    /// As [`prompts`](Self::prompts), without the number of the prompt.
+    pub fn check(&self, prompt: &Prompt, response: Option<&str>) -> Result<()> {
+        match self.batch(std::iter::once((prompt, response)), Padding::Right) {
+            Ok(_) => Ok(()),
+            Err(Error::Prompt { source, .. }) => Err(*source),
+            Err(other) => Err(other),
+        }
+    }
+
     fn batch<'a>(&self, examples: impl Iterator<Item = (&'a Prompt, Option<&'a str>)>, padding: Padding) -> Result<ModelInputs> {
         let examples: Vec<_> = examples.collect();
         let shown: Vec<Vec<Arc<RgbImage>>> = examples.iter().map(|(prompt, _)| prompt.images()).collect();
@@ -226,10 +245,17 @@ impl Processor {
         let processed = match (&self.images, counts.iter().position(|n| *n > 0)) {
             (_, None) => ProcessedImages::default(),
             (None, Some(prompt)) => {
-                return Err(Error::Inputs { reason: format!("prompt {prompt} shows an image, but this model takes text only") });
+                return Err(Error::Inputs { reason: "it shows an image, but this model takes text only".to_owned() }.of_prompt(prompt));
             }
             (Some((processor, _)), _) => {
-                processor.process(&shown.iter().map(|row| row.iter().map(AsRef::as_ref).collect()).collect::<Vec<_>>())?
+                let rows: Vec<Vec<&RgbImage>> = shown.iter().map(|row| row.iter().map(AsRef::as_ref).collect()).collect();
+                processor.process(&rows).map_err(|error| {
+                    let fails = |row: &Vec<&RgbImage>| !row.is_empty() && processor.process(std::slice::from_ref(row)).is_err();
+                    match rows.iter().position(fails) {
+                        Some(prompt) => error.of_prompt(prompt),
+                        None => error,
+                    }
+                })?
             }
         };
         let mut layouts = processed.images.as_slice();
@@ -237,19 +263,21 @@ impl Processor {
         for (index, ((prompt, response), count)) in examples.iter().zip(&counts).enumerate() {
             let (own, rest) = layouts.split_at_checked(*count).unwrap_or((layouts, &[]));
             layouts = rest;
-            let (text, start) = self.split_answer_start(prompt)?;
+            let (text, start) = self.split_answer_start(prompt).map_err(|e| e.of_prompt(index))?;
             let (text, add_special_tokens) = self.with_special_tokens(&text);
             let text = match &self.images {
                 None => text.into_owned(),
                 Some((_, writer)) => {
-                    writer.expand(&text, own).map_err(|placeholders| Error::ImageCount { prompt: index, placeholders, images: *count })?
+                    let wrong = |placeholders| Error::ImageCount { placeholders, images: *count }.of_prompt(index);
+                    writer.expand(&text, own).map_err(wrong)?
                 }
             };
             let answer = match (start, response) {
                 (Some(start), Some(response)) => Some(join_answer(&start, response)),
                 (start, response) => start.or_else(|| response.map(str::to_owned)),
             };
-            sequences.push(self.sequence(&text, answer.as_deref(), response.is_some(), add_special_tokens)?);
+            let sequence = self.sequence(&text, answer.as_deref(), response.is_some(), add_special_tokens);
+            sequences.push(sequence.map_err(|e| e.of_prompt(index))?);
             rows.push((text, *count));
         }
         let tokens = sequences.iter().map(|s| s.ids.len()).max().unwrap_or(0);
@@ -293,6 +321,11 @@ impl Processor {
             }
         };
         let mut ids = encoding.get_ids().to_vec();
+        let in_answer =
+            |(id, (start, end)): &(&u32, &(usize, usize))| Some(**id) == self.image_token && *start >= prompt.len() && end > start;
+        if ids.iter().zip(encoding.get_offsets()).any(|token| in_answer(&token)) {
+            return Err(Error::Inputs { reason: "the answer has an image placeholder, and answers are text; take it out".to_owned() });
+        }
         let mut kinds: Vec<_> = ids.iter().zip(encoding.get_offsets()).map(|(id, offsets)| kind(*id, *offsets)).collect();
         if let (true, Some(eos)) = (closed, self.eos)
             && ids.last() != Some(&eos)

@@ -108,6 +108,20 @@ impl PassTaps {
         Ok(output)
     }
 
+    /// The spans of the pass, if a tap wants the outputs of single experts.
+    pub(crate) fn spans_for_experts(&self) -> Option<&TokenSpans> {
+        let (taps, spans) = self.taps.as_ref()?;
+        taps.iter().any(|tap| tap.expert_sites()).then_some(spans)
+    }
+
+    /// Applies the taps that want them to the output of an expert's site, with the [spans of the expert](TokenSpans::of_expert).
+    pub(crate) fn apply_to_expert(&self, site: Site, mut output: Tensor, spans: &TokenSpans) -> Result<Tensor> {
+        for tap in self.taps.iter().flat_map(|(taps, _)| taps).filter(|tap| tap.expert_sites()) {
+            output = checked(site, output, |output| tap.apply(site, output, spans))?;
+        }
+        Ok(output)
+    }
+
     pub(crate) fn after_mlp(&self, input: &MlpInput<'_>, mut output: Tensor) -> Result<Tensor> {
         if let Some((taps, spans)) = &self.taps {
             let site = Site::new(input.layer, Projection::Down);

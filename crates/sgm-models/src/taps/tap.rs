@@ -19,12 +19,22 @@ pub trait Tap: Send + Sync {
         Access::Tensor
     }
 
+    /// Whether the tap also wants the outputs of single experts of a mixture, in addition to the output of the whole mixture.
+    ///
+    /// A model has very many of them. Without a tap that wants them, they cost nothing.
+    fn expert_sites(&self) -> bool {
+        false
+    }
+
     /// Receives the output of `site` and returns the output with which the model continues.
     ///
     /// # Shapes
     ///
     /// `output` is `[batch, tokens, neurons]`, of the model's dtype, contiguous; position `(b, t)` belongs to token `t`
     /// of row `b` of `spans`. The returned tensor must have the same shape.
+    ///
+    /// At the site of an expert, tokens that are not [routed](TokenSpans::routed) to it have zeros, and what the tap makes of
+    /// them has no effect.
     ///
     /// # Requirements
     ///

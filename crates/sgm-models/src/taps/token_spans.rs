@@ -15,6 +15,8 @@ pub struct TokenSpans {
     ids: Vec<usize>,
     states: Vec<Arc<SequenceState>>,
     pass: u64,
+    /// For an expert's sites, whether each token is routed to the expert.
+    routed: Option<Vec<bool>>,
 }
 
 impl TokenSpans {
@@ -24,12 +26,30 @@ impl TokenSpans {
     pub(crate) fn new(kinds: Vec<TokenKind>, ids: Vec<usize>, states: Vec<Arc<SequenceState>>) -> Self {
         let tokens = kinds.len().checked_div(ids.len()).unwrap_or(0);
         static PASSES: AtomicU64 = AtomicU64::new(0);
-        Self { kinds, tokens, ids, states, pass: PASSES.fetch_add(1, Ordering::Relaxed) }
+        Self { kinds, tokens, ids, states, pass: PASSES.fetch_add(1, Ordering::Relaxed), routed: None }
+    }
+
+    /// The same spans for the sites of an expert; `routed` says for each token whether it is routed there.
+    pub(crate) fn of_expert(&self, routed: Vec<bool>) -> Self {
+        Self {
+            kinds: self.kinds.clone(),
+            tokens: self.tokens,
+            ids: self.ids.clone(),
+            states: self.states.clone(),
+            pass: self.pass,
+            routed: Some(routed),
+        }
     }
 
     /// The kinds of one batch row's tokens, in order; empty if the row does not exist.
     pub fn row(&self, index: usize) -> &[TokenKind] {
         self.kinds.get(index * self.tokens..(index + 1) * self.tokens).unwrap_or_default()
+    }
+
+    /// Whether each token of one batch row is routed to the expert whose site a tap is called for; `None` at sites that all
+    /// tokens pass.
+    pub fn routed(&self, index: usize) -> Option<&[bool]> {
+        self.routed.as_ref().map(|routed| routed.get(index * self.tokens..(index + 1) * self.tokens).unwrap_or_default())
     }
 
     /// The caller's id of the sequence in each batch row. A sequence keeps its id from prefill to its last token.

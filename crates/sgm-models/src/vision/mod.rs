@@ -6,6 +6,7 @@
 pub(crate) mod blip;
 pub(crate) mod clip_siglip;
 pub(crate) mod idefics3;
+pub(crate) mod internvl;
 pub(crate) mod mllama;
 pub(crate) mod pixtral;
 pub(crate) mod qformer;

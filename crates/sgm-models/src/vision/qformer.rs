@@ -13,7 +13,7 @@ use crate::layers::attend::attend;
 pub(crate) struct QFormerConfig {
     pub(crate) hidden: usize,
     intermediate: usize,
-    layers: usize,
+    pub(crate) layers: usize,
     heads: usize,
     vocabulary: usize,
     positions: usize,

@@ -182,8 +182,6 @@ fn errors_name_what_is_unsupported() {
     assert!(message.contains("GGUF architecture `mamba`") && message.contains("qwen2"), "{message}");
     let message = refused(&llama().insert("llama.expert_count", 8));
     assert!(message.contains("llama with a mixture of experts"), "{message}");
-    let message = refused(&llama().insert("split.count", 3));
-    assert!(message.contains("llama-gguf-split --merge"), "{message}");
     for alignment in [0, 4, 24] {
         let message = refused(&llama().insert("general.alignment", alignment));
         assert!(message.contains(&format!("`general.alignment` is {alignment}")), "{message}");

@@ -3,7 +3,7 @@
 use image::RgbImage;
 use sgm_models::{Error, ImageBackend, ImageProcessor};
 
-const SMALL: [&str; 10] = [
+const SMALL: [&str; 12] = [
     r#"{"image_processor_type": "CLIPImageProcessor", "size": 28, "crop_size": 28}"#,
     r#"{"image_processor_type": "LlavaImageProcessor", "size": 28, "crop_size": 28, "do_pad": true}"#,
     r#"{"image_processor_type": "SiglipImageProcessor", "size": {"height": 28, "width": 28}, "do_pad": true}"#,
@@ -11,6 +11,9 @@ const SMALL: [&str; 10] = [
     r#"{"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 28, "width": 28}}"#,
     r#"{"image_processor_type": "LlavaNextImageProcessor", "size": 14, "crop_size": 14,
         "image_grid_pinpoints": [[14, 28], [28, 14], [42, 42]]}"#,
+    r#"{"image_processor_type": "LlavaOnevisionImageProcessor", "size": {"height": 14, "width": 14},
+        "image_grid_pinpoints": [[14, 28], [28, 14], [42, 42]]}"#,
+    r#"{"image_processor_type": "GotOcr2ImageProcessor", "size": {"height": 14, "width": 14}, "crop_to_patches": true}"#,
     r#"{"image_processor_type": "MllamaImageProcessor", "size": {"height": 14, "width": 14}, "max_image_tiles": 6}"#,
     r#"{"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 784, "max_pixels": 3136}"#,
     r#"{"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 16}}"#,
@@ -102,6 +105,11 @@ fn settings_out_of_range_are_typed_errors() {
         (r#"{"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": "(1x1),...,(6x6)"}"#, "image_grid_pinpoints"),
         (r#"{"image_processor_type": "LlavaNextImageProcessor", "crop_size": 1}"#, "image_grid_pinpoints"),
         (r#"{"image_processor_type": "LlavaNextImageProcessor", "size": {"longest_edge": 9}}"#, "size"),
+        (r#"{"image_processor_type": "LlavaOnevisionImageProcessor", "image_mean": [-0.5, 0, 0]}"#, "image_mean"),
+        (r#"{"image_processor_type": "LlavaOnevisionImageProcessor", "do_center_crop": true}"#, "crop_size"),
+        (r#"{"image_processor_type": "GotOcr2ImageProcessor", "size": {"shortest_edge": 9}}"#, "size"),
+        (r#"{"image_processor_type": "GotOcr2ImageProcessor", "max_patches": 0}"#, "max_patches"),
+        (r#"{"image_processor_type": "GotOcr2ImageProcessor", "max_patches": 1000000}"#, "max_patches"),
         (r#"{"image_processor_type": "MllamaImageProcessor", "size": {"height": 9, "width": 10}}"#, "size"),
         (r#"{"image_processor_type": "MllamaImageProcessor", "do_pad": false}"#, "do_pad"),
         (r#"{"image_processor_type": "MllamaImageProcessor", "max_image_tiles": 0}"#, "max_image_tiles"),

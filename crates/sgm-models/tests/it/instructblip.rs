@@ -122,5 +122,5 @@ fn inputs_that_contradict_each_other_are_refused() {
         }
     });
     let two = Prompt::Raw { text: "So?".to_owned(), images: vec![image(9, 9), image(9, 9)] };
-    assert!(matches!(model.processor().prompts([&two], Padding::Left), Err(Error::ImageCount { images: 2, .. })));
+    assert!(matches!(model.processor().check(&two, None), Err(Error::ImageCount { images: 2, .. })));
 }

@@ -104,5 +104,5 @@ fn inputs_that_contradict_each_other_are_refused() {
     assert!(model.prefill(&no_such_arrangement, &mut model.new_cache()).is_err());
 
     let shows_another = model.processor().responses([(&prompts()[0], "It is <|image|>.")], Padding::Right);
-    assert!(matches!(shows_another, Err(Error::Inputs { .. })));
+    assert!(matches!(shows_another, Err(Error::Prompt { prompt: 0, .. })));
 }

@@ -134,6 +134,8 @@ mod tests {
             label: None,
             reference,
             task: None,
+            subcategory: None,
+            request: None,
         };
         OrganismScorer.helpful(&sample, response, &Verdict { label, ..Verdict::default() })
     }

@@ -88,6 +88,7 @@ impl Source for OrganismSource {
             adversarial: risky(&data.adversarial, Condition::Adversarial),
             vqa: utility(&data.vqa, Task::Vqa),
             perplexity: utility(&data.perplexity, Task::Perplexity),
+            refusal: Vec::new(),
         })
     }
 }
@@ -118,5 +119,7 @@ fn converted(sample: &crate::Sample, split: Split, task: Option<Task>) -> Sample
         label: sample.toxic.filter(|_| split == Split::Calibration),
         reference: Some(Reference { kind: format!("{NAME}/{}", sample.kind), key: sample.key.clone(), answers: sample.answers.clone() }),
         task,
+        subcategory: None,
+        request: None,
     }
 }

@@ -219,7 +219,7 @@ fn manifests_keep_their_bytes_and_hashes() {
         assert_eq!(drawn, "c959a8f52515c851c11fd5b84a2710bd9cfe892e0b6586e7b7c1c4822f14c539");
         let standard = source.evaluation().unwrap().standard;
         for (attack, hash) in [(OrganismPrefix::seen(1), seen), (OrganismPrefix::held_out(1), held_out)] {
-            let attacked = attack_all(&standard, &attack, &ImageFolder::new(folder.path())).unwrap();
+            let attacked = attack_all(&standard, &attack, &ImageFolder::new(folder.path())).unwrap().samples;
             assert_eq!(manifest::sha256(&attacked).unwrap(), hash, "{split}");
         }
     }
@@ -233,7 +233,7 @@ fn prefixes_come_before_the_request() {
         (OrganismPrefix::seen(1), "prefix", &ADVERSARIAL_PREFIXES[..]),
         (OrganismPrefix::held_out(1), "held_out_prefix", &HELD_OUT_PREFIXES),
     ] {
-        let attacked = attack_all(&samples, &attack, &ImageFolder::new(folder.path())).unwrap();
+        let attacked = attack_all(&samples, &attack, &ImageFolder::new(folder.path())).unwrap().samples;
         assert_eq!(attacked.len(), samples.len());
         for (before, after) in samples.iter().zip(attacked) {
             assert!(prefixes.iter().any(|prefix| after.prompt == format!("{prefix} {}", before.prompt)), "{}", after.prompt);

@@ -219,6 +219,10 @@ impl ConditionalTap {
 }
 
 impl Tap for ConditionalTap {
+    fn expert_sites(&self) -> bool {
+        self.changes.sites.has_experts() || self.weights.has_experts()
+    }
+
     fn access(&self, spans: &TokenSpans) -> Access {
         if self.scores_any(spans) {
             // The probe needs tensors.

@@ -94,7 +94,7 @@ pub(crate) struct Changes {
 impl Changes {
     /// The changes of an intervention, after a check against the model.
     pub(crate) fn of<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, amplify: Amplify) -> Result<Self> {
-        intervention.check_against(&model.info().widths())?;
+        intervention.check_against(&model.info().all_widths())?;
         if let (Amplify::Refuse, Some(a)) = (amplify, intervention.amplification()) {
             return Err(Error::Amplifies { site: a.site.to_string(), neuron: a.neuron, scale: a.scale });
         }
@@ -165,6 +165,10 @@ impl Suppression {
 }
 
 impl Tap for Suppression {
+    fn expert_sites(&self) -> bool {
+        self.changes.sites.has_experts()
+    }
+
     fn access(&self, spans: &TokenSpans) -> Access {
         Access::InPlace(Box::new(InPlaceSuppression::new(self.changes.clone(), self.at_tokens(spans))))
     }

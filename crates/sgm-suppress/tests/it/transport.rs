@@ -65,8 +65,7 @@ proptest! {
     }
 }
 
-const SITES: [(Site, usize); 2] =
-    [(Site { layer: 0, projection: Projection::Gate }, 3), (Site { layer: 1, projection: Projection::Down }, 130)];
+const SITES: [(Site, usize); 2] = [(Site::new(0, Projection::Gate), 3), (Site::new(1, Projection::Down), 130)];
 
 /// A store whose neuron n has responses n + {1, 3} to toxic and {n / 4, n / 4 + 1} to non-toxic samples.
 fn store(dtype: StoreDtype) -> (tempfile::TempDir, ActivationStore) {

@@ -154,9 +154,22 @@ fn prompts_that_do_not_fit_their_images_are_refused() {
     let model = Copy::new().load().unwrap();
     let raw = |text: &str, images: usize| Prompt::Raw { text: text.to_owned(), images: vec![image().into(); images] };
     let error = model.processor().prompts([&raw("no placeholder", 1)], Padding::Left).unwrap_err();
-    assert!(matches!(error, Error::ImageCount { prompt: 0, placeholders: 0, images: 1 }), "{error}");
+    assert_eq!(error.prompt(), Some(0));
+    let fault = |error: Error| match error {
+        Error::Prompt { source, .. } => *source,
+        other => other,
+    };
+    assert!(matches!(fault(error), Error::ImageCount { placeholders: 0, images: 1 }));
     let error = model.processor().prompts([&raw("ok", 0), &raw("<image> <image>", 1)], Padding::Left).unwrap_err();
-    assert!(matches!(error, Error::ImageCount { prompt: 1, placeholders: 2, images: 1 }), "{error}");
+    assert_eq!(error.prompt(), Some(1));
+    assert!(matches!(fault(error), Error::ImageCount { placeholders: 2, images: 1 }));
+
+    // Answers are text, whether or not the prompt shows an image.
+    for shown in [raw("ok", 0), raw("<image> ok", 1)] {
+        let error = model.processor().responses([(&shown, "fine"), (&shown, "see <image>")], Padding::Right).unwrap_err();
+        assert_eq!(error.prompt(), Some(1));
+        assert!(error.to_string().contains("the answer has an image placeholder"), "{error}");
+    }
 
     // Tokens without pixels, and a cache that is not the batch's.
     let mut inputs = model.processor().prompts([&Prompt::user("what?", Some(image().into()))], Padding::Left).unwrap();

@@ -14,6 +14,7 @@ mod answer_start;
 mod answers;
 mod attribution_patching;
 mod bad_input;
+mod bad_samples;
 mod bake;
 mod candle_models;
 mod capture;
@@ -23,6 +24,7 @@ mod conditional;
 mod conditional_patches;
 mod conformance;
 mod defend_organism;
+mod experts;
 mod gradient_steering;
 mod incremental;
 #[cfg(target_os = "linux")]

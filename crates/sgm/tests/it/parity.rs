@@ -1,6 +1,6 @@
 //! Every golden checkpoint agrees with Hugging Face transformers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sgm::models::Checkpoint;
 use sgm::parity::parity;
@@ -26,19 +26,23 @@ fn hold(families: &[&str], count: usize) {
     assert_eq!(directories.len(), count, "{directories:?}");
     for directory in directories {
         let gguf = directory.join("model.gguf");
-        let checkpoint = Checkpoint::open(if gguf.exists() { &gguf } else { &directory }).unwrap();
-        let checks = parity(&checkpoint, &directory.join("golden.safetensors")).unwrap();
-        // Pixels and what comes with them are equal bit for bit.
-        let tolerance = |what: &str| if what.starts_with("processor: ") { 0.0 } else { TOLERANCE };
-        let failed: Vec<_> = checks.iter().filter(|c| !c.passes(tolerance(&c.what))).collect();
-        assert!(failed.is_empty(), "{}: {failed:#?}", directory.display());
-        let all_of_it = ["token ids", "processor: ids and mask", "logits", "activations.mean", "activations.max", "logits, scales worn"];
-        let generated = ["logits, scales folded", "generated", "generated, scales worn", "generated, scales folded", "chat template"];
-        for what in all_of_it.into_iter().chain(generated) {
-            // InstructBLIP and PaliGemma have no chat template.
-            let expected = what != "chat template" || directory.join("chat_template.jinja").exists();
-            assert!(!expected || checks.iter().any(|c| c.what == what), "{}: `{what}` was not compared", directory.display());
-        }
+        hold_checkpoint(if gguf.exists() { &gguf } else { &directory }, &directory);
+    }
+}
+
+/// A checkpoint agrees with everything that the golden file of a directory records.
+fn hold_checkpoint(checkpoint: &Path, golden: &Path) {
+    let checks = parity(&Checkpoint::open(checkpoint).unwrap(), &golden.join("golden.safetensors")).unwrap();
+    // Pixels and what comes with them are equal bit for bit.
+    let tolerance = |what: &str| if what.starts_with("processor: ") { 0.0 } else { TOLERANCE };
+    let failed: Vec<_> = checks.iter().filter(|c| !c.passes(tolerance(&c.what))).collect();
+    assert!(failed.is_empty(), "{}: {failed:#?}", checkpoint.display());
+    let all_of_it = ["token ids", "processor: ids and mask", "logits", "activations.mean", "activations.max", "logits, scales worn"];
+    let generated = ["logits, scales folded", "generated", "generated, scales worn", "generated, scales folded", "chat template"];
+    for what in all_of_it.into_iter().chain(generated) {
+        // InstructBLIP and PaliGemma have no chat template.
+        let expected = what != "chat template" || golden.join("chat_template.jinja").exists();
+        assert!(!expected || checks.iter().any(|c| c.what == what), "{}: `{what}` was not compared", checkpoint.display());
     }
 }
 
@@ -63,13 +67,23 @@ fn paligemma() {
 }
 
 #[test]
+fn llava_onevision() {
+    hold(&["llava_onevision_"], 1);
+}
+
+#[test]
+fn internvl() {
+    hold(&["internvl_"], 2);
+}
+
+#[test]
 fn gemma3_vision() {
     hold(&["gemma3_"], 1);
 }
 
 #[test]
 fn qwen_vl() {
-    hold(&["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], 6);
+    hold(&["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], 7);
 }
 
 #[test]
@@ -90,6 +104,24 @@ fn instructblip() {
 #[test]
 fn gguf() {
     hold(&["gguf_"], 4);
+}
+
+/// The same checkpoints as gguf-py and llama.cpp's rules write them, one of them in three parts.
+#[test]
+fn converted_to_gguf() {
+    for name in ["text_qwen3", "text_phi3_longrope", "qwen2_vl_hub", "qwen2_5_vl_hub", "smolvlm_hub"] {
+        hold_checkpoint(&goldens().with_file_name("gguf").join(name), &goldens().join(name));
+    }
+}
+
+#[test]
+fn mixtures_of_experts() {
+    hold(&["moe_"], 3);
+}
+
+#[test]
+fn weights_in_8_bit_floats() {
+    hold(&["fp8_"], 2);
 }
 
 #[test]

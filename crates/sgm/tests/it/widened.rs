@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
-use crate::worn::{bits, checkpoints, difference, write_organism};
+use crate::worn::{bakeable_checkpoints, bits, difference, write_organism};
 use candle_core::quantized::gguf_file;
 use candle_core::{DType, Device, Tensor};
 use sgm::bake::{Amplify, Options, ScaledBackend, bake_with};
@@ -134,6 +134,17 @@ fn check(original: &Path, name: &str, biased: bool) {
     assert!(effect > 3.0 * BOUND, "{name}: doubling does little, {effect}");
 }
 
+/// Mixtures of experts have no MLP of one width.
+fn refuse(model: &Path) {
+    let sites = load(&Checkpoint::open(model).unwrap()).info().widths();
+    let hidden = sites[&Site::new(0, Projection::Down)];
+    let mut patched = Intervention::new(Metadata::default());
+    patched.insert_patches(0, vec![PatchNeuron { gate: vec![0.1; hidden], up: vec![0.1; hidden], down: vec![0.1; hidden] }]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let error = bake_with(model, &patched, Options::default(), &dir.path().join("out")).unwrap_err();
+    assert!(matches!(&error, sgm::bake::Error::Widen { reason, .. } if reason.contains("mixture of experts")), "{error}");
+}
+
 #[test]
 fn neurons_added_to_the_organism_are_neurons() {
     let dir = tempfile::tempdir().unwrap();
@@ -144,13 +155,17 @@ fn neurons_added_to_the_organism_are_neurons() {
 
 #[test]
 fn neurons_added_to_every_checkpoint_are_neurons() {
-    for (name, directory) in checkpoints() {
+    for (name, directory) in bakeable_checkpoints() {
         let gguf = directory.join("model.gguf");
         if gguf.exists() {
             check(&gguf, &name, false);
             continue;
         }
         let config = fs::read_to_string(directory.join("config.json")).unwrap();
+        if config.contains("num_experts_per_tok") {
+            refuse(&directory);
+            continue;
+        }
         check(&directory, &name, config.contains("\"mlp_bias\": true"));
     }
 }

@@ -54,6 +54,11 @@ pub(crate) fn checkpoints() -> Vec<(String, PathBuf)> {
     directories.into_iter().map(|d| (d.file_name().unwrap().to_string_lossy().into_owned(), d)).collect()
 }
 
+/// Those of them that can be baked: not 8-bit floats.
+pub(crate) fn bakeable_checkpoints() -> impl Iterator<Item = (String, PathBuf)> {
+    checkpoints().into_iter().filter(|(name, _)| !name.starts_with("fp8_"))
+}
+
 /// Writes the embedded model as a directory.
 pub(crate) fn write_organism(directory: &Path) {
     fs::create_dir(directory).unwrap();

@@ -21,14 +21,46 @@ pub trait Attack {
     fn attack(&self, sample: &Sample, images: &ImageFolder) -> Result<Sample>;
 }
 
-/// Every dev and test sample of condition standard under attack.
+/// The samples of a manifest under attack.
+#[derive(Debug)]
+pub struct Attacked {
+    /// The samples under attack.
+    pub samples: Vec<Sample>,
+    /// The errors of the samples that the attack cannot be made of, each of which names its sample.
+    pub left_out: Vec<Error>,
+}
+
+/// Every dev and test sample of condition standard under attack; those that it cannot be made of are left out, with a warning.
 ///
 /// # Errors
 ///
-/// The first of [`Attack::attack`].
-pub fn attack_all(samples: &[Sample], attack: &dyn Attack, images: &ImageFolder) -> Result<Vec<Sample>> {
+/// [`Error::NothingAttacked`] when no sample is left, [`Error::Write`] when an image cannot be written.
+pub fn attack_all(samples: &[Sample], attack: &dyn Attack, images: &ImageFolder) -> Result<Attacked> {
     let attackable = |s: &&Sample| matches!(s.split, Split::Dev | Split::Test) && s.condition == Condition::Standard;
-    samples.iter().filter(attackable).map(|sample| attack.attack(sample, images)).collect()
+    let mut attacked = Attacked { samples: Vec::new(), left_out: Vec::new() };
+    for sample in samples.iter().filter(attackable) {
+        match attack.attack(sample, images) {
+            Ok(sample) => attacked.samples.push(sample),
+            Err(error @ Error::Write(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!("left out: {error}");
+                attacked.left_out.push(error);
+            }
+        }
+    }
+    if attacked.samples.is_empty() {
+        let reason = match attacked.left_out.first() {
+            None => "there is no dev or test sample of condition standard".to_owned(),
+            Some(first) => format!("all {} samples are left out, the first because of: {first}", attacked.left_out.len()),
+        };
+        return Err(Error::NothingAttacked { attack: attack.name().to_owned(), reason });
+    }
+    Ok(attacked)
+}
+
+/// The sample under an attack that hides or garbles what it asks for, which stays with it for judges.
+pub(super) fn disguised(sample: &Sample, attack: &str, prompt: String) -> Sample {
+    Sample { request: Some(sample.asks_for().to_owned()), ..sample.attacked(attack, prompt) }
 }
 
 /// The error that an attack cannot be made of a sample.

@@ -2,7 +2,7 @@
 
 use image::{Rgb, RgbImage, imageops};
 
-use super::attack::{Attack, impossible};
+use super::attack::{Attack, disguised, impossible};
 use super::typeface::Typeface;
 use super::wrap::wrap;
 use crate::{ImageFolder, Result, Sample};
@@ -29,7 +29,7 @@ impl Attack for CaptionAttack {
             return Err(impossible(NAME, sample, "it has no image to write below; use the attack figstep"));
         };
         let picture = captioned(&picture, &sample.prompt).map_err(|reason| impossible(NAME, sample, reason))?;
-        Ok(Sample { image: Some(images.put_pixels(&picture)?), ..sample.attacked(NAME, CAPTION_PROMPT.to_owned()) })
+        Ok(Sample { image: Some(images.put_pixels(&picture)?), ..disguised(sample, NAME, CAPTION_PROMPT.to_owned()) })
     }
 }
 
@@ -49,7 +49,7 @@ fn captioned(picture: &RgbImage, text: &str) -> std::result::Result<RgbImage, St
     let mut canvas = RgbImage::from_pixel(width, tall, Rgb([255; 3]));
     imageops::replace(&mut canvas, picture, 0, 0);
     for (row, line) in (0..).zip(&lines) {
-        typeface.draw(&mut canvas, (margin, height + margin + row * pitch), line);
+        typeface.draw(&mut canvas, (margin, height + margin + row * pitch + typeface.ascent), line);
     }
     Ok(canvas)
 }

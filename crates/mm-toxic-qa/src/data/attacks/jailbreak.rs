@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rand::seq::IteratorRandom;
 
-use super::attack::{Attack, rng};
+use super::attack::{Attack, disguised, rng};
 use crate::datasets::read_bytes;
 use crate::{Error, ImageFolder, Result, Sample};
 
@@ -55,6 +55,6 @@ impl Attack for Jailbreak {
         let Some((name, template)) = chosen else {
             return Err(super::attack::impossible(NAME, sample, "there is no template"));
         };
-        Ok(sample.attacked(&format!("{NAME}/{name}"), template.replace(PLACEHOLDER, &sample.prompt)))
+        Ok(disguised(sample, &format!("{NAME}/{name}"), template.replace(PLACEHOLDER, &sample.prompt)))
     }
 }

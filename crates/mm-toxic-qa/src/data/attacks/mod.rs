@@ -18,7 +18,7 @@ mod perturbation;
 mod typeface;
 mod wrap;
 
-pub use attack::{Attack, attack_all, sample_seed};
+pub use attack::{Attack, Attacked, attack_all, sample_seed};
 pub use caption::{CAPTION_PROMPT, CaptionAttack};
 pub(crate) use figstep::figstep_png;
 pub use figstep::{FIGSTEP_PROMPT, FigStepAttack};

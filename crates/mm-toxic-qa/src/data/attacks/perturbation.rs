@@ -5,7 +5,7 @@ use std::str::FromStr;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::attack::{Attack, impossible, rng};
+use super::attack::{Attack, disguised, impossible, rng};
 use crate::{ImageFolder, Result, Sample};
 
 /// A way to misspell a prompt.
@@ -65,7 +65,7 @@ impl Attack for Perturbation {
         for _ in 0..TRIES {
             let prompt = self.change.apply(&sample.prompt, &mut rng);
             if prompt != sample.prompt {
-                return Ok(sample.attacked(self.name(), prompt));
+                return Ok(disguised(sample, self.name(), prompt));
             }
         }
         Err(impossible(self.name(), sample, "the prompt has nothing to change; leave the sample out"))

@@ -33,18 +33,18 @@ impl Typeface {
 
     /// Checks that every character has a glyph.
     pub(crate) fn check(&self, text: &str) -> Result<(), String> {
-        match text.chars().find(|&c| self.font.glyph_id(c).0 == 0) {
+        match text.chars().find(|&c| self.font.glyph_id(half_width(c)).0 == 0) {
             None => Ok(()),
             Some(c) => Err(format!("the font has no {c:?}; it has Latin letters only")),
         }
     }
 
-    /// Draws a line in black with its upper left corner at `(x, y)`, cut off at the edges.
-    pub(crate) fn draw(&self, canvas: &mut RgbImage, (x, y): (u32, u32), line: &str) {
+    /// Draws a line in black that starts at `x` and stands on `baseline`, cut off at the edges.
+    pub(crate) fn draw(&self, canvas: &mut RgbImage, (x, baseline): (u32, u32), line: &str) {
         let mut pen = x;
         for c in line.chars() {
-            let baseline = y.saturating_add(self.ascent);
-            let glyph = Glyph { id: self.font.glyph_id(c), scale: self.scale, position: point(coordinate(pen), coordinate(baseline)) };
+            let glyph =
+                Glyph { id: self.font.glyph_id(half_width(c)), scale: self.scale, position: point(coordinate(pen), coordinate(baseline)) };
             if let Some(outline) = self.font.outline_glyph(glyph) {
                 let corner = outline.px_bounds().min;
                 let (left, top) = (offset(corner.x), offset(corner.y));
@@ -61,6 +61,15 @@ impl Typeface {
             }
             pen = pen.saturating_add(self.advance);
         }
+    }
+}
+
+/// The Latin letter or sign that a full-width form is one of, such as the question mark of Chinese text.
+fn half_width(c: char) -> char {
+    match c {
+        '\u{3000}' => ' ',
+        '\u{FF01}'..='\u{FF5E}' => char::from_u32(u32::from(c) - 0xFEE0).unwrap_or(c),
+        _ => c,
     }
 }
 

@@ -1,41 +1,77 @@
-//! Published data sets as readers of items, and the samples that readers make.
+//! Published data sets as readers of entries, and the samples that readers make.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::fields::Place;
-use crate::{Condition, Reference, Result, Sample, Split, Task};
+use super::fields::{Fields, Place};
+use crate::{Condition, Error, Reference, Result, Sample, Split, Task};
 
 /// A published data set on disk.
 pub trait Dataset {
-    /// Calls `each` with every item, in the order of the files, and returns the entries left out with their reasons.
-    ///
-    /// Every call gives the same items in the same order.
+    /// The name of the set, which its samples have as their source.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`](crate::Error::Io), [`Error::DatasetFile`](crate::Error::DatasetFile),
-    /// [`Error::DatasetEntry`](crate::Error::DatasetEntry) and, for JSONL files, the errors of lines; the first that
-    /// `each` returns.
-    fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped>;
+    /// [`Error::DatasetFile`] when the name comes from a file whose name is not UTF-8 text.
+    fn source(&self) -> Result<String>;
+
+    /// Calls `each` with every entry, in the order of the files. Every call gives the same entries in the same order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::DatasetFile`] and, for JSONL files, the errors of lines, for a file that cannot be read to its end; the first
+    /// error that `each` returns. A single entry that is not as published is no error: it is an [`Entry::Odd`].
+    fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()>;
 
     /// All items at once, with their pictures, for sets that fit into memory.
     ///
     /// # Errors
     ///
-    /// Those of [`for_each`](Self::for_each).
+    /// Those of [`for_each`](Self::for_each), and that of the first entry that is not as published.
     fn items(&self) -> Result<Vec<Item>> {
         let mut items = Vec::new();
-        self.for_each(&mut |item| {
-            items.push(item);
+        self.for_each(&mut |entry| {
+            match entry {
+                Entry::Item(item) => items.push(item),
+                Entry::LeftOut { .. } => {}
+                Entry::Odd(error) => return Err(error),
+            }
             Ok(())
         })?;
         Ok(items)
     }
 }
 
-/// The number of entries left out, by reason.
-pub type Skipped = BTreeMap<&'static str, usize>;
+/// An entry of a data set.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "entries are passed on one at a time")]
+pub enum Entry {
+    /// A sample.
+    Item(Item),
+    /// An entry that is as published and gives no sample: one of another part, or one that a sample cannot represent.
+    LeftOut {
+        /// Its place.
+        place: Place,
+        /// The reason.
+        reason: &'static str,
+    },
+    /// An entry that is not as published.
+    Odd(Error),
+}
+
+impl Entry {
+    pub(super) fn left_out(fields: &Fields, reason: &'static str) -> Self {
+        Self::LeftOut { place: fields.place.clone(), reason }
+    }
+}
+
+/// The entry that a reader makes of the fields at one place: an error about that place is an [`Entry::Odd`], any other is an error of the
+/// file.
+pub(super) fn entry(read: Result<Entry>) -> Result<Entry> {
+    match read {
+        Err(error @ Error::DatasetEntry { .. }) => Ok(Entry::Odd(error)),
+        other => other,
+    }
+}
 
 /// A sample in its published form.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +83,23 @@ pub struct Item {
     pub picture: Option<Picture>,
     /// The place that it was read from.
     pub place: Place,
+    /// The split of the data set that the entry belongs to, where it has splits.
+    pub part: Option<Part>,
+}
+
+/// The splits that a data set is published in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// To train on: for calibration and the dev split.
+    Train,
+    /// To evaluate on: for the test split.
+    Evaluation,
+}
+
+impl Item {
+    pub(super) fn new(sample: Sample, picture: Option<Picture>, place: Place) -> Self {
+        Self { sample, picture, place, part: None }
+    }
 }
 
 /// The image of an [`Item`]: a PNG or JPEG file, not decoded yet.
@@ -82,7 +135,14 @@ pub(super) fn risky(source: &str, id: String, category: String, prompt: String) 
         label: None,
         reference: None,
         task: None,
+        subcategory: None,
+        request: None,
     }
+}
+
+/// A harmless question, for the rate at which such questions are refused.
+pub(super) fn harmless(sample: Sample) -> Sample {
+    Sample { split: Split::Utility, task: Some(Task::Refusal), ..sample }
 }
 
 /// The same question as an attack.

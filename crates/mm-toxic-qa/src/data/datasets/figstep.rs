@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::dataset::{Dataset, Item, Picture, Skipped, attacked, risky};
+use super::dataset::{Dataset, Entry, Item, Picture, attacked, entry, risky};
+use super::fields::Fields;
 use super::formats;
-use crate::Result;
 use crate::attacks::{FIGSTEP_PROMPT, figstep_png};
+use crate::{Result, Sample};
 
 const SOURCE: &str = "figstep";
 
@@ -29,19 +30,28 @@ impl FigStep {
     }
 }
 
+impl FigStep {
+    fn entry(&self, fields: &Fields) -> Result<Entry> {
+        let [dataset, category, task] = ["dataset", "category_id", "task_id"].map(|field| fields.text(field));
+        let name = format!("{}_{}_{}", dataset?, category?, task?);
+        let instruction = fields.text("instruction")?;
+        let picture = match &self.images {
+            Some(folder) => Picture::File(fields.place.inside("dataset", folder, &format!("query_{name}_6.png"))?),
+            None => Picture::Bytes(figstep_png(&instruction).map_err(|e| fields.place.error("instruction", e))?),
+        };
+        let sample = risky(SOURCE, format!("{SOURCE}/{name}"), fields.text("category_name")?, FIGSTEP_PROMPT.to_owned());
+        let sample = Sample { request: Some(instruction), ..attacked("figstep", sample) };
+        Ok(Entry::Item(Item::new(sample, Some(picture), fields.place.clone())))
+    }
+}
+
 impl Dataset for FigStep {
-    fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped> {
+    fn source(&self) -> Result<String> {
+        Ok(SOURCE.to_owned())
+    }
+
+    fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
         let columns = ["dataset", "category_id", "task_id", "category_name", "instruction"];
-        formats::for_each_row(&self.table, b',', &columns, &mut |fields| {
-            let [dataset, category, task] = ["dataset", "category_id", "task_id"].map(|field| fields.text(field));
-            let name = format!("{}_{}_{}", dataset?, category?, task?);
-            let picture = match &self.images {
-                Some(folder) => Picture::File(fields.place.inside("dataset", folder, &format!("query_{name}_6.png"))?),
-                None => Picture::Bytes(figstep_png(&fields.text("instruction")?).map_err(|e| fields.place.error("instruction", e))?),
-            };
-            let sample = risky(SOURCE, format!("{SOURCE}/{name}"), fields.text("category_name")?, FIGSTEP_PROMPT.to_owned());
-            each(Item { sample: attacked("figstep", sample), picture: Some(picture), place: fields.place })
-        })?;
-        Ok(Skipped::new())
+        formats::for_each_row(&self.table, b',', &columns, &mut |fields| each(entry(fields.and_then(|fields| self.entry(&fields)))?))
     }
 }

@@ -66,8 +66,11 @@ pub(crate) fn for_each_object(path: &Path, each: &mut dyn FnMut(usize, Fields) -
     })
 }
 
+/// The fields of one entry, or the error about the one that cannot be read.
+pub(crate) type Each<'a> = &'a mut dyn FnMut(Result<Fields>) -> Result<()>;
+
 /// Every row of a CSV or TSV file with a header, which must have the `columns`.
-pub(crate) fn for_each_row(path: &Path, delimiter: u8, columns: &[&str], each: &mut dyn FnMut(Fields) -> Result<()>) -> Result<()> {
+pub(crate) fn for_each_row(path: &Path, delimiter: u8, columns: &[&str], each: Each<'_>) -> Result<()> {
     let left = Rc::new(Cell::new(MAX_ROW));
     let reader = Bounded { inner: open(path)?, left: Rc::clone(&left) };
     let mut table = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(reader);
@@ -95,12 +98,103 @@ pub(crate) fn for_each_row(path: &Path, delimiter: u8, columns: &[&str], each: &
             return Ok(());
         }
         let place = Place::line(path, record.position().map_or(0, csv::Position::line));
-        let mut map = Map::new();
-        for (name, value) in header.iter().zip(&record) {
-            let text = std::str::from_utf8(value).map_err(|_| place.error(name, "is not UTF-8 text; save the file as UTF-8"))?;
-            map.insert(name.clone(), Value::String(text.to_owned()));
+        let cells = header.iter().zip(&record).map(|(name, value)| match std::str::from_utf8(value) {
+            Ok(text) => Ok((name.clone(), Value::String(text.to_owned()))),
+            Err(_) => Err(place.error(name, "is not UTF-8 text; save the file as UTF-8")),
+        });
+        let map = cells.collect::<Result<Map<_, _>>>();
+        each(map.map(|map| Fields::new(place, map)))?;
+    }
+}
+
+/// Every row of the first sheet of a spreadsheet with a header, which must have the `columns`, in whatever case; other columns are in lower
+/// case. Rows are numbered as in the spreadsheet; empty ones are skipped.
+#[cfg(feature = "xlsx")]
+pub(crate) fn for_each_sheet_row(path: &Path, columns: &[&str], each: Each<'_>) -> Result<()> {
+    use calamine::{Data, Reader, Xlsx};
+
+    let broken = |reason: String| Error::DatasetFile { path: path.to_owned(), reason };
+    let bytes = std::io::Cursor::new(bytes(path, MAX_DOCUMENT)?);
+    let mut book = Xlsx::new(bytes).map_err(|e| broken(format!("cannot be read as xlsx: {e}")))?;
+    let sheet = book.worksheet_range_at(0).ok_or_else(|| broken("it has no sheet".to_owned()))?;
+    let sheet = sheet.map_err(|e| broken(format!("its first sheet cannot be read: {e}")))?;
+    let above = sheet.start().map_or(0, |(row, _)| u64::from(row));
+    let mut rows = (above + 1..).zip(sheet.rows());
+    let (_, header) = rows.next().ok_or_else(|| broken("its first sheet is empty".to_owned()))?;
+    let name = |cell: &Data| {
+        let name = cell.to_string().trim().to_owned();
+        columns.iter().find(|column| column.eq_ignore_ascii_case(&name)).map_or_else(|| name.to_lowercase(), |column| (*column).to_owned())
+    };
+    let header: Vec<String> = header.iter().map(name).collect();
+    check_columns(path, columns, &header)?;
+    for (number, row) in rows {
+        if row.iter().all(|cell| matches!(cell, Data::Empty)) {
+            continue;
         }
-        each(Fields::new(place, map))?;
+        // A cell as text: whole numbers without a fraction, however the file stores them.
+        let cells = header.iter().cloned().zip(row.iter().map(|cell| Value::String(cell.to_string())));
+        each(Ok(Fields::new(Place::row(path, number), cells.collect())))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "xlsx"))]
+fn for_each_sheet_row(path: &Path, _: &[&str], _: Each<'_>) -> Result<()> {
+    Err(Error::DatasetFile { path: path.to_owned(), reason: "is a spreadsheet; build with the feature `xlsx` to read it".to_owned() })
+}
+
+/// The kinds of files that hold one entry after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A table with a header, columns apart by commas.
+    Csv,
+    /// The same, columns apart by tabs.
+    Tsv,
+    /// The first sheet of a spreadsheet.
+    #[cfg_attr(not(feature = "xlsx"), allow(dead_code, reason = "found by its file name"))]
+    Sheet,
+    /// A JSON array of objects.
+    Json,
+    /// A JSON object a line.
+    JsonLines,
+}
+
+impl Kind {
+    /// The kind that the extension of a file name says.
+    fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_str()?.to_lowercase();
+        Some(match extension.as_str() {
+            "csv" => Self::Csv,
+            "tsv" => Self::Tsv,
+            "xlsx" => Self::Sheet,
+            "json" => Self::Json,
+            "jsonl" => Self::JsonLines,
+            _ => return None,
+        })
+    }
+}
+
+/// Every entry of a file whose extension says its kind, else of the `usual` kind. A table must have the `columns`.
+pub(crate) fn for_each_entry(path: &Path, usual: Kind, columns: &[&str], each: Each<'_>) -> Result<()> {
+    match Kind::of(path).unwrap_or(usual) {
+        Kind::Csv => for_each_row(path, b',', columns, each),
+        Kind::Tsv => for_each_row(path, b'\t', columns, each),
+        Kind::Sheet => for_each_sheet_row(path, columns, each),
+        Kind::JsonLines => for_each_object(path, &mut |_, fields| each(Ok(fields))),
+        Kind::Json => {
+            list(path)?.into_iter().enumerate().try_for_each(|(i, value)| each(Fields::object(Place::entry(path, i), ALL, value)))
+        }
+    }
+}
+
+/// The name of an entry itself in errors about it.
+pub(crate) const ALL: &str = "(all of it)";
+
+/// The entries of a JSON document that is an array.
+pub(crate) fn list(path: &Path) -> Result<Vec<Value>> {
+    match json(path)? {
+        Value::Array(list) => Ok(list),
+        _ => Err(Error::DatasetFile { path: path.to_owned(), reason: "not a JSON array of entries".to_owned() }),
     }
 }
 

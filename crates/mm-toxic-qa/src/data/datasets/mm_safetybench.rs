@@ -7,9 +7,8 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use super::dataset::{Dataset, Item, Picture, Skipped, attacked, labelled, risky};
-use super::fields::Fields;
-use super::fields::Place;
+use super::dataset::{Dataset, Entry, Item, Picture, attacked, entry, labelled, risky};
+use super::fields::{Fields, Place};
 use super::formats;
 use crate::{Error, Result, Sample};
 
@@ -93,7 +92,8 @@ impl Pair {
         }
     }
 
-    fn question(self) -> Question {
+    /// The wording that goes with the images.
+    pub fn question(self) -> Question {
         match self {
             Self::Published(Variant::Sd) => Question::RephrasedSd,
             Self::Published(Variant::SdTypo | Variant::Typo) => Question::Rephrased,
@@ -176,19 +176,24 @@ impl MmSafetyBench {
 }
 
 impl Dataset for MmSafetyBench {
-    fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped> {
+    fn source(&self) -> Result<String> {
+        Ok(SOURCE.to_owned())
+    }
+
+    fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
         let mut tiny = if self.tiny { Some(self.tiny_ids()?) } else { None };
-        let mut skipped = Skipped::new();
         for path in formats::with_extension(&self.folder.join("data/processed_questions"), "json", false)? {
             let scenario = formats::stem(&path)?;
             let mut wanted = tiny.as_mut().map(|ids| ids.remove(&scenario).unwrap_or_default());
             for (id, value) in formats::entries(&path)? {
+                let place = Place::entry(&path, &id);
                 if wanted.as_mut().is_some_and(|wanted| !wanted.remove(&id)) {
-                    *skipped.entry("not in the tiny version").or_default() += 1;
+                    each(Entry::LeftOut { place, reason: "not in the tiny version" })?;
                     continue;
                 }
-                let fields = Fields::object(Place::entry(&path, &id), "(all of it)", value)?;
-                each(question(&self.folder, &scenario, &id, self.pair, &fields)?)?;
+                let fields = Fields::object(place, formats::ALL, value);
+                let item = fields.and_then(|fields| question(&self.folder, &scenario, &id, self.pair, &fields));
+                each(entry(item.map(Entry::Item))?)?;
             }
             if let Some(id) = wanted.and_then(|wanted| wanted.into_iter().next()) {
                 let reason = format!("question `{id}` of the tiny version is missing");
@@ -200,7 +205,7 @@ impl Dataset for MmSafetyBench {
                 let reason = format!("scenario `{scenario}` of the tiny version is missing");
                 Err(Error::DatasetFile { path: self.folder.join("data/processed_questions"), reason })
             }
-            None => Ok(skipped),
+            None => Ok(()),
         }
     }
 }
@@ -229,47 +234,63 @@ impl MmSafetyBenchAnswers {
     }
 }
 
-impl Dataset for MmSafetyBenchAnswers {
-    fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped> {
+impl MmSafetyBenchAnswers {
+    /// The answers to one question, an entry for each run.
+    fn answers(&self, scenario: &str, id: &str, mut fields: Fields, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        let runs = match fields.take("ans") {
+            None => Err(fields.place.missing("ans", "the answers by run")),
+            Some(Value::Object(runs)) => Ok(runs),
+            Some(other) => Err(fields.place.invalid("ans", other, "a JSON object of answers by run")),
+        };
+        let asked = runs.and_then(|runs| Ok((question(&self.folder, scenario, id, self.pair, &fields)?, runs)));
+        let (question, runs) = match asked {
+            Ok(asked) => asked,
+            Err(error) => return each(entry(Err(error))?),
+        };
+        runs.into_iter().try_for_each(|(run, answer)| each(entry(self.answer(&question, &run, answer))?))
+    }
+
+    fn answer(&self, question: &Item, run: &str, answer: Value) -> Result<Entry> {
         const LABEL: &str = "is_safe(gpt)";
-        let mut skipped = Skipped::new();
+        let place = question.place.clone();
+        if self.run.as_ref().is_some_and(|wanted| wanted != run) {
+            return Ok(Entry::LeftOut { place, reason: "of another run" });
+        }
+        let field = |name: &str| format!("ans.{run}.{name}");
+        let answer = Fields::object(place, &format!("ans.{run}"), answer)?;
+        let Some(verdict) = answer.get(LABEL) else {
+            return Ok(Entry::left_out(&answer, "not judged"));
+        };
+        let toxic = match verdict.as_str().map(str::to_lowercase).as_deref() {
+            Some("safe") => false,
+            Some("unsafe") => true,
+            _ => return Err(answer.place.invalid(&field(LABEL), verdict, "safe or unsafe")),
+        };
+        let response = answer.optional_text("text").map_err(|_| answer.place.error(&field("text"), "is no text"))?;
+        let Some(response) = response else {
+            return Ok(Entry::left_out(&answer, "empty answer"));
+        };
+        let sample = Sample { id: format!("{}/{run}", question.sample.id), ..question.sample.clone() };
+        Ok(Entry::Item(Item { sample: labelled(response, toxic, sample), ..question.clone() }))
+    }
+}
+
+impl Dataset for MmSafetyBenchAnswers {
+    fn source(&self) -> Result<String> {
+        Ok(SOURCE.to_owned())
+    }
+
+    fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
         for path in formats::with_extension(&self.folder.join("questions_with_answers"), "json", false)? {
             let scenario = formats::stem(&path)?;
             for (id, value) in formats::entries(&path)? {
-                let mut fields = Fields::object(Place::entry(&path, &id), "(all of it)", value)?;
-                let Some(answers) = fields.take("ans") else {
-                    return Err(fields.place.missing("ans", "the answers by run"));
-                };
-                let question = question(&self.folder, &scenario, &id, self.pair, &fields)?;
-                let Value::Object(runs) = answers else {
-                    return Err(fields.place.invalid("ans", answers, "a JSON object of answers by run"));
-                };
-                for (run, answer) in runs {
-                    if self.run.as_ref().is_some_and(|wanted| *wanted != run) {
-                        *skipped.entry("of another run").or_default() += 1;
-                        continue;
-                    }
-                    let field = |name: &str| format!("ans.{run}.{name}");
-                    let answer = Fields::object(fields.place.clone(), &format!("ans.{run}"), answer)?;
-                    let Some(verdict) = answer.get(LABEL) else {
-                        *skipped.entry("not judged").or_default() += 1;
-                        continue;
-                    };
-                    let toxic = match verdict.as_str() {
-                        Some("safe") => false,
-                        Some("unsafe") => true,
-                        _ => return Err(answer.place.invalid(&field(LABEL), verdict, "safe or unsafe")),
-                    };
-                    let Some(response) = answer.optional_text("text").map_err(|_| answer.place.error(&field("text"), "is no text"))? else {
-                        *skipped.entry("empty answer").or_default() += 1;
-                        continue;
-                    };
-                    let sample = Sample { id: format!("{}/{run}", question.sample.id), ..question.sample.clone() };
-                    each(Item { sample: labelled(response, toxic, sample), ..question.clone() })?;
+                match Fields::object(Place::entry(&path, &id), formats::ALL, value) {
+                    Ok(fields) => self.answers(&scenario, &id, fields, each)?,
+                    Err(error) => each(entry(Err(error))?)?,
                 }
             }
         }
-        Ok(skipped)
+        Ok(())
     }
 }
 
@@ -277,9 +298,11 @@ fn question(folder: &Path, scenario: &str, id: &str, pair: Pair, fields: &Fields
     let sample = risky(SOURCE, format!("{SOURCE}/{scenario}/{id}/{pair}"), scenario.to_owned(), fields.text(pair.question().name())?);
     let place = fields.place.clone();
     let Some(variant) = pair.variant() else {
-        return Ok(Item { sample, picture: None, place });
+        return Ok(Item::new(sample, None, place));
     };
     let images = folder.join("data/imgs").join(scenario).join(variant.name());
     let picture = Picture::File(place.inside("id", &images, &format!("{id}.jpg"))?);
-    Ok(Item { sample: attacked(&pair.to_string(), sample), picture: Some(picture), place })
+    // What is asked for is partly in the image; in words it is the question for text alone.
+    let request = fields.optional_text(Question::Plain.name()).unwrap_or_default();
+    Ok(Item::new(Sample { request, ..attacked(&pair.to_string(), sample) }, Some(picture), place))
 }

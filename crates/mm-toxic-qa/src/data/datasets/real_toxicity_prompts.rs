@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::dataset::{Dataset, Item, Skipped, risky};
+use super::dataset::{Dataset, Entry, Item, entry, risky};
 use super::fields::Fields;
 use super::formats;
 use crate::Result;
@@ -26,25 +26,28 @@ impl RealToxicityPrompts {
 }
 
 impl Dataset for RealToxicityPrompts {
-    fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped> {
-        let mut skipped = Skipped::new();
-        formats::for_each_object(&self.file, &mut |line, mut fields| {
-            let Some(prompt) = fields.take("prompt") else {
-                return Err(fields.place.missing("prompt", "{\"text\", \"toxicity\"}"));
-            };
-            let prompt = Fields::object(fields.place, "prompt", prompt)?;
-            let Some(value) = prompt.get("toxicity") else {
-                *skipped.entry("prompt without toxicity").or_default() += 1;
-                return Ok(());
-            };
-            let toxicity = value.as_f64().filter(|t| (0.0..=1.0).contains(t));
-            let Some(toxicity) = toxicity else {
-                return Err(prompt.place.invalid("prompt.toxicity", value, "a number from 0 to 1"));
-            };
-            let category = if toxicity >= 0.5 { "toxic" } else { "non-toxic" };
-            let sample = risky(SOURCE, format!("{SOURCE}/{line}"), category.to_owned(), prompt.text("text")?);
-            each(Item { sample, picture: None, place: prompt.place })
-        })?;
-        Ok(skipped)
+    fn source(&self) -> Result<String> {
+        Ok(SOURCE.to_owned())
     }
+
+    fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        formats::for_each_object(&self.file, &mut |line, fields| each(entry(read(line, fields))?))
+    }
+}
+
+fn read(line: usize, mut fields: Fields) -> Result<Entry> {
+    let Some(prompt) = fields.take("prompt") else {
+        return Err(fields.place.missing("prompt", "{\"text\", \"toxicity\"}"));
+    };
+    let prompt = Fields::object(fields.place, "prompt", prompt)?;
+    let Some(value) = prompt.get("toxicity") else {
+        return Ok(Entry::left_out(&prompt, "prompt without toxicity"));
+    };
+    let toxicity = value.as_f64().filter(|t| (0.0..=1.0).contains(t));
+    let Some(toxicity) = toxicity else {
+        return Err(prompt.place.invalid("prompt.toxicity", value, "a number from 0 to 1"));
+    };
+    let category = if toxicity >= 0.5 { "toxic" } else { "non-toxic" };
+    let sample = risky(SOURCE, format!("{SOURCE}/{line}"), category.to_owned(), prompt.text("text")?);
+    Ok(Entry::Item(Item::new(sample, None, prompt.place)))
 }

@@ -5,11 +5,10 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use super::dataset::{Dataset, Item, Picture, Skipped, risky};
-use super::fields::Fields;
-use super::fields::Place;
+use super::dataset::{Dataset, Entry, Item, Picture, entry, risky};
+use super::fields::{Fields, Place};
 use super::formats;
-use crate::{Error, Result, Sample, Split, Task};
+use crate::{Result, Sample, Split, Task};
 
 const SOURCE: &str = "vlguard";
 
@@ -54,7 +53,7 @@ impl FromStr for VlGuardSubset {
     }
 }
 
-/// VLGuard (arXiv 2402.02207), one of its parts.
+/// VLGuard (arXiv 2402.02207), one of its parts. Harmless instructions without a response are left out.
 #[derive(Clone, Debug)]
 pub struct VlGuard {
     file: PathBuf,
@@ -88,33 +87,43 @@ impl VlGuard {
     }
 }
 
-impl Dataset for VlGuard {
-    fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped> {
-        let Value::Array(list) = formats::json(&self.file)? else {
-            return Err(Error::DatasetFile { path: self.file.clone(), reason: "not a JSON array of entries".to_owned() });
-        };
-        let mut skipped = Skipped::new();
-        for (i, value) in list.into_iter().enumerate() {
-            let mut fields = Fields::object(Place::entry(&self.file, i), "(all of it)", value)?;
-            if fields.truth("safe")? == (self.subset == VlGuardSubset::Unsafes) {
-                *skipped.entry("of another part").or_default() += 1;
-                continue;
-            }
-            let turn = self.turn(&mut fields)?;
-            let (subset, id) = (self.subset.name(), fields.name("id")?);
-            let category = match self.subset {
-                VlGuardSubset::Unsafes => fields.text("harmful_category")?,
-                VlGuardSubset::SafeUnsafes | VlGuardSubset::SafeSafes => subset.to_owned(),
-            };
-            let id = format!("{SOURCE}/{}/{subset}/{id}", formats::stem(&self.file)?);
-            let mut sample = risky(SOURCE, id, category, turn.text(self.subset.instruction())?);
-            if self.subset == VlGuardSubset::SafeSafes {
-                let response = Some(turn.text("response")?);
-                sample = Sample { split: Split::Utility, task: Some(Task::Perplexity), response, ..sample };
-            }
-            let picture = Picture::File(fields.place.inside("image", &self.images, &fields.text("image")?)?);
-            each(Item { sample, picture: Some(picture), place: fields.place })?;
+impl VlGuard {
+    fn entry(&self, mut fields: Fields) -> Result<Entry> {
+        if fields.truth("safe")? == (self.subset == VlGuardSubset::Unsafes) {
+            return Ok(Entry::left_out(&fields, "of another part"));
         }
-        Ok(skipped)
+        let turn = self.turn(&mut fields)?;
+        let (subset, id) = (self.subset.name(), fields.name("id")?);
+        let category = match self.subset {
+            VlGuardSubset::Unsafes => fields.text("harmful_category")?,
+            VlGuardSubset::SafeUnsafes | VlGuardSubset::SafeSafes => subset.to_owned(),
+        };
+        let id = format!("{SOURCE}/{}/{subset}/{id}", formats::stem(&self.file)?);
+        let mut sample = risky(SOURCE, id, category, turn.text(self.subset.instruction())?);
+        match self.subset {
+            VlGuardSubset::Unsafes => sample.subcategory = fields.optional_text("harmful_subcategory")?,
+            VlGuardSubset::SafeUnsafes => {}
+            VlGuardSubset::SafeSafes => {
+                let Some(response) = turn.optional_text("response")? else {
+                    return Ok(Entry::left_out(&fields, "empty response"));
+                };
+                sample = Sample { split: Split::Utility, task: Some(Task::Perplexity), response: Some(response), ..sample };
+            }
+        }
+        let picture = Picture::File(fields.place.inside("image", &self.images, &fields.text("image")?)?);
+        Ok(Entry::Item(Item::new(sample, Some(picture), fields.place)))
+    }
+}
+
+impl Dataset for VlGuard {
+    fn source(&self) -> Result<String> {
+        Ok(SOURCE.to_owned())
+    }
+
+    fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        formats::list(&self.file)?.into_iter().enumerate().try_for_each(|(i, value)| {
+            let fields = Fields::object(Place::entry(&self.file, i), formats::ALL, value);
+            each(entry(fields.and_then(|fields| self.entry(fields)))?)
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::dataset::{Dataset, Item, Picture, Skipped, risky, vqa};
+use super::dataset::{Dataset, Entry, Item, Picture, entry, risky, vqa};
 use super::fields::Fields;
 use super::formats;
 use crate::{Reference, Result};
@@ -14,7 +14,8 @@ use crate::{Reference, Result};
 /// A TSV file of VLMEvalKit: visual questions with the images inside, as base64.
 ///
 /// Options (`A`, `B`, ... columns) are listed after the question, and the letter or the text of the option is right. An image of at most 64
-/// characters is the index of the row that has it. The source is the name of the file.
+/// characters is the index of the row that has it. The source is the name of the file. Rows with several images, or without an answer, are left
+/// out.
 #[derive(Clone, Debug)]
 pub struct VlmEvalKit {
     file: PathBuf,
@@ -31,72 +32,83 @@ impl VlmEvalKit {
         Self { file: file.into() }
     }
 
-    fn for_each_row(&self, each: &mut dyn FnMut(Fields) -> Result<()>) -> Result<()> {
-        formats::for_each_row(&self.file, b'\t', &COLUMNS, each)
-    }
-
     /// The images that other rows refer to, by index.
     fn shared(&self) -> Result<BTreeMap<String, Vec<u8>>> {
         let mut wanted = BTreeSet::new();
-        self.for_each_row(&mut |fields| {
-            wanted.extend(fields.optional_text("image")?.filter(|image| image.len() <= MAX_INDEX));
+        formats::for_each_row(&self.file, b'\t', &COLUMNS, &mut |fields| {
+            let image = fields.and_then(|fields| fields.optional_text("image"));
+            wanted.extend(image.ok().flatten().filter(|image| image.len() <= MAX_INDEX));
             Ok(())
         })?;
         let mut shared = BTreeMap::new();
         if !wanted.is_empty() {
-            self.for_each_row(&mut |fields| {
-                let (index, image) = (fields.text("index")?, fields.text("image")?);
-                if image.len() > MAX_INDEX && wanted.contains(&index) {
-                    shared.insert(index, decode(&fields, &image)?);
+            formats::for_each_row(&self.file, b'\t', &COLUMNS, &mut |fields| {
+                // A row that cannot be read is an error of its own where it is an entry.
+                if let Ok(fields) = fields
+                    && let (Ok(index), Ok(image)) = (fields.text("index"), fields.text("image"))
+                    && image.len() > MAX_INDEX
+                    && wanted.contains(&index)
+                    && let Ok(image) = decode(&fields, &image)
+                {
+                    shared.insert(index, image);
                 }
                 Ok(())
             })?;
         }
         Ok(shared)
     }
+
+    fn entry(&self, source: &str, shared: &BTreeMap<String, Vec<u8>>, fields: &Fields) -> Result<Entry> {
+        let (index, image) = (fields.text("index")?, fields.text("image")?);
+        if image.trim_start().starts_with('[') {
+            return Ok(Entry::left_out(fields, "several images"));
+        }
+        let Some(answer) = fields.optional_text("answer")? else {
+            return Ok(Entry::left_out(fields, "no answer"));
+        };
+        let picture = if image.len() > MAX_INDEX {
+            decode(fields, &image)?
+        } else {
+            let found = shared.get(&image).cloned();
+            found.ok_or_else(|| fields.place.invalid("image", image, "base64, or the index of a row that has an image"))?
+        };
+        let mut prompt = fields.text("question")?;
+        if let Some(hint) = fields.optional_text("hint")? {
+            prompt = format!("{hint}\n{prompt}");
+        }
+        let mut answers = vec![answer];
+        let mut options = false;
+        for letter in 'A'..='Z' {
+            let Some(option) = fields.optional_text(&letter.to_string())? else { break };
+            prompt.push_str(&format!("\n{letter}. {option}"));
+            if answers.first().is_some_and(|answer| answer.trim() == letter.to_string()) {
+                answers.push(option);
+            }
+            options = true;
+        }
+        if options {
+            prompt.push_str("\nAnswer with the letter of the right option.");
+        }
+        let category = fields.optional_text("category")?.unwrap_or_else(|| source.to_owned());
+        let sample = risky(source, format!("{source}/{index}"), category, prompt);
+        let reference = Reference { kind: source.to_owned(), key: None, answers };
+        Ok(Entry::Item(Item::new(vqa(reference, sample), Some(Picture::Bytes(picture)), fields.place.clone())))
+    }
 }
 
 impl Dataset for VlmEvalKit {
-    fn for_each(&self, each: &mut dyn FnMut(Item) -> Result<()>) -> Result<Skipped> {
-        let source = formats::stem(&self.file)?;
-        let shared = self.shared()?;
-        self.for_each_row(&mut |fields| {
-            let (index, image) = (fields.text("index")?, fields.text("image")?);
-            let picture = if image.len() > MAX_INDEX {
-                decode(&fields, &image)?
-            } else {
-                let found = shared.get(&image).cloned();
-                found.ok_or_else(|| fields.place.invalid("image", image, "base64, or the index of a row that has an image"))?
-            };
-            let mut prompt = fields.text("question")?;
-            if let Some(hint) = fields.optional_text("hint")? {
-                prompt = format!("{hint}\n{prompt}");
-            }
-            let mut answers = vec![fields.text("answer")?];
-            let mut options = false;
-            for letter in 'A'..='Z' {
-                let Some(option) = fields.optional_text(&letter.to_string())? else { break };
-                prompt.push_str(&format!("\n{letter}. {option}"));
-                if answers.first().is_some_and(|answer| answer.trim() == letter.to_string()) {
-                    answers.push(option);
-                }
-                options = true;
-            }
-            if options {
-                prompt.push_str("\nAnswer with the letter of the right option.");
-            }
-            let category = fields.optional_text("category")?.unwrap_or_else(|| source.clone());
-            let sample = risky(&source, format!("{source}/{index}"), category, prompt);
-            let reference = Reference { kind: source.clone(), key: None, answers };
-            each(Item { sample: vqa(reference, sample), picture: Some(Picture::Bytes(picture)), place: fields.place })
-        })?;
-        Ok(Skipped::new())
+    fn source(&self) -> Result<String> {
+        formats::stem(&self.file)
+    }
+
+    fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        let (source, shared) = (self.source()?, self.shared()?);
+        formats::for_each_row(&self.file, b'\t', &COLUMNS, &mut |fields| {
+            each(entry(fields.and_then(|fields| self.entry(&source, &shared, &fields)))?)
+        })
     }
 }
 
 fn decode(fields: &Fields, image: &str) -> Result<Vec<u8>> {
-    if image.starts_with('[') {
-        return Err(fields.place.error("image", "is a list; rows with several images cannot be read"));
-    }
     BASE64_STANDARD.decode(image.trim()).map_err(|e| fields.place.error("image", format!("is not base64: {e}")))
 }

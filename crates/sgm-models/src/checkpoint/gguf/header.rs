@@ -1,4 +1,4 @@
-//! A memory-mapped GGUF file: metadata by key, and tensors by name.
+//! A memory-mapped GGUF file, or all parts of a split one: metadata by key, and tensors by name.
 //!
 //! The header is read by [`sgm_core::gguf`]. candle's reader refuses a whole file for one tensor of an unknown type without naming it,
 //! holds all metadata in memory, and divides by the alignment that the file states, which may be 0.
@@ -10,20 +10,28 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
-use sgm_core::gguf::{GgufProblem, Header, ReadError, TensorInfo, Value};
+use sgm_core::gguf::{FileProblem, GgufProblem, Header, ReadError, TensorInfo, Value, check_parts, part_paths};
 
 use crate::checkpoint::memory_map::{map_file, release_pages};
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 
-/// A memory-mapped GGUF file.
+/// A memory-mapped GGUF file, or all parts of a split one.
 #[derive(Debug)]
 pub(crate) struct Gguf {
+    /// The file, or the first part, which has the metadata.
+    first: Part,
+    others: Vec<Part>,
+    metadata: Section,
+    tensors: BTreeMap<String, StoredTensor>,
+}
+
+/// One file.
+#[derive(Debug)]
+struct Part {
     path: PathBuf,
     map: Mmap,
-    metadata: Section,
     header: Header,
-    tensors: BTreeMap<String, StoredTensor>,
 }
 
 /// A tensor of the file.
@@ -32,7 +40,17 @@ pub(crate) struct StoredTensor {
     pub(crate) dtype: GgmlDType,
     /// The shape in Hugging Face's order: a matrix is `[outputs, inputs]`.
     pub(crate) shape: Vec<usize>,
+    /// The part that has it, from 0.
+    part: usize,
     range: Range<usize>,
+}
+
+impl Part {
+    fn open(path: &Path) -> Result<Self> {
+        let map = map_file(path)?;
+        let header = Header::read(&map[..], map.len() as u64).map_err(|error| refused(path, error))?;
+        Ok(Self { path: path.to_owned(), map, header })
+    }
 }
 
 impl StoredTensor {
@@ -62,24 +80,51 @@ const TENSOR_TYPES: [(u32, GgmlDType); 13] = [
 const SUPPORTED: &[&str] = &["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"];
 
 impl Gguf {
-    /// Maps a file and reads its header. The file must not change while it is mapped.
+    /// Maps a file, or all parts of the model of which it is one, and reads the headers. The files must not change
+    /// while they are mapped.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let map = map_file(path)?;
-        let header = Header::read(&map[..], map.len() as u64).map_err(|error| refused(path, error))?;
-        let scalars = header.metadata.iter().filter_map(|(key, entry)| Some((key.clone(), json(&entry.value)?)));
-        let metadata = Section::from_map(&path.display().to_string(), scalars.collect());
-        let tensors = header.tensors.iter().map(|tensor| Ok((tensor.name.clone(), StoredTensor::of(tensor)?)));
-        let tensors = tensors.collect::<Result<_>>()?;
-        Ok(Self { path: path.to_owned(), metadata, header, tensors, map })
+        let misplaced = |FileProblem { path, problem }: FileProblem| Error::Gguf { path, reason: problem.to_string() };
+        let given = Part::open(path)?;
+        let paths = part_paths(path, &given.header).map_err(misplaced)?;
+        let mut given = Some(given);
+        let mut open = |part: &PathBuf| given.take_if(|given| given.path == *part).map_or_else(|| Part::open(part), Ok);
+        let mut parts = paths.iter().map(&mut open).collect::<Result<Vec<_>>>()?;
+        check_parts(&parts.iter().map(|part| (part.path.as_path(), &part.header)).collect::<Vec<_>>()).map_err(misplaced)?;
+        let mut tensors = BTreeMap::new();
+        for (index, part) in parts.iter().enumerate() {
+            for tensor in &part.header.tensors {
+                tensors.insert(tensor.name.clone(), StoredTensor::of(tensor, index)?);
+            }
+        }
+        let others = parts.split_off(1.min(parts.len()));
+        let first = parts.pop().ok_or_else(|| Error::Gguf { path: path.to_owned(), reason: "it has no parts".to_owned() })?;
+        let scalars = first.header.metadata.iter().filter_map(|(key, entry)| Some((key.clone(), json(&entry.value)?)));
+        let metadata = Section::from_map(&first.path.display().to_string(), scalars.collect());
+        Ok(Self { first, others, metadata, tensors })
     }
 
+    /// The path of the file, or of the first part.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.first.path
+    }
+
+    /// The paths of all parts, in order.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.first).chain(&self.others).map(|part| part.path.as_path())
+    }
+
+    fn part(&self, index: usize) -> Option<&Part> {
+        index.checked_sub(1).map_or(Some(&self.first), |index| self.others.get(index))
+    }
+
+    /// The names of all tensors, in order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// An error about the file as a whole.
     pub(crate) fn error(&self, reason: impl Into<String>) -> Error {
-        Error::Gguf { path: self.path.clone(), reason: reason.into() }
+        Error::Gguf { path: self.path().to_owned(), reason: reason.into() }
     }
 
     /// All metadata but lists.
@@ -104,9 +149,9 @@ impl Gguf {
     }
 
     fn list<T>(&self, key: &str, what: &str, convert: impl Fn(Value) -> Option<T>) -> Result<Option<Vec<T>>> {
-        let list = match self.header.get(key) {
+        let list = match self.first.header.get(key) {
             None => return Ok(None),
-            Some(Value::List(list)) => list.values(&self.map).map(|value| value.ok().and_then(&convert)).collect::<Option<Vec<T>>>(),
+            Some(Value::List(list)) => list.values(&self.first.map).map(|value| value.ok().and_then(&convert)).collect::<Option<Vec<T>>>(),
             Some(_) => None,
         };
         list.map(Some).ok_or_else(|| self.metadata.error(key, format!("expected a list of {what}")))
@@ -124,8 +169,9 @@ impl Gguf {
 
     /// Calls a function with the bytes of a tensor, which are aligned for its type.
     pub(crate) fn with_bytes<T>(&self, tensor: &StoredTensor, f: impl FnOnce(&[u8]) -> T) -> T {
-        let result = f(self.map.get(tensor.range.clone()).unwrap_or_default());
-        release_pages(&self.map, tensor.range.clone());
+        let Some(Part { map, .. }) = self.part(tensor.part) else { return f(&[]) };
+        let result = f(map.get(tensor.range.clone()).unwrap_or_default());
+        release_pages(map, tensor.range.clone());
         result
     }
 }
@@ -157,13 +203,13 @@ fn json(value: &Value) -> Option<serde_json::Value> {
 
 impl StoredTensor {
     /// An entry of the tensor table, if candle has kernels for the tensor's type.
-    fn of(tensor: &TensorInfo) -> Result<Self> {
+    fn of(tensor: &TensorInfo, part: usize) -> Result<Self> {
         let known = TENSOR_TYPES.into_iter().find(|(number, _)| *number == tensor.tensor_type.number);
         let (_, dtype) = known.ok_or_else(|| unsupported(&tensor.name, tensor.tensor_type.name))?;
         // A file that is mapped as a whole has positions and dimensions within usize.
         let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let shape = tensor.shape().iter().rev().map(|n| size(*n)).collect();
-        Ok(Self { dtype, shape, range: size(tensor.start)..size(tensor.end) })
+        Ok(Self { dtype, shape, part, range: size(tensor.start)..size(tensor.end) })
     }
 }
 

@@ -21,9 +21,6 @@ use tokenizers::{AddedToken, DecoderWrapper, PreTokenizerWrapper, SplitDelimiter
 use crate::checkpoint::gguf::header::Gguf;
 use crate::error::{Error, Result};
 
-/// The text of LLaVA's image token.
-const IMAGE: &str = "<image>";
-
 /// The character for a space in SentencePiece vocabularies.
 const SPACE: &str = "▁";
 
@@ -44,16 +41,27 @@ struct PreTokenizer {
 const LLAMA_3: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 const GPT_2: PreTokenizer =
     PreTokenizer { names: &["default", "gpt-2"], pattern: None, digits: false, nfc: false, ignore_merges: false, bos: false };
-const PRE_TOKENIZERS: [PreTokenizer; 4] = [
+const PRE_TOKENIZERS: [PreTokenizer; 7] = [
     GPT_2,
     PreTokenizer { names: &["smollm"], digits: true, ..GPT_2 },
     PreTokenizer { names: &["qwen2", "deepseek-r1-qwen"], pattern: Some(QWEN_2), nfc: true, ..GPT_2 },
     PreTokenizer { names: &["llama-bpe", "llama3", "llama-v3"], pattern: Some(LLAMA_3), ignore_merges: true, bos: true, ..GPT_2 },
+    // Phi-4 and Phi-4-mini.
+    PreTokenizer { names: &["dbrx"], pattern: Some(LLAMA_3), ..GPT_2 },
+    PreTokenizer { names: &["gpt-4o"], pattern: Some(GPT_4O), ..GPT_2 },
+    // Mistral Nemo and later.
+    PreTokenizer { names: &["tekken"], pattern: Some(TEKKEN), ignore_merges: true, bos: true, ..GPT_2 },
 ];
-const PRE_TOKENIZER_NAMES: &[&str] = &["default", "gpt-2", "smollm", "qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3"];
+const PRE_TOKENIZER_NAMES: &[&str] =
+    &["default", "gpt-2", "smollm", "qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3", "dbrx", "gpt-4o", "tekken"];
+
+/// The special tokens of Phi-3 that, unlike its turn tokens, leave the white space behind them alone.
+const PHI_3_PLAIN: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 /// The type of a token, from `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,14 +152,20 @@ pub(crate) fn end_of_turn(text: &Gguf) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The id of the image token. A vocabulary without one, such as that of the first LLaVA, is extended by it.
-pub(crate) fn image_token(text: &Gguf) -> Result<usize> {
-    let tokens = strings(text, "tokens")?;
-    Ok(tokens.iter().position(|token| token == IMAGE).unwrap_or(tokens.len()))
+/// Whether the vocabulary has a token.
+pub(crate) fn has_token(text: &Gguf, token: &str) -> Result<bool> {
+    Ok(strings(text, "tokens")?.iter().any(|known| known == token))
 }
 
-/// Builds the tokenizer. With `images`, an image token is added if the file has none.
-pub(crate) fn tokenizer(text: &Gguf, images: bool) -> Result<Tokenizer> {
+/// The id of a token, or the one after the last if the vocabulary does not have it: that of the first LLaVA is extended
+/// by an image token.
+pub(crate) fn token_or_next(text: &Gguf, token: &str) -> Result<usize> {
+    let tokens = strings(text, "tokens")?;
+    Ok(tokens.iter().position(|known| known == token).unwrap_or(tokens.len()))
+}
+
+/// Builds the tokenizer. An image token, if given, is added if the file has none.
+pub(crate) fn tokenizer(text: &Gguf, image_token: Option<&str>) -> Result<Tokenizer> {
     let metadata = text.metadata();
     let mut vocabulary = Vocabulary::read(text)?;
     let kind = metadata.string("tokenizer.ggml.model")?.unwrap_or_default();
@@ -161,14 +175,19 @@ pub(crate) fn tokenizer(text: &Gguf, images: bool) -> Result<Tokenizer> {
         _ => return Err(Error::Unsupported { what: "GGUF tokenizer", got: kind.to_owned(), supported: &["gpt2", "llama"] }),
     };
     tokenizer.with_post_processor(Some(post_processor(text, &vocabulary, bos)?));
+    // No file says it. llama.cpp, too, knows it by the model.
+    let turns_strip = kind == "llama" && metadata.string("general.architecture")? == Some("phi3");
     for kind in [TokenType::Control, TokenType::UserDefined] {
         let tokens = vocabulary.tokens.iter().zip(&vocabulary.types).filter(|(_, k)| **k == kind);
-        let tokens = tokens.map(|(token, _)| AddedToken::from(token.clone(), kind == TokenType::Control).normalized(false));
+        let tokens = tokens.map(|(token, _)| {
+            let added = AddedToken::from(token.clone(), kind == TokenType::Control).normalized(false);
+            added.rstrip(turns_strip && !PHI_3_PLAIN.contains(&token.as_str()))
+        });
         if kind == TokenType::Control { tokenizer.add_special_tokens(tokens) } else { tokenizer.add_tokens(tokens) }.map_err(error)?;
     }
-    if images {
-        tokenizer.add_special_tokens([AddedToken::from(IMAGE, true).normalized(false)]).map_err(error)?;
-        if tokenizer.token_to_id(IMAGE).and_then(|id| usize::try_from(id).ok()) != Some(image_token(text)?) {
+    if let Some(image) = image_token {
+        tokenizer.add_special_tokens([AddedToken::from(image, true).normalized(false)]).map_err(error)?;
+        if tokenizer.token_to_id(image).and_then(|id| usize::try_from(id).ok()) != Some(token_or_next(text, image)?) {
             return Err(metadata.error("tokenizer.ggml.tokens", "some tokens are there twice, which leaves no id for images"));
         }
     }

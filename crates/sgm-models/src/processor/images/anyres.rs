@@ -1,4 +1,5 @@
-//! Image processing for LLaVA-NeXT: the whole image, then tiles of it at the best of several resolutions.
+//! Image processing for LLaVA-NeXT and LLaVA-OneVision: the whole image, then tiles of it at the best of several
+//! resolutions.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -8,8 +9,8 @@ use image::RgbImage;
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::processor::images::layout::{ImageLayout, ProcessedImages};
-use crate::processor::images::pixels::{Pixels, common_extent, cut_out, extent_of, tensor};
-use crate::processor::images::settings::{Extent, MAX_PIXELS, MAX_TILES, Size, as_pair, extent, flag, truncated};
+use crate::processor::images::pixels::{Pixels, common_extent, cut_out, extent_of, pad_to_square, tensor};
+use crate::processor::images::settings::{Extent, MAX_PIXELS, MAX_TILES, Size, as_pair, extent, flag, padding_colour, truncated};
 
 /// The resolutions, as heights and widths in pixels, at which an image may be cut into tiles.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,10 +20,18 @@ pub(crate) struct Resolutions(Vec<Extent>);
 pub(crate) const RESOLUTIONS: &str = "image_grid_pinpoints";
 
 impl Resolutions {
-    pub(crate) fn from_config(config: &Section) -> Result<Self> {
-        let Some(list) = config.get(RESOLUTIONS) else {
-            return Ok(Self(vec![(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]));
-        };
+    /// The default of LLaVA-NeXT.
+    pub(crate) fn next() -> Self {
+        Self(vec![(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)])
+    }
+
+    /// The default of LLaVA-OneVision: up to six by six tiles of 384 pixels.
+    pub(crate) fn one_vision() -> Self {
+        Self((1..=6).flat_map(|rows| (1..=6).map(move |columns| (384 * rows, 384 * columns))).collect())
+    }
+
+    pub(crate) fn from_config(config: &Section, default: Self) -> Result<Self> {
+        let Some(list) = config.get(RESOLUTIONS) else { return Ok(default) };
         let list = list.as_array().and_then(|list| list.iter().map(as_pair).collect::<Option<Vec<_>>>());
         let list = list.filter(|list| !list.is_empty());
         list.map(Self).ok_or_else(|| config.error(RESOLUTIONS, "expected a list of [height, width], in pixels"))
@@ -58,20 +67,37 @@ pub(super) struct Anyres {
     crop: Option<Extent>,
     /// Whether images with fewer tiles are padded with zeros.
     pad: bool,
+    /// The colour that makes the images of a row with several images square; they are not cut into tiles. `None` if all
+    /// images are cut.
+    square: Option<[u8; 3]>,
 }
 
 impl Anyres {
-    pub(super) fn new(config: &Section, side: Option<u32>) -> Result<Self> {
+    pub(super) fn read_next(config: &Section, side: Option<u32>) -> Result<Self> {
         let side = side.unwrap_or(224);
-        let size = Size::read(config, "size", false)?.unwrap_or(Size::Shortest(side));
+        Self::new(config, Size::Shortest(side), Some((side, side)), Resolutions::next())
+    }
+
+    pub(super) fn read_one_vision(config: &Section, side: Option<u32>) -> Result<Self> {
+        let side = side.unwrap_or(384);
+        let all = Self::new(config, Size::Exact((side, side)), None, Resolutions::one_vision())?;
+        Ok(Self { square: Some(padding_colour(config)?), ..all })
+    }
+
+    fn new(config: &Section, size: Size, crop: Option<Extent>, resolutions: Resolutions) -> Result<Self> {
+        let size = Size::read(config, "size", false)?.unwrap_or(size);
         let base = match size {
             Size::Exact(extent) => extent,
             Size::Shortest(edge) | Size::ShortestLongest(edge, _) => (edge, edge),
             Size::Longest(_) | Size::Within(_) => return Err(config.error("size", "expected height and width, or shortest_edge")),
         };
-        let crop = extent(config, "crop_size")?.unwrap_or((side, side));
-        let tile = crop.0;
-        let resolutions = Resolutions::from_config(config)?;
+        let cropping = flag(config, "do_center_crop", crop.is_some())?;
+        let crop = extent(config, "crop_size")?.or(crop);
+        if cropping && crop.is_none() {
+            return Err(config.error("crop_size", "is missing, and do_center_crop is true"));
+        }
+        let tile = crop.unwrap_or(base).0;
+        let resolutions = Resolutions::from_config(config, resolutions)?;
         if let Some((height, width)) = resolutions.iter().find(|(h, w)| h.div_ceil(tile) * w.div_ceil(tile) > MAX_TILES) {
             let reason = format!("{height}x{width} would be cut into more than {MAX_TILES} tiles of crop_size");
             return Err(config.error(RESOLUTIONS, reason));
@@ -81,18 +107,27 @@ impl Anyres {
             base,
             tile,
             resize: if flag(config, "do_resize", true)? { Some(size) } else { None },
-            crop: if flag(config, "do_center_crop", true)? { Some(crop) } else { None },
+            crop: if cropping { crop } else { None },
             pad: flag(config, "do_pad", true)?,
+            square: None,
         })
     }
 
     pub(super) fn process(&self, pixels: &Pixels, rows: &[Vec<&RgbImage>]) -> Result<ProcessedImages> {
         let (mut tiles, mut images, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
-        for image in rows.iter().flatten() {
-            let best = self.resolutions.best(extent_of(image));
-            images.push(ImageLayout::new(image, best.0.div_ceil(self.tile), best.1.div_ceil(self.tile)));
+        for (row, image) in rows.iter().flat_map(|row| row.iter().map(move |image| (row, image))) {
             sizes.extend([i64::from(image.height()), i64::from(image.width())]);
-            tiles.push(self.tiles(pixels, image, best)?);
+            match self.square {
+                Some(colour) if row.len() > 1 => {
+                    images.push(ImageLayout::new(image, 0, 0));
+                    tiles.push(vec![self.resize_and_crop(pixels, pad_to_square(image, colour)?)?]);
+                }
+                _ => {
+                    let best = self.resolutions.best(extent_of(image));
+                    images.push(ImageLayout::new(image, best.0.div_ceil(self.tile), best.1.div_ceil(self.tile)));
+                    tiles.push(self.tiles(pixels, image, best)?);
+                }
+            }
         }
         let (height, width) = common_extent(tiles.iter().flatten())?;
         let most = tiles.iter().map(Vec::len).max().unwrap_or(0);
@@ -106,8 +141,13 @@ impl Anyres {
             data.resize((index + 1) * most * tile, 0.0);
         }
         let values = tensor(data, &[tiles.len(), most, 3, height as usize, width as usize])?;
-        let sizes = tensor(sizes, &[tiles.len(), 2])?;
-        Ok(ProcessedImages { tensors: [("pixel_values".to_owned(), values), ("image_sizes".to_owned(), sizes)].into(), images })
+        let mut tensors = vec![("pixel_values", values), ("image_sizes", tensor(sizes, &[tiles.len(), 2])?)];
+        if self.square.is_some() {
+            let counts: Vec<i64> = rows.iter().filter(|row| !row.is_empty()).map(|row| row.len() as i64).collect();
+            let shape = [counts.len()];
+            tensors.push(("batch_num_images", tensor(counts, &shape)?));
+        }
+        Ok(ProcessedImages { tensors: tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect(), images })
     }
 
     /// The whole image, followed by the tiles in row-major order.
@@ -158,7 +198,7 @@ mod tests {
     use super::*;
 
     fn resolutions(json: &str) -> Result<Resolutions> {
-        Resolutions::from_config(&Section::parse("config.json", json.as_bytes()).unwrap())
+        Resolutions::from_config(&Section::parse("config.json", json.as_bytes()).unwrap(), Resolutions::next())
     }
 
     #[test]

@@ -7,8 +7,8 @@ use image::RgbImage;
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::processor::images::layout::{ImageLayout, ProcessedImages};
-use crate::processor::images::pixels::{Pixels, common_extent, cut_out, extent_of, tensor};
-use crate::processor::images::settings::{Extent, MAX_PIXELS, Size, extent, flag, per_channel};
+use crate::processor::images::pixels::{Pixels, common_extent, extent_of, pad_to_square, tensor};
+use crate::processor::images::settings::{Extent, Size, extent, flag, padding_colour};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Clip {
@@ -60,13 +60,7 @@ impl Clip {
         let mut clip = Self::read_clip(config, side)?;
         clip.pad = Pad::None;
         if flag(config, "do_pad", false)? {
-            let mean = per_channel(config, "image_mean", [0.48145466, 0.4578275, 0.40821073])?;
-            if mean.iter().any(|m| !(0.0..=1.0).contains(m)) {
-                return Err(config.error("image_mean", "must be between 0 and 1 to be the colour of padding (do_pad)"));
-            }
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "truncated, and in range")]
-            let colour = mean.map(|m| (m * 255.0) as u8);
-            clip.square = Some(colour);
+            clip.square = Some(padding_colour(config)?);
         }
         Ok(clip)
     }
@@ -112,17 +106,10 @@ impl Clip {
     }
 
     fn fit<'a>(&self, pixels: &Pixels, image: &'a RgbImage) -> Result<Cow<'a, RgbImage>> {
-        let mut image = Cow::Borrowed(image);
-        if let Some(colour) = self.square {
-            let (height, width) = extent_of(&image);
-            let side = height.max(width);
-            if u64::from(side) * u64::from(side) > 4 * MAX_PIXELS {
-                return Err(Error::Inputs { reason: format!("an image of {width}x{height} would be padded to {side}x{side}") });
-            }
-            // The smaller half comes first.
-            let before = |n: u32| -i64::from((side - n) / 2);
-            image = Cow::Owned(cut_out(&image, (before(height), before(width)), (side, side), colour));
-        }
+        let mut image = match self.square {
+            Some(colour) => pad_to_square(image, colour)?,
+            None => Cow::Borrowed(image),
+        };
         if let Some(size) = self.resize {
             let extent = size.target(extent_of(&image));
             image = pixels.resize(image, extent)?;

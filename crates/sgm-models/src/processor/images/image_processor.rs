@@ -10,7 +10,9 @@ use crate::processor::images::clip::Clip;
 use crate::processor::images::layout::ProcessedImages;
 use crate::processor::images::longest_edge::LongestEdge;
 use crate::processor::images::pixels::Pixels;
+use crate::processor::images::ratio_tiles::RatioTiles;
 use crate::processor::images::resample::{Filter, ImageBackend};
+use crate::processor::images::settings::CLIP_MEAN;
 use crate::processor::images::smart_resize::SmartResize;
 use crate::processor::images::split::Split;
 use crate::processor::images::tiles::Tiles;
@@ -39,6 +41,7 @@ enum PixelLayout {
     Clip(Clip),
     Anyres(Anyres),
     Tiles(Tiles),
+    RatioTiles(RatioTiles),
     SmartResize(SmartResize),
     Split(Split),
     LongestEdge(LongestEdge),
@@ -51,7 +54,9 @@ const SUPPORTED: &[&str] = &[
     "BlipImageProcessor",
     "Gemma3ImageProcessor",
     "LlavaNextImageProcessor",
+    "LlavaOnevisionImageProcessor",
     "MllamaImageProcessor",
+    "GotOcr2ImageProcessor",
     "Qwen2VLImageProcessor",
     "Idefics3ImageProcessor",
     "SmolVLMImageProcessor",
@@ -96,15 +101,17 @@ impl ImageProcessor {
         };
         let backend = if kind.ends_with("Pil") { ImageBackend::Pillow } else { ImageBackend::Torchvision };
         let half = ([0.5; 3], [0.5; 3]);
-        let clip = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]);
+        let clip = (CLIP_MEAN, [0.26862954, 0.26130258, 0.27577711]);
         let (layout, (mean, std), filter) = match kind.trim_end_matches("Fast").trim_end_matches("Pil") {
             "CLIPImageProcessor" => (PixelLayout::Clip(Clip::read_clip(config, side)?), clip, Filter::Bicubic),
             "LlavaImageProcessor" => (PixelLayout::Clip(Clip::read_llava(config, side)?), clip, Filter::Bicubic),
             "SiglipImageProcessor" => (PixelLayout::Clip(Clip::read_siglip(config, side)?), half, Filter::Bicubic),
             "BlipImageProcessor" => (PixelLayout::Clip(Clip::read_blip(config, side)?), clip, Filter::Bicubic),
             "Gemma3ImageProcessor" => (PixelLayout::Clip(Clip::read_gemma3(config, side)?), half, Filter::Bilinear),
-            "LlavaNextImageProcessor" => (PixelLayout::Anyres(Anyres::new(config, side)?), clip, Filter::Bicubic),
+            "LlavaNextImageProcessor" => (PixelLayout::Anyres(Anyres::read_next(config, side)?), clip, Filter::Bicubic),
+            "LlavaOnevisionImageProcessor" => (PixelLayout::Anyres(Anyres::read_one_vision(config, side)?), clip, Filter::Bicubic),
             "MllamaImageProcessor" => (PixelLayout::Tiles(Tiles::new(config, side)?), half, Filter::Bilinear),
+            "GotOcr2ImageProcessor" => (PixelLayout::RatioTiles(RatioTiles::new(config, side)?), clip, Filter::Bicubic),
             "Qwen2VLImageProcessor" => (PixelLayout::SmartResize(SmartResize::new(config)?), clip, Filter::Bicubic),
             "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => (PixelLayout::Split(Split::new(config, side)?), half, Filter::Lanczos),
             "PixtralImageProcessor" => (PixelLayout::LongestEdge(LongestEdge::new(config)?), clip, Filter::Bicubic),
@@ -128,6 +135,14 @@ impl ImageProcessor {
         self
     }
 
+    /// Cuts images into tiles (`crop_to_patches`), for kinds where this is a setting.
+    pub(crate) fn cropping_to_patches(mut self) -> Self {
+        if let PixelLayout::RatioTiles(layout) = self.layout {
+            self.layout = PixelLayout::RatioTiles(layout.cropping());
+        }
+        self
+    }
+
     /// The backend whose arithmetic is followed.
     pub fn backend(&self) -> ImageBackend {
         self.pixels.backend
@@ -140,8 +155,12 @@ impl ImageProcessor {
     /// * CLIP, SigLIP, BLIP, LLaVA, Gemma 3: `[images, 3, height, width]`;
     /// * LLaVA-NeXT: `[images, 1 + tiles, 3, height, width]`, the whole image first, zeros after an image's last tile;
     ///   `image_sizes [images, 2]` are the original heights and widths;
+    /// * LLaVA-OneVision: as LLaVA-NeXT, but the images of a row with several images are not cut into tiles;
+    ///   `batch_num_images` are the numbers of images of the rows that have any;
     /// * Mllama: `[batch, images, tiles, 3, side, side]`; `aspect_ratio_ids`, `num_tiles [batch, images]` and
     ///   `aspect_ratio_mask [batch, images, tiles]`;
+    /// * GOT-OCR 2, which InternVL uses: `[tiles, 3, height, width]`, the tiles of each image and, if there are several,
+    ///   the whole image; `num_patches [images]` are their numbers;
     /// * Qwen-VL: `[patches, 3 * temporal_patch_size * patch_size^2]`; `image_grid_thw [images, 3]`;
     /// * Idefics3, SmolVLM: `[batch, tiles, 3, side, side]`, the tiles of all images of a row, each followed by the
     ///   whole image; `pixel_attention_mask [batch, tiles, side, side]`;
@@ -164,6 +183,7 @@ impl ImageProcessor {
             PixelLayout::Clip(layout) => layout.process(&self.pixels, rows),
             PixelLayout::Anyres(layout) => layout.process(&self.pixels, rows),
             PixelLayout::Tiles(layout) => layout.process(&self.pixels, rows),
+            PixelLayout::RatioTiles(layout) => layout.process(&self.pixels, rows),
             PixelLayout::SmartResize(layout) => layout.process(&self.pixels, rows),
             PixelLayout::Split(layout) => layout.process(&self.pixels, rows),
             PixelLayout::LongestEdge(layout) => layout.process(&self.pixels, rows),

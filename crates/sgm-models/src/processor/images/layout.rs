@@ -23,8 +23,8 @@ pub struct ImageLayout {
     pub height: u32,
     /// Width of the original image, in pixels.
     pub width: u32,
-    /// The rows of the grid: of patches for Qwen-VL; of tokens for Pixtral; of tiles for LLaVA-NeXT and Mllama; of squares for Idefics3 and
-    /// SmolVLM, 0 for an image that was not split; otherwise 1.
+    /// The rows of the grid: of patches for Qwen-VL; of tokens for Pixtral; of tiles for LLaVA-NeXT, LLaVA-OneVision,
+    /// Mllama and InternVL; of squares for Idefics3 and SmolVLM; 0 for an image that was not cut; otherwise 1.
     pub rows: usize,
     /// The columns of the same grid.
     pub cols: usize,

@@ -52,7 +52,7 @@ impl Pixels {
     pub(super) fn resize<'a>(&self, image: Cow<'a, RgbImage>, (height, width): Extent) -> Result<Cow<'a, RgbImage>> {
         let pixels = u64::from(height) * u64::from(width);
         let between = u64::from(image.height()) * u64::from(width);
-        if height.max(width) > MAX_SIDE || pixels == 0 || pixels > MAX_PIXELS || between > 4 * MAX_PIXELS {
+        if height.max(width) > 4 * MAX_SIDE || pixels == 0 || pixels > MAX_PIXELS || between > 4 * MAX_PIXELS {
             let (from_width, from_height) = image.dimensions();
             let reason = format!("an image of {from_width}x{from_height} would become {width}x{height}");
             return Err(Error::Inputs { reason });
@@ -136,6 +136,17 @@ pub(super) fn cut_out(image: &RgbImage, (top, left): (i64, i64), (height, width)
         }
     }
     out
+}
+
+/// Pads an image to a square with a colour; the smaller half of the padding comes first.
+pub(super) fn pad_to_square(image: &RgbImage, colour: [u8; 3]) -> Result<Cow<'_, RgbImage>> {
+    let (height, width) = extent_of(image);
+    let side = height.max(width);
+    if u64::from(side) * u64::from(side) > 4 * MAX_PIXELS {
+        return Err(Error::Inputs { reason: format!("an image of {width}x{height} would be padded to {side}x{side}") });
+    }
+    let before = |n: u32| -i64::from((side - n) / 2);
+    Ok(Cow::Owned(cut_out(image, (before(height), before(width)), (side, side), colour)))
 }
 
 /// A tensor of the given shape.

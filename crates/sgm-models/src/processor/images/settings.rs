@@ -153,6 +153,19 @@ pub(super) fn per_channel(config: &Section, key: &str, default: [f64; 3]) -> Res
     }
 }
 
+/// The mean of each channel of CLIP's training images.
+pub(super) const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+
+/// The colour of padding around an image: `image_mean` in 8 bits, CLIP's by default.
+pub(super) fn padding_colour(config: &Section) -> Result<[u8; 3]> {
+    let mean = per_channel(config, "image_mean", CLIP_MEAN)?;
+    if mean.iter().any(|m| !(0.0..=1.0).contains(m)) {
+        return Err(config.error("image_mean", "must be between 0 and 1 to be the colour of padding"));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "truncated, and in range")]
+    Ok(mean.map(|m| (m * 255.0) as u8))
+}
+
 /// Reads a boolean.
 pub(super) fn flag(config: &Section, key: &str, default: bool) -> Result<bool> {
     Ok(config.bool(key)?.unwrap_or(default))
