@@ -8,13 +8,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
-use sgm::core::shortcut_warning;
+use clap::Parser;
+use sgm::core::{OnBadSample, shortcut_warning};
 use sgm::organism::{OrganismPrefix, OrganismWorld};
 use sgm::toxic_qa::attacks::{Attack, Attacked, CaptionAttack, FigStepAttack, Jailbreak, Perturbation, attack_all};
 use sgm::toxic_qa::builder::{Builder, DATASHEET, MANIFEST};
-use sgm::toxic_qa::{BuildPlan, Datasheet, ImageFolder, manifest};
+use sgm::toxic_qa::{Datasheet, ImageFolder, manifest};
 use sgm_examples::dataset_arguments::DatasetArguments;
+use sgm_examples::plan_arguments::PlanArguments;
 
 /// Builds benchmarks out of published data sets that you have, adds attacks to them, describes them.
 #[derive(Parser)]
@@ -24,33 +25,8 @@ enum Command {
     Build {
         #[command(flatten)]
         datasets: Box<DatasetArguments>,
-        /// The plan: which samples to take.
-        #[arg(long, alias = "recipe", value_enum, default_value_t = PlanName::MmToxicQaV1)]
-        plan: PlanName,
-        /// Test samples in each category, instead of the plan's number.
-        #[arg(long)]
-        test: Option<usize>,
-        /// Dev samples in each category, instead of the plan's number.
-        #[arg(long)]
-        dev: Option<usize>,
-        /// Calibration samples of each label, instead of the plan's number.
-        #[arg(long)]
-        calibration: Option<usize>,
-        /// Utility samples, instead of the plan's number.
-        #[arg(long)]
-        utility: Option<usize>,
-        /// Decides which samples are taken.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Keep questions that occur several times: published rates of MM-SafetyBench count them.
-        #[arg(long)]
-        keep_duplicates: bool,
-        /// Draw test and dev samples from all parts of a data set that is published in splits.
-        #[arg(long)]
-        ignore_splits: bool,
-        /// Make hard links to image files instead of copies.
-        #[arg(long)]
-        link: bool,
+        #[command(flatten)]
+        plan: PlanArguments,
         /// The folder to make.
         #[arg(long)]
         out: PathBuf,
@@ -68,6 +44,10 @@ enum Command {
         /// Decides what is left to chance.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Samples whose image cannot be read, or that the attack cannot be made of: `skip` leaves them out and names them, `refuse` writes
+        /// no manifest.
+        #[arg(long, value_name = "POLICY", default_value_t = OnBadSample::Skip)]
+        on_bad_sample: OnBadSample,
         /// The folder to make.
         #[arg(long)]
         out: PathBuf,
@@ -76,42 +56,14 @@ enum Command {
     Datasheet { manifest: PathBuf },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum PlanName {
-    /// A reconstruction of the paper's MM-TOXIC-QA.
-    MmToxicQaV1,
-    /// All samples of the sources.
-    Everything,
-}
-
 fn main() -> Result<()> {
     match Command::parse() {
-        Command::Build { datasets, plan, test, dev, calibration, utility, seed, keep_duplicates, ignore_splits, link, out } => {
-            let plan = match plan {
-                PlanName::MmToxicQaV1 => BuildPlan::mm_toxic_qa_v1(),
-                PlanName::Everything => BuildPlan::everything(),
-            };
-            let plan = BuildPlan {
-                test_per_category: test.or(plan.test_per_category),
-                dev_per_category: dev.unwrap_or(plan.dev_per_category),
-                calibration_per_label: calibration.or(plan.calibration_per_label),
-                utility: utility.or(plan.utility),
-                ..plan
-            };
-            let mut builder = Builder::new(plan, seed);
+        Command::Build { datasets, plan, out } => {
+            let mut builder = plan.builder();
             if let Some(selection) = datasets.selection()? {
                 builder = builder.selecting(selection);
             }
             builder = datasets.open()?.into_iter().fold(builder, Builder::add);
-            if keep_duplicates {
-                builder = builder.keeping_duplicates();
-            }
-            if ignore_splits {
-                builder = builder.ignoring_parts();
-            }
-            if link {
-                builder = builder.linking();
-            }
             let built = builder.build(&out)?;
             println!("{} samples in {}; see {DATASHEET} beside it", built.samples.len(), out.join(MANIFEST).display());
             print_left_out(&built.datasheet.left_out());
@@ -119,7 +71,7 @@ fn main() -> Result<()> {
                 println!("{warning}");
             }
         }
-        Command::Attack { manifest: from, attack, templates, seed, out } => {
+        Command::Attack { manifest: from, attack, templates, seed, on_bad_sample, out } => {
             let attack = attack_named(&attack, templates.as_deref(), seed)?;
             let path = out.join(MANIFEST);
             if path.exists() {
@@ -135,8 +87,11 @@ fn main() -> Result<()> {
                 }
             }
             let attacked: Attacked = attack_all(&samples, &*attack, &images)?;
-            println!("{} prompts under attack in {}", attacked.samples.len(), path.display());
             left_out.extend(attacked.left_out.iter().map(ToString::to_string));
+            if let (OnBadSample::Refuse, Some(first)) = (on_bad_sample, left_out.first()) {
+                bail!("{} samples cannot be used, the first because of: {first}", left_out.len());
+            }
+            println!("{} prompts under attack in {}", attacked.samples.len(), path.display());
             println!("{} samples left out", left_out.len());
             print_left_out(&left_out.join("\n"));
             samples.extend(attacked.samples);

@@ -17,7 +17,7 @@
 //! An image that was saved again and a prompt that was rephrased are not recognised.
 //!
 //! **One odd entry does not stop a build.** An entry that is not as published, or whose image cannot be read, is left out, counted, and named
-//! in the datasheet and in a warning. A set without a single good entry is an error.
+//! in the datasheet and in a warning; with [`Builder::on_bad_sample`] it is an error. A set without a single good entry is one anyway.
 //!
 //! ```
 //! use mm_toxic_qa::builder::Builder;
@@ -39,6 +39,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use sgm_core::OnBadSample;
 use sgm_core::image_file::decode_image;
 use sha2::{Digest, Sha256};
 
@@ -59,6 +60,7 @@ pub struct Builder {
     link: bool,
     keep_duplicates: bool,
     ignore_parts: bool,
+    on_bad_sample: OnBadSample,
     datasets: Vec<Box<dyn Dataset>>,
     selection: Option<Box<dyn Dataset>>,
 }
@@ -90,7 +92,8 @@ struct Candidate {
 impl Builder {
     /// A builder without data sets.
     pub fn new(plan: BuildPlan, seed: u64) -> Self {
-        Self { plan, seed, link: false, keep_duplicates: false, ignore_parts: false, datasets: Vec::new(), selection: None }
+        let on_bad_sample = OnBadSample::Skip;
+        Self { plan, seed, link: false, keep_duplicates: false, ignore_parts: false, on_bad_sample, datasets: Vec::new(), selection: None }
     }
 
     /// Adds a data set.
@@ -119,6 +122,12 @@ impl Builder {
         Self { ignore_parts: true, ..self }
     }
 
+    /// What to do with an entry that is not as published, or whose image cannot be read: leave it out, as without this, or refuse to build.
+    #[must_use]
+    pub fn on_bad_sample(self, on_bad_sample: OnBadSample) -> Self {
+        Self { on_bad_sample, ..self }
+    }
+
     /// Tests on the questions that this set lists, by category and wording, and on no others. Their images are those of the data sets added.
     #[must_use]
     pub fn selecting(self, questions: Box<dyn Dataset>) -> Self {
@@ -129,7 +138,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Those of the [data sets](Dataset::for_each), and that of the first odd entry of a set without a good one; [`Error::TooFew`] when the
+    /// Those of the [data sets](Dataset::for_each), and that of the first odd entry of a set without a good one, or of any set that
+    /// [`OnBadSample::Refuse`] is asked for; [`Error::TooFew`] when the
     /// plan takes more samples than there are; [`Error::ItemTwice`] when a data set was added twice; [`Error::DatasetFile`] when the folder
     /// has a manifest, when nothing is left, or when a data set changed while it was read; the errors of [`manifest::write`].
     pub fn build(&self, folder: &Path) -> Result<BuildOutput> {
@@ -144,10 +154,12 @@ impl Builder {
         let (taken, claims, components, largest) = loop {
             let (components, largest) = components(&candidates);
             let (taken, claims) = self.choose(&candidates, &components)?;
-            let broken = self.broken_images(&candidates, &taken, &mut checked)?;
-            if broken.is_empty() {
-                break (taken, claims, components, largest);
-            }
+            let mut broken = self.broken_images(&candidates, &taken, &mut checked)?;
+            match broken.pop_first() {
+                None => break (taken, claims, components, largest),
+                Some((_, error)) if self.on_bad_sample == OnBadSample::Refuse => return Err(error),
+                Some((first, error)) => broken.insert(first, error),
+            };
             self.leave_out(&mut candidates, broken, &mut dropped)?;
         };
         self.account(&candidates, &taken, &claims, &components, &mut dropped);
@@ -203,7 +215,7 @@ impl Builder {
                         }
                         candidates.push(candidate);
                     }
-                    Err(error) if is_odd(&error) => {
+                    Err(error) if is_odd(&error) && self.on_bad_sample == OnBadSample::Skip => {
                         dropped.odd(&source, &error);
                         odd.get_or_insert(error);
                     }
@@ -227,6 +239,7 @@ impl Builder {
         selection.for_each(&mut |entry| {
             match entry {
                 Entry::LeftOut { place, reason } => dropped.add(&source, reason, &place),
+                Entry::Odd(error) if self.on_bad_sample == OnBadSample::Refuse => return Err(error),
                 Entry::Odd(error) => dropped.odd(&source, &error),
                 Entry::Item(Item { sample, place, .. }) => {
                     listed.entry((sample.category, wording(&sample.prompt))).or_default().push(place.to_string());

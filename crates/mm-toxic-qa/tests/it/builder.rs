@@ -10,6 +10,7 @@ use mm_toxic_qa::{
     Source, Split, Task, manifest, scoring,
 };
 use proptest::prelude::*;
+use sgm_core::OnBadSample;
 
 /// A data set in memory.
 #[derive(Clone)]
@@ -286,6 +287,13 @@ fn an_odd_entry_is_left_out_counted_and_named() {
             assert_eq!(dropped(&sheet), BTreeMap::from([("not as published".to_owned(), 2)]));
             assert!(sheet.markdown().contains("missing.png") && sheet.markdown().contains("image of `b ("), "{}", sheet.markdown());
         }
+    }
+    // On request they are errors, whether they are found on the first reading or among the chosen.
+    for (odd, named) in [(items[1].clone(), "image of `b ("), (items[2].clone(), "missing.png")] {
+        let out = folder.path().join(named.trim_start_matches("image of `"));
+        let builder = Builder::new(BuildPlan::everything(), 1).on_bad_sample(OnBadSample::Refuse);
+        let error = builder.add(Box::new(Given(vec![items[0].clone(), odd]))).build(&out).unwrap_err();
+        assert!(error.to_string().contains(named) && !out.join(MANIFEST).exists(), "{error}");
     }
 }
 
