@@ -16,19 +16,7 @@ WORDS = ["user", "model", "What", "th", "er", " is", "boat", "\n\n", "\n\n\n\n"]
 FALLBACK = sorted({*"\u00e9".encode(), *b"ABCISfnrlbwd"})
 
 # Our own template; for system, user and assistant turns it renders what the published one renders.
-TEMPLATE = """\
-{{ bos_token }}
-{%- set about = '' -%}
-{%- set turns = messages -%}
-{%- if messages[0]['role'] == 'system' -%}
-    {%- set told = messages[0]['content'] -%}
-    {%- set about = (told if told is string else told[0]['text']) + '\n\n' -%}
-    {%- set turns = messages[1:] -%}
-{%- endif -%}
-{%- for turn in turns -%}
-    {%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
-        {{ raise_exception("Turns must alternate.") }}
-    {%- endif -%}
+TEMPLATE = text.GEMMA3_TURNS + """\
     {{ '<start_of_turn>' + ('model' if turn['role'] == 'assistant' else turn['role']) + '\n' + (about if loop.first else '') }}
     {%- if turn['content'] is string -%}
         {{ turn['content'] | trim }}

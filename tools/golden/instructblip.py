@@ -199,22 +199,8 @@ def old_config(config):
 def write_old_processor(fixture, directory):
     """The processor files of transformers 4."""
     images, processor = fixture.processor.image_processor, fixture.processor
-    llava.write_json(
-        directory / "preprocessor_config.json",
-        {
-            "do_convert_rgb": True,
-            "do_normalize": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": list(images.image_mean),
-            "image_processor_type": type(images).__name__,
-            "image_std": list(images.image_std),
-            "processor_class": "InstructBlipProcessor",
-            "resample": 3,
-            "rescale_factor": 0.00392156862745098,
-            "size": {"height": SIZE, "width": SIZE},
-        },
-    )
+    size = {"height": SIZE, "width": SIZE}
+    llava.write_old_preprocessor(directory, images, processor_class="InstructBlipProcessor", resample=3, size=size)
     llava.write_json(
         directory / "processor_config.json", {"num_query_tokens": QUERIES, "processor_class": "InstructBlipProcessor"}
     )

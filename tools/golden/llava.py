@@ -393,24 +393,11 @@ def non_defaults(config, defaults):
 def write_old_processor(fixture, directory):
     """preprocessor_config.json and tokenizer files as transformers 4 wrote them; no processor_config.json."""
     images, tokenizer = fixture.processor.image_processor, fixture.processor.tokenizer
-    write_json(
-        directory / "preprocessor_config.json",
-        {
-            "crop_size": dict(height=images.crop_size.height, width=images.crop_size.width),
-            "do_center_crop": True,
-            "do_convert_rgb": True,
-            "do_normalize": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": list(images.image_mean),
-            "image_processor_type": "CLIPImageProcessor",
-            "image_std": list(images.image_std),
-            "processor_class": "LlavaProcessor",
-            "resample": 3,
-            "rescale_factor": 0.00392156862745098,
-            "size": {"shortest_edge": images.size.shortest_edge},
-        },
-    )
+    write_old_preprocessor(
+        directory, images, crop_size=dict(height=images.crop_size.height, width=images.crop_size.width), do_center_crop=True,
+        image_processor_type="CLIPImageProcessor", processor_class="LlavaProcessor", resample=3,
+        size={"shortest_edge": images.size.shortest_edge},
+    )  # fmt: skip
     write_old_tokenizer(tokenizer, directory, "LlavaProcessor", add_bos_token=True, add_eos_token=False)
 
 
@@ -440,6 +427,21 @@ def write_old_tokenizer(tokenizer, directory, processor_class, **settings):
 
 def write_json(path, value):
     path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_old_preprocessor(directory, images, **own):
+    """`preprocessor_config.json` as transformers 4 writes it: what all have, and a class's own settings."""
+    common = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(images.image_mean),
+        "image_processor_type": type(images).__name__,
+        "image_std": list(images.image_std),
+        "rescale_factor": 0.00392156862745098,
+    }
+    write_json(directory / "preprocessor_config.json", dict(sorted({**common, **own}.items())))
 
 
 def load_pretrained(fixture, directory):

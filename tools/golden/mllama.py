@@ -252,21 +252,8 @@ def old_config(config):
 def write_old_processor(fixture, directory):
     """The processor files of transformers 4."""
     images = fixture.processor.image_processor
-    llava.write_json(
-        directory / "preprocessor_config.json",
-        {
-            "do_convert_rgb": True,
-            "do_normalize": True,
-            "do_pad": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": list(images.image_mean),
-            "image_processor_type": type(images).__name__,
-            "image_std": list(images.image_std),
-            "max_image_tiles": images.max_image_tiles,
-            "resample": 2,
-            "rescale_factor": 0.00392156862745098,
-            "size": {"height": SIZE, "width": SIZE},
-        },
+    size = {"height": SIZE, "width": SIZE}
+    llava.write_old_preprocessor(
+        directory, images, do_pad=True, max_image_tiles=images.max_image_tiles, resample=2, size=size
     )
     llava.write_old_tokenizer(fixture.processor.tokenizer, directory, "MllamaProcessor")

@@ -199,23 +199,10 @@ def write_hub(fixture, model, directory):
         },
     )
     model.generation_config.save_pretrained(directory)
-    llava.write_json(
-        directory / "preprocessor_config.json",
-        {
-            "do_convert_rgb": True,
-            "do_normalize": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": list(images.image_mean),
-            "image_processor_type": "PixtralImageProcessor",
-            "image_std": list(images.image_std),
-            "patch_size": {"height": 6, "width": 6},
-            "processor_class": "PixtralProcessor",
-            "resample": 3,
-            "rescale_factor": 0.00392156862745098,
-            "size": {"longest_edge": images.size.longest_edge},
-        },
-    )
+    llava.write_old_preprocessor(
+        directory, images, image_processor_type="PixtralImageProcessor", patch_size={"height": 6, "width": 6},
+        processor_class="PixtralProcessor", resample=3, size={"longest_edge": images.size.longest_edge},
+    )  # fmt: skip
     names = {"image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]", "image_token": "[IMG]"}
     llava.write_json(directory / "processor_config.json", {**names, "patch_size": 6, "processor_class": "PixtralProcessor"})
     llava.write_old_tokenizer(words, directory, "PixtralProcessor")

@@ -155,7 +155,8 @@ GEMMA = (
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 
-GEMMA3 = """\
+# The system text and the order of turns, also of Gemma 3 with images.
+GEMMA3_TURNS = """\
 {{ bos_token }}
 {%- set about = '' -%}
 {%- set turns = messages -%}
@@ -168,6 +169,9 @@ GEMMA3 = """\
     {%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
         {{ raise_exception("Turns must alternate.") }}
     {%- endif -%}
+"""
+
+GEMMA3 = GEMMA3_TURNS + """\
     {%- set name = {'assistant': 'model'}.get(turn['role'], turn['role']) -%}
     {{ '<start_of_turn>' + name + '\n' + (about if loop.first else '') }}
     {%- if turn['content'] is string -%}
