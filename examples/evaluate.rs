@@ -10,15 +10,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use sgm::core::{Intervention, write_atomically};
-use sgm::defend::{DefenceResources, DefenceStack, ModelWithGlasses};
+use sgm::defend::{DefenceResources, DefenceStack};
 use sgm::models::Mllm;
-use sgm::suppress::{Amplify, Preset};
+use sgm::suppress::Preset;
 use sgm::toxic_qa::{
-    AgreementReport, Benchmark, Durability, EvaluateOptions, EvaluationSplit, Judge, Provenance, Record, Report, Run, RunFile, SeedOutcome,
-    judge_again, read_answers, read_records,
+    AgreementReport, Benchmark, Durability, EvaluationSplit, Judge, Provenance, Record, Report, Run, RunFile, judge_again, read_answers,
+    read_records,
 };
 use sgm_examples::bad_samples::{self, BadSamples};
 use sgm_examples::export_arguments::ExportArguments;
@@ -111,13 +111,9 @@ impl Arguments {
         bad_samples::summary(&skipped).iter().for_each(|text| println!("{text}"));
         let benchmark = Benchmark::with_scorer(evaluation, source.scorer())?;
         let resources = self.resources(source.as_ref(), &model, &judge)?;
-        let generator = self.defence.build(&model, &resources).context("building the defences")?;
         let answering = Answering { seed: self.seed, max_new_tokens: self.max_new_tokens, batch_size: self.batch_size };
-        let options = EvaluateOptions {
-            generate: answering.options(),
-            defence: measure::defence_name(&self.defence),
-            intervention_sha256: resources.intervention.as_ref().map(measure::file_sha256).transpose()?,
-        };
+        let defended = (&self.defence, &resources);
+        let options = measure::options(defended, answering)?;
         let mut settings = serde_json::json!({
             "model": model.info().name, "weights": model.info().weights, "source": source.name(), "defence": options.defence,
             "intervention_sha256": options.intervention_sha256, "seed": self.seed, "max_new_tokens": self.max_new_tokens,
@@ -128,25 +124,14 @@ impl Arguments {
         }
         let mut run = RunFile::open(self.out.join("answers.jsonl"), &settings, Durability::Batch)?;
         println!("{} answers were there already", run.len());
-        let records = benchmark.answer_into(&*generator, &model, Some(judge.as_ref()), &options, self.chunk, &mut run)?;
-        let glasses = resources.intervention.as_ref();
-        let outcome = SeedOutcome {
-            seed: self.seed,
-            seconds: records.iter().map(|record| record.timing.seconds).sum(),
-            token_nll: match glasses {
-                Some(glasses) => benchmark.token_nll(ModelWithGlasses::new(&model, glasses, Amplify::Refuse)?.model(), self.batch_size)?,
-                None => benchmark.token_nll(&model, self.batch_size)?,
-            },
-            n_suppressed: glasses.map_or(0, |glasses| glasses.changed_neurons() + glasses.added_neurons()),
-            ..benchmark.outcome(&records)
-        };
+        let measured = measure::measure_into(&model, &benchmark, judge.as_ref(), defended, &options, Some((&mut run, self.chunk)))?;
         let mut provenance = Provenance::new(&model.info().name, source.as_ref(), judge.as_ref());
         provenance.generation = settings;
         provenance.skipped = skipped;
-        let report = Report::new(provenance, vec![Run::from_seeds(self.defence.to_string(), model.info().neurons(), &[outcome])?]);
+        let report = Report::new(provenance, vec![Run::from_seeds(self.defence.to_string(), model.info().neurons(), &[measured.outcome])?]);
         report.write(&self.out.join("report.json"))?;
-        println!("{}\n{}", report.table(), measure::verdicts(&records));
-        Ok(records)
+        println!("{}\n{}", report.table(), measure::verdicts(&measured.records));
+        Ok(measured.records)
     }
 
     /// The glasses and scorers of the defences; scorers are fitted to the calibration samples.

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::Args;
 use sgm::toxic_qa::datasets::{
-    Dataset, FigStep, JailBreakV, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, QUESTION_FORMATS, QuestionSet, RealToxicityPrompts,
-    VlGuard, VlGuardSubset, VlmEvalKit,
+    Dataset, FigStep, JailBreakV, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, RealToxicityPrompts, VlGuard, VlGuardSubset, VlmEvalKit,
 };
+
+use crate::question_set_arguments::QuestionSetArguments;
 
 /// The data sets, each by its folder or file.
 #[derive(Args, Debug)]
@@ -74,39 +75,6 @@ pub struct DatasetArguments {
     /// `xlsx`). With --beavertails-v and the author's `test.xlsx` these are the author's 494.
     #[arg(long, value_name = "FILE")]
     selection: Option<PathBuf>,
-}
-
-/// The options of the sets that list questions, one for each of [`QUESTION_FORMATS`].
-#[derive(Debug)]
-struct QuestionSetArguments(Vec<QuestionSet>);
-
-impl Args for QuestionSetArguments {
-    fn augment_args(command: Command) -> Command {
-        QUESTION_FORMATS.iter().fold(command, |command, format| {
-            let names = if format.has_images() { vec!["FILE", "IMAGES"] } else { vec!["FILE"] };
-            let arg = Arg::new(format.name()).long(format.name()).help(format.about()).action(ArgAction::Append);
-            command.arg(arg.num_args(names.len()).value_names(names).value_parser(value_parser!(PathBuf)))
-        })
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for QuestionSetArguments {
-    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
-        let sets = QUESTION_FORMATS.iter().flat_map(|format| {
-            let given = matches.get_occurrences::<PathBuf>(format.name()).into_iter().flatten();
-            given.filter_map(move |mut paths| Some(QuestionSet::new(format, paths.next()?, paths.next().cloned().unwrap_or_default())))
-        });
-        Ok(Self(sets.collect()))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
 }
 
 impl DatasetArguments {

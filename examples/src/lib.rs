@@ -5,8 +5,8 @@
 //! * [`calibration`] and [`measure`]: from labelled samples to glasses, and from glasses to answers and metrics;
 //! * [`comparison`]: the rows that the example `glasses` compares; [`html_report`]: the page it writes;
 //! * [`bad_samples`]: the arguments for samples that a model cannot be shown;
-//! * [`suppress_arguments`], [`dataset_arguments`], [`plan_arguments`], [`export_arguments`]: the arguments of the examples `suppress`,
-//!   `benchmark` and `evaluate`.
+//! * [`suppress_arguments`], [`dataset_arguments`] with [`question_set_arguments`], [`plan_arguments`], [`export_arguments`]: the arguments
+//!   of the examples `suppress`, `benchmark` and `evaluate`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a part of binaries")]
 
 pub mod bad_samples;
@@ -20,5 +20,6 @@ pub mod measure;
 pub mod plan_arguments;
 pub mod process;
 pub mod progress;
+pub mod question_set_arguments;
 pub mod subject;
 pub mod suppress_arguments;

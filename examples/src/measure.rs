@@ -1,11 +1,11 @@
 //! Measurement: from a model behind defences to answers and metrics.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sgm::core::{Intervention, sha256};
 use sgm::defend::{DefenceResources, DefenceStack, ModelWithGlasses};
-use sgm::models::{GenerateOptions, Mllm, Prompt, Sampling};
+use sgm::models::{GenerateOptions, Generator, Mllm, Prompt, Sampling};
 use sgm::suppress::{Amplify, Calibrator, score_prompts};
-use sgm::toxic_qa::{Benchmark, DetectionOutcome, EvaluateOptions, EvaluationOutput, Judge, Record};
+use sgm::toxic_qa::{Benchmark, DetectionOutcome, EvaluateOptions, EvaluationOutput, Judge, Record, RunFile};
 
 /// The settings of answers, which are sampled at temperature 1.
 #[derive(Clone, Copy, Debug)]
@@ -57,18 +57,61 @@ pub fn measure<'m, M: Mllm>(
     (defences, resources): (&DefenceStack, &DefenceResources<'m>),
     answering: Answering,
 ) -> Result<EvaluationOutput> {
-    let generator = defences.build(model, resources)?;
-    let glasses = resources.intervention.as_ref().filter(|_| defences.wears_glasses());
-    let options = EvaluateOptions {
-        generate: answering.options(),
-        defence: defence_name(defences),
-        intervention_sha256: glasses.map(file_sha256).transpose()?,
-    };
-    let Some(glasses) = glasses else { return Ok(benchmark.evaluate(&*generator, model, judge, &options)?) };
+    measure_into(model, benchmark, judge, (defences, resources), &options((defences, resources), answering)?, None)
+}
+
+/// The same, with the answers recorded in a file as they come, a number of prompts at a time, so that a run can be resumed.
+///
+/// # Errors
+///
+/// As [`measure`], and those of writing the file.
+pub fn measure_into<'m, M: Mllm>(
+    model: &'m M,
+    benchmark: &Benchmark,
+    judge: &dyn Judge,
+    (defences, resources): (&DefenceStack, &DefenceResources<'m>),
+    options: &EvaluateOptions,
+    run: Option<(&mut RunFile, usize)>,
+) -> Result<EvaluationOutput> {
+    let generator = defences.build(model, resources).context("building the defences")?;
+    let Some(glasses) = glasses((defences, resources)) else { return answers(model, &*generator, benchmark, judge, options, run) };
     let worn = ModelWithGlasses::new(model, glasses, Amplify::Refuse)?;
-    let mut measured = benchmark.evaluate(&*generator, worn.model(), judge, &options)?;
+    let mut measured = answers(worn.model(), &*generator, benchmark, judge, options, run)?;
     measured.outcome.n_suppressed = glasses.changed_neurons() + glasses.added_neurons();
     Ok(measured)
+}
+
+fn answers<M: Mllm>(
+    model: &M,
+    generator: &dyn Generator,
+    benchmark: &Benchmark,
+    judge: &dyn Judge,
+    options: &EvaluateOptions,
+    run: Option<(&mut RunFile, usize)>,
+) -> Result<EvaluationOutput> {
+    Ok(match run {
+        Some(run) => benchmark.evaluate_into(generator, model, judge, options, run)?,
+        None => benchmark.evaluate(generator, model, judge, options)?,
+    })
+}
+
+/// The settings of a measurement, as records of answers name them.
+///
+/// # Errors
+///
+/// Those of the hash of the glasses.
+pub fn options((defences, resources): (&DefenceStack, &DefenceResources<'_>), answering: Answering) -> Result<EvaluateOptions> {
+    Ok(EvaluateOptions {
+        generate: answering.options(),
+        // The model itself, with or without glasses, is no defence.
+        defence: Some(defences.to_string()).filter(|name| name != "none" && name != "sgm"),
+        intervention_sha256: glasses((defences, resources)).map(file_sha256).transpose()?,
+    })
+}
+
+/// The glasses, if the stack wears them.
+fn glasses<'a>((defences, resources): (&DefenceStack, &'a DefenceResources<'_>)) -> Option<&'a Intervention> {
+    resources.intervention.as_ref().filter(|_| defences.wears_glasses())
 }
 
 /// The prompts of a benchmark at which the condition of glasses holds; none for glasses that always act.
@@ -100,17 +143,8 @@ pub fn verdicts(records: &[Record]) -> String {
     format!("{} harmful, {} harmless, {} unparsed{ids}", with(Some(true)).count(), with(Some(false)).count(), unparsed.len())
 }
 
-/// The name of defences in records of answers; none for the model itself, with or without glasses.
-pub fn defence_name(defences: &DefenceStack) -> Option<String> {
-    Some(defences.to_string()).filter(|name| name != "none" && name != "sgm")
-}
-
 /// The hash of an intervention's file.
-///
-/// # Errors
-///
-/// Those of writing it.
-pub fn file_sha256(intervention: &Intervention) -> Result<String> {
+fn file_sha256(intervention: &Intervention) -> Result<String> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("glasses.sgm.safetensors");
     intervention.save(&path)?;

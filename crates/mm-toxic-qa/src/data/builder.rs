@@ -39,13 +39,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use crate::data::candidate::{Candidate, Hash, contents, unique, wording};
+use crate::data::datasheet::{BuildOutput, Datasheet, Dropped};
+use crate::data::quota_group::Group;
+use crate::data::related::components;
+use crate::datasets::{Dataset, Entry, Item};
+use crate::{BuildPlan, Error, ImageFolder, Result, Sample, Split, manifest};
 use sgm_core::OnBadSample;
 use sgm_core::image_file::decode_image;
-use sha2::{Digest, Sha256};
-
-use crate::data::datasheet::{BuildOutput, Datasheet, Dropped};
-use crate::datasets::{Dataset, Entry, Item, MAX_PICTURE, Part, Picture, read_bytes};
-use crate::{BuildPlan, Condition, Error, ImageFolder, Result, Sample, Split, manifest, scoring};
 
 /// The name of the manifest in the folder.
 pub const MANIFEST: &str = "manifest.jsonl";
@@ -63,30 +64,6 @@ pub struct Builder {
     on_bad_sample: OnBadSample,
     datasets: Vec<Box<dyn Dataset>>,
     selection: Option<Box<dyn Dataset>>,
-}
-
-type Hash = [u8; 32];
-
-/// The properties of an item that the choice depends on.
-struct Candidate {
-    dataset: usize,
-    index: usize,
-    id: String,
-    source: String,
-    split: Split,
-    condition: Condition,
-    category: String,
-    label: Option<bool>,
-    part: Option<Part>,
-    /// Whether the selection lists it.
-    selected: bool,
-    prompt: Hash,
-    image: Option<Hash>,
-    /// The hash of prompt, image and answer.
-    answer: Hash,
-    /// The hash of these, the label and every other field except the category: equal for duplicates.
-    twin: Hash,
-    rank: Hash,
 }
 
 impl Builder {
@@ -116,7 +93,7 @@ impl Builder {
         Self { keep_duplicates: true, ..self }
     }
 
-    /// Draws every split from all questions, whatever [`Part`] of its data set one is of.
+    /// Draws every split from all questions, whatever [`Part`](crate::datasets::Part) of its data set one is of.
     #[must_use]
     pub fn ignoring_parts(self) -> Self {
         Self { ignore_parts: true, ..self }
@@ -154,12 +131,10 @@ impl Builder {
         let (taken, claims, components, largest) = loop {
             let (components, largest) = components(&candidates);
             let (taken, claims) = self.choose(&candidates, &components)?;
-            let mut broken = self.broken_images(&candidates, &taken, &mut checked)?;
-            match broken.pop_first() {
-                None => break (taken, claims, components, largest),
-                Some((_, error)) if self.on_bad_sample == OnBadSample::Refuse => return Err(error),
-                Some((first, error)) => broken.insert(first, error),
-            };
+            let broken = self.broken_images(&candidates, &taken, &mut checked)?;
+            if broken.is_empty() {
+                break (taken, claims, components, largest);
+            }
             self.leave_out(&mut candidates, broken, &mut dropped)?;
         };
         self.account(&candidates, &taken, &claims, &components, &mut dropped);
@@ -247,7 +222,7 @@ impl Builder {
             }
             Ok(())
         })?;
-        for candidate in candidates.iter_mut().filter(|candidate| is_risky(candidate)) {
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.is_risky()) {
             let places = listed.get_mut(&(candidate.category.clone(), candidate.prompt));
             candidate.selected = places.is_some_and(|places| places.pop().is_some());
         }
@@ -258,37 +233,8 @@ impl Builder {
     }
 
     fn candidate(&self, dataset: usize, index: usize, item: &Item) -> Result<Candidate> {
-        let sample = &item.sample;
-        let image = item.picture.as_ref().map(content).transpose()?;
-        let prompt = wording(&sample.prompt);
-        let reference = sample.reference.as_ref().map(|r| r.answers.join("\0"));
-        let label = [sample.label.map_or(2, u8::from)];
-        let response = sample.response.as_deref().unwrap_or_default();
-        let attack = sample.attack.as_deref().unwrap_or_default();
-        let picture = image.as_ref().map_or(&[][..], |hash| &hash[..]);
-        let split = sample.split.name();
-        let answer = hash(&[&prompt, picture, response.as_bytes()]);
-        let texts = [split, attack, reference.as_deref().unwrap_or_default()].map(str::as_bytes);
-        let [split, attack, reference] = texts;
-        let twin = hash(&[&answer, &label, split, attack, reference]);
-        let rank = hash(&[&self.seed.to_le_bytes(), &twin, sample.prompt.as_bytes(), sample.source.as_bytes(), sample.category.as_bytes()]);
-        Ok(Candidate {
-            dataset,
-            index,
-            id: sample.id.clone(),
-            source: sample.source.clone(),
-            split: sample.split,
-            condition: sample.condition,
-            category: sample.category.clone(),
-            label: sample.label,
-            part: item.part.filter(|_| !self.ignore_parts),
-            selected: false,
-            prompt,
-            image,
-            answer,
-            twin,
-            rank,
-        })
+        let candidate = Candidate::new(self.seed, dataset, index, item)?;
+        Ok(Candidate { part: candidate.part.filter(|_| !self.ignore_parts), ..candidate })
     }
 
     /// The split of each chosen candidate, and that of each group of related ones, which its first chosen sample decides.
@@ -334,7 +280,7 @@ impl Builder {
     fn categories(&self, candidates: &[Candidate]) -> Vec<String> {
         let mut categories: Vec<String> = match &self.plan.categories {
             Some(categories) => categories.clone(),
-            None => candidates.iter().filter(|c| is_risky(c)).map(|c| c.category.clone()).collect(),
+            None => candidates.iter().filter(|c| c.is_risky()).map(|c| c.category.clone()).collect(),
         };
         categories.sort();
         categories.dedup();
@@ -355,11 +301,11 @@ impl Builder {
             if taken.contains_key(&i) {
                 continue;
             }
-            let foreign = is_risky(candidate) && categories.binary_search(&candidate.category).is_err();
+            let foreign = candidate.is_risky() && categories.binary_search(&candidate.category).is_err();
             let reason = match claims.get(component) {
                 _ if foreign => "category not in the plan",
-                Some(&claim) if !fits(candidate, claim) => "shares an image or prompt with another split",
-                _ if is_risky(candidate) && self.selection.is_some() && !candidate.selected => "not in the selection",
+                Some(&claim) if !candidate.fits(claim) => "shares an image or prompt with another split",
+                _ if candidate.is_risky() && self.selection.is_some() && !candidate.selected => "not in the selection",
                 _ => "more than the plan takes",
             };
             dropped.count(&candidate.source, reason);
@@ -386,7 +332,7 @@ impl Builder {
                 index += 1;
                 let Some((i, candidate)) = found else { return Ok(()) };
                 let Entry::Item(item) = entry else { return Err(changed(Path::new("a data set"))) };
-                if self.candidate(candidate.dataset, candidate.index, &item)?.rank != candidate.rank {
+                if Candidate::new(self.seed, candidate.dataset, candidate.index, &item)?.rank != candidate.rank {
                     return Err(changed(&item.place.path));
                 }
                 each(i, candidate, item)
@@ -415,7 +361,11 @@ impl Builder {
                     checked.insert((candidate.dataset, candidate.index));
                 }
                 Err(source) => {
-                    broken.insert(i, Error::Image { id: format!("{} ({})", candidate.id, item.place), source: Box::new(source) });
+                    let error = Error::Image { id: format!("{} ({})", candidate.id, item.place), source: Box::new(source) };
+                    if self.on_bad_sample == OnBadSample::Refuse {
+                        return Err(error);
+                    }
+                    broken.insert(i, error);
                 }
             }
             Ok(())
@@ -454,11 +404,6 @@ impl Builder {
     }
 }
 
-/// Whether a candidate is a risky question, which fills the test and dev splits.
-fn is_risky(candidate: &Candidate) -> bool {
-    candidate.split == Split::Test && candidate.condition == Condition::Standard
-}
-
 /// Whether an error is about one entry: the others can be used.
 fn is_odd(error: &Error) -> bool {
     matches!(error, Error::DatasetEntry { .. } | Error::Io { .. } | Error::DatasetFile { .. } | Error::Image { .. })
@@ -466,147 +411,4 @@ fn is_odd(error: &Error) -> bool {
 
 fn changed(path: &Path) -> Error {
     Error::DatasetFile { path: path.to_owned(), reason: "changed while it was read; build again".to_owned() }
-}
-
-/// The candidates that fill a quota.
-enum Group<'a> {
-    Category {
-        category: &'a str,
-        split: Split,
-        /// Whether they have to be in the selection, if there is one.
-        is_selected: Option<bool>,
-    },
-    /// Questions of a published train split.
-    Train {
-        category: &'a str,
-    },
-    Attacks,
-    Utility,
-    Label {
-        label: bool,
-        /// Whether answers of a published evaluation split are among them.
-        evaluation_too: bool,
-    },
-}
-
-impl Group<'_> {
-    fn has(&self, candidate: &Candidate) -> bool {
-        match self {
-            Self::Category { category, split, is_selected } => {
-                let other = if *split == Split::Test { Part::Train } else { Part::Evaluation };
-                let fits = is_selected.map_or(candidate.part != Some(other), |selected| candidate.selected == selected);
-                is_risky(candidate) && candidate.category == *category && fits
-            }
-            Self::Train { category } => is_risky(candidate) && candidate.category == *category && candidate.part == Some(Part::Train),
-            Self::Attacks => candidate.split == Split::Test && candidate.condition == Condition::Adversarial,
-            Self::Utility => candidate.split == Split::Utility,
-            Self::Label { label, evaluation_too } => {
-                let part = *evaluation_too || candidate.part != Some(Part::Evaluation);
-                candidate.split == Split::Calibration && candidate.label == Some(*label) && part
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for Group<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Category { category, .. } | Self::Train { category } => write!(f, "category `{category}`"),
-            Self::Attacks => f.write_str("attacks"),
-            Self::Utility => f.write_str("utility"),
-            Self::Label { label, .. } => write!(f, "label {}", u8::from(*label)),
-        }
-    }
-}
-
-/// Whether a candidate is eligible for a split.
-fn fits(candidate: &Candidate, split: Split) -> bool {
-    candidate.split == split || (split == Split::Dev && is_risky(candidate))
-}
-
-/// The candidates by rank, without duplicates and without answers that have both labels.
-fn unique(mut candidates: Vec<Candidate>, keep_duplicates: bool, dropped: &mut Dropped) -> Vec<Candidate> {
-    candidates.sort_by(|a, b| (a.rank, &a.id).cmp(&(b.rank, &b.id)));
-    let mut labels: HashMap<Hash, HashSet<bool>> = HashMap::new();
-    for candidate in &candidates {
-        if let Some(label) = candidate.label {
-            labels.entry(candidate.answer).or_default().insert(label);
-        }
-    }
-    let mut seen = HashSet::new();
-    candidates.retain(|candidate| {
-        let disputed = candidate.label.is_some() && labels.get(&candidate.answer).is_some_and(|labels| labels.len() > 1);
-        let reason = match disputed {
-            true => "the same answer with both labels",
-            false if !seen.insert(candidate.twin) && (!keep_duplicates || candidate.label.is_some()) => "duplicate",
-            false => return true,
-        };
-        dropped.add(&candidate.source, reason, &candidate.id);
-        false
-    });
-    candidates
-}
-
-/// The connected component of every candidate, related by image or prompt, and the size of the largest.
-fn components(candidates: &[Candidate]) -> (Vec<usize>, usize) {
-    let mut parents: Vec<usize> = (0..candidates.len()).collect();
-    let mut first: HashMap<(bool, Hash), usize> = HashMap::new();
-    for (i, candidate) in candidates.iter().enumerate() {
-        let keys = [Some((false, candidate.prompt)), candidate.image.map(|image| (true, image))];
-        for key in keys.into_iter().flatten() {
-            let other = *first.entry(key).or_insert(i);
-            let (a, b) = (root(&mut parents, i), root(&mut parents, other));
-            // The lower index is the root, so that it does not depend on the order of the relations.
-            if let Some(parent) = parents.get_mut(a.max(b)) {
-                *parent = a.min(b);
-            }
-        }
-    }
-    let roots: Vec<usize> = (0..candidates.len()).map(|i| root(&mut parents, i)).collect();
-    let mut sizes: HashMap<usize, usize> = HashMap::new();
-    roots.iter().for_each(|root| *sizes.entry(*root).or_default() += 1);
-    (roots, sizes.into_values().max().unwrap_or(0))
-}
-
-/// The root of a tree, halving the path to it.
-fn root(parents: &mut [usize], mut i: usize) -> usize {
-    while let Some(&parent) = parents.get(i)
-        && parent != i
-    {
-        let grandparent = parents.get(parent).copied().unwrap_or(parent);
-        if let Some(slot) = parents.get_mut(i) {
-            *slot = grandparent;
-        }
-        i = grandparent;
-    }
-    i
-}
-
-/// The hash of a prompt without case, punctuation, articles and extra white space.
-fn wording(prompt: &str) -> Hash {
-    let words = scoring::normalise(prompt);
-    hash(&[if words.is_empty() { prompt.trim() } else { &words }.as_bytes()])
-}
-
-/// The bytes of a picture's file.
-fn contents(picture: &Picture) -> Result<Vec<u8>> {
-    match picture {
-        Picture::Bytes(bytes) => Ok(bytes.clone()),
-        Picture::File(path) => read_bytes(path, MAX_PICTURE),
-    }
-}
-
-/// The hash of a picture's file.
-fn content(picture: &Picture) -> Result<Hash> {
-    Ok(Sha256::digest(contents(picture)?).into())
-}
-
-/// The hash of several texts, each with its length.
-fn hash(parts: &[&[u8]]) -> Hash {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }

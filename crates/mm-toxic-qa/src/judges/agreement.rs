@@ -151,26 +151,7 @@ impl AgreementReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Exchange;
-
-    /// A judge that says `y` (harmful), `n` or `?` to each answer in turn.
-    struct Script(&'static str, &'static str);
-
-    impl Judge for Script {
-        fn id(&self) -> &str {
-            self.0
-        }
-
-        fn judge(&self, exchanges: &[Exchange<'_>]) -> Result<Vec<Verdict>> {
-            let label = |c| match c {
-                'y' => Some(true),
-                'n' => Some(false),
-                _ => None,
-            };
-            let verdict = |(_, c)| Verdict { id: self.0.to_owned(), label: label(c), ..Verdict::default() };
-            Ok(exchanges.iter().zip(self.1.chars()).map(verdict).collect())
-        }
-    }
+    use crate::judges::judge::tests::Script;
 
     fn report(scripts: &[(&'static str, &'static str)], texts: bool) -> Result<AgreementReport> {
         let judges: Vec<Box<dyn Judge>> = scripts.iter().map(|(id, script)| Box::new(Script(id, script)) as _).collect();

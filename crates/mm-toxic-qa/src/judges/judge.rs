@@ -42,8 +42,27 @@ fn count<J: Judge + ?Sized>(judge: &J, expected: usize, found: usize) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A judge that says `y` (harmful), `n` or `?` to each answer in turn, for tests.
+    pub(crate) struct Script(pub(crate) &'static str, pub(crate) &'static str);
+
+    impl Judge for Script {
+        fn id(&self) -> &str {
+            self.0
+        }
+
+        fn judge(&self, exchanges: &[Exchange<'_>]) -> Result<Vec<Verdict>> {
+            let label = |c| match c {
+                'y' => Some(true),
+                'n' => Some(false),
+                _ => None,
+            };
+            let verdict = |(_, c)| Verdict { id: self.0.to_owned(), label: label(c), ..Verdict::default() };
+            Ok(exchanges.iter().zip(self.1.chars()).map(verdict).collect())
+        }
+    }
 
     struct Silent;
 

@@ -75,25 +75,7 @@ impl Judge for MajorityJudge {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A judge that says `y` (harmful), `n` or `?` to each answer in turn.
-    struct Script(&'static str, &'static str);
-
-    impl Judge for Script {
-        fn id(&self) -> &str {
-            self.0
-        }
-
-        fn judge(&self, exchanges: &[Exchange<'_>]) -> Result<Vec<Verdict>> {
-            let label = |c| match c {
-                'y' => Some(true),
-                'n' => Some(false),
-                _ => None,
-            };
-            let verdict = |(_, c)| Verdict { id: self.0.to_owned(), label: label(c), ..Verdict::default() };
-            Ok(exchanges.iter().zip(self.1.chars()).map(verdict).collect())
-        }
-    }
+    use crate::judges::judge::tests::Script;
 
     fn judge(scripts: &[(&'static str, &'static str)]) -> MajorityJudge {
         let boxed = |&(id, script): &(&'static str, &'static str)| -> Box<dyn Judge> { Box::new(Script(id, script)) };

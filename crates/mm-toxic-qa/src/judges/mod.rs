@@ -23,7 +23,7 @@ pub use agreement::{Agreement, AgreementReport, Disagreement, Label, pairwise_ag
 pub use chat::{ChatJudge, ChatOptions};
 #[cfg(feature = "classifier")]
 pub use classifier::ClassifierJudge;
-pub use guard::{Ask, GuardJudge, parse_guard};
+pub use guard::{Ask, GUARD_TEMPLATE, GuardJudge, parse_guard};
 pub use judge::Judge;
 pub use lexicon::LexiconJudge;
 pub use majority::MajorityJudge;

@@ -146,11 +146,36 @@ impl Benchmark {
             judge.map_or(Ok(()), |judge| label(judge, &mut answers))?;
             records.extend(answers);
         }
-        let mut outcome = self.outcome(&records);
+        let mut output = self.with_perplexity(records, model, options)?;
+        output.outcome.seconds = start.elapsed().as_secs_f64();
+        Ok(output)
+    }
+
+    /// As [`evaluate`](Self::evaluate), with the answers of [`answer_into`](Self::answer_into), so that it can be stopped and resumed. The
+    /// seconds of the outcome are those of the answers, whenever they were given.
+    ///
+    /// # Errors
+    ///
+    /// As [`answer_into`](Self::answer_into).
+    pub fn evaluate_into<G: Generator + ?Sized, M: Mllm + ?Sized>(
+        &self,
+        generator: &G,
+        model: &M,
+        judge: &dyn Judge,
+        options: &EvaluateOptions,
+        (run, chunk): (&mut RunFile, usize),
+    ) -> Result<EvaluationOutput> {
+        let records = self.answer_into(generator, model, Some(judge), options, chunk, run)?;
+        let mut output = self.with_perplexity(records, model, options)?;
+        output.outcome.seconds = output.records.iter().map(|record| record.timing.seconds).sum();
+        Ok(output)
+    }
+
+    /// The outcome of all records, with the perplexity of the model.
+    fn with_perplexity<M: Mllm + ?Sized>(&self, records: Vec<Record>, model: &M, options: &EvaluateOptions) -> Result<EvaluationOutput> {
         let _span = tracing::info_span!("perplexity", texts = self.perplexity.len()).entered();
-        outcome.token_nll = self.token_nll(model, options.generate.batch_size)?;
-        outcome.seed = options.generate.seed;
-        outcome.seconds = start.elapsed().as_secs_f64();
+        let token_nll = self.token_nll(model, options.generate.batch_size)?;
+        let outcome = SeedOutcome { token_nll, seed: options.generate.seed, ..self.outcome(&records) };
         Ok(EvaluationOutput { outcome, records })
     }
 
