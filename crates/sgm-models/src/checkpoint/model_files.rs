@@ -39,8 +39,9 @@ pub enum Matrices {
     Auto,
     /// Widened on loading; quantised matrices are dequantised.
     Widen,
-    /// Kept as they are stored. 16-bit matrices are widened at every product, which is slower and gives bit-equal
-    /// results; quantised matrices are multiplied with inputs rounded to 8 bits, block by block, as in llama.cpp.
+    /// Kept as they are stored. 16-bit matrices are widened a few rows at a time within each product, which gives
+    /// bit-equal results; quantised matrices are multiplied with inputs rounded to 8 bits, block by block, as in
+    /// llama.cpp.
     Keep,
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use candle_core::{Device, Tensor};
-use candle_nn::{Linear, Module};
+use candle_nn::Module;
 use sgm_core::TokenKind;
 use tokenizers::Tokenizer;
 
@@ -14,7 +14,7 @@ use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts};
 use crate::families::image_tokens::embed_with_features;
-use crate::layers::linear::Weights;
+use crate::layers::linear::{Linear, Weights};
 use crate::processor::batch::{ImageSupport, Processor};
 use crate::processor::image_text::ImageText;
 use crate::processor::images::image_processor::ImageProcessor;
@@ -64,7 +64,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
     ["intermediate", "output"].iter().for_each(|name| last.leave_out(name));
     let family = InstructBlip {
         tower: BlipVision::new(&vision, &weights.vb().pp("vision_model"))?,
-        projection: candle_nn::linear(qformer.hidden, text.hidden, weights.vb().pp("language_projection"))?,
+        projection: Linear::load(&weights.vb().pp("language_projection"), qformer.hidden, text.hidden, true)?,
         qformer: QFormer::new(&qformer, vision.hidden, weights.vb())?,
         image_token,
     };

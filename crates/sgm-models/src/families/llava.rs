@@ -1,7 +1,7 @@
 //! LLaVA-1.5 and models like it: a CLIP or SigLIP tower, a two-layer projector, and a decoder.
 
 use candle_core::Tensor;
-use candle_nn::{Linear, Module};
+use candle_nn::Module;
 
 use crate::checkpoint::model_files::Checkpoint;
 use crate::checkpoint::section::Section;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts};
 use crate::families::image_tokens::{embed_with_features, image_token};
 use crate::layers::activation::Activation;
-use crate::layers::linear::Weights;
+use crate::layers::linear::{Linear, Weights};
 use crate::processor::batch::{ImageSupport, Processor};
 use crate::processor::chat_template;
 use crate::processor::image_text::FixedLengthText;
@@ -175,14 +175,14 @@ impl Projector {
         let (first, second) = (below.pp(first), below.pp(second));
         let bias = config.bool("multimodal_projector_bias")?.unwrap_or(bias);
         Ok(Self {
-            first: candle_nn::linear_b(inputs, hidden, bias, first)?,
+            first: Linear::load(&first, inputs, hidden, bias)?,
             activation: Activation::from_name(config.string("projector_hidden_act")?.unwrap_or("gelu"))?,
-            second: candle_nn::linear_b(hidden, hidden, bias, second)?,
+            second: Linear::load(&second, hidden, hidden, bias)?,
         })
     }
 
     fn dtype(&self) -> candle_core::DType {
-        self.first.weight().dtype()
+        self.first.dtype()
     }
 
     /// Projects features `[.., inputs]` to `[.., hidden]`.

@@ -1,7 +1,7 @@
 //! Llama 3.2 Vision: images stay out of the token sequence, and some layers of the decoder attend to them.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Linear, Module};
+use candle_nn::Module;
 
 use crate::checkpoint::model_files::Checkpoint;
 use crate::decoder::config::DecoderConfig;
@@ -10,7 +10,7 @@ use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts};
 use crate::families::image_tokens::image_token;
-use crate::layers::linear::Weights;
+use crate::layers::linear::{Linear, Weights};
 use crate::processor::batch::{ImageSupport, Processor};
 use crate::processor::image_text::ImageText;
 use crate::processor::images::image_processor::ImageProcessor;
@@ -58,7 +58,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
     let family = Mllama {
         vision: MllamaVision::new(vision, tower.vb())?,
         features,
-        projector: candle_nn::linear(width, text.hidden, projector.vb().clone())?,
+        projector: Linear::load(projector.vb(), width, text.hidden, true)?,
     };
     Ok(FamilyParts { text, decoder, processor, family: Box::new(family) })
 }

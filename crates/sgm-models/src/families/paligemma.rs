@@ -2,7 +2,7 @@
 //! the prompt.
 
 use candle_core::Tensor;
-use candle_nn::{LayerNorm, Linear, Module};
+use candle_nn::{LayerNorm, Module};
 
 use crate::checkpoint::model_files::Checkpoint;
 use crate::decoder::config::DecoderConfig;
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::families::family::{DecoderInput, Family, FamilyParts};
 use crate::families::image_tokens::{embed_with_features, image_token};
 use crate::families::llava::{VISION, load_decoder};
-use crate::layers::linear::Weights;
+use crate::layers::linear::{Linear, Weights};
 use crate::processor::batch::{ImageSupport, Processor};
 use crate::processor::image_text::ImageText;
 use crate::processor::images::image_processor::ImageProcessor;
@@ -54,7 +54,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
         tower: VisionTower::new(&vision, vision.layers, tower.vb())?,
         layers: vision.layers,
         tower_norm: candle_nn::layer_norm(vision.hidden, vision.eps, tower.vb().pp("post_layernorm"))?,
-        projector: candle_nn::linear(vision.hidden, text.hidden, projector.vb().clone())?,
+        projector: Linear::load(projector.vb(), vision.hidden, text.hidden, true)?,
         image_token,
     };
     let bos = checkpoint.special_token("bos_token")?.unwrap_or_else(|| "<bos>".to_owned());
@@ -86,7 +86,7 @@ impl Family for PaliGemma {
 impl PaliGemma {
     /// Computes the image features `[images, patches, hidden]` of pixels `[images, 3, size, size]`.
     fn features(&self, pixels: &Tensor) -> Result<Tensor> {
-        let states = self.tower.hidden_states(&pixels.to_dtype(self.projector.weight().dtype())?, &[self.layers])?;
+        let states = self.tower.hidden_states(&pixels.to_dtype(self.projector.dtype())?, &[self.layers])?;
         let last = states.first().ok_or_else(|| Error::Inputs { reason: "no image".to_owned() })?;
         Ok(self.projector.forward(&self.tower_norm.forward(last)?)?)
     }

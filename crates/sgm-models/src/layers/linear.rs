@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use candle_core::quantized::{QMatMul, QStorage, QTensor};
+use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
 use candle_nn::{Module, VarBuilder};
+use rayon::prelude::*;
 
 use crate::checkpoint::read_tensors::ReadTensors;
 use crate::error::{Error, Result};
 use crate::layers::derivative::{RmsNorm, with_gradient};
+use crate::layers::matrix::{Matrix, StackedMatrices};
+use crate::layers::values::{can_change_in_place, change_values_by};
 
 /// A weight matrix in the format in which the checkpoint stores it.
 #[derive(Debug)]
@@ -87,7 +90,7 @@ impl<'a> Weights<'a> {
     /// Loads the embedding table `name` of `tokens` vectors, and the linear layer that uses the same table as a head.
     pub(crate) fn embedding(&self, name: &str, tokens: usize, hidden: usize) -> CandleResult<(Embedding, Linear)> {
         let table = self.matrix(name, hidden, tokens)?;
-        Ok((Embedding { table: table.clone(), dtype: self.vb.dtype() }, Linear { weight: table, bias: None }))
+        Ok((Embedding { table: table.clone(), dtype: self.vb.dtype() }, Linear::without_bias(table)))
     }
 
     /// Loads a fused layer: one matrix whose rows are split into layers of the given numbers of outputs, without
@@ -100,7 +103,7 @@ impl<'a> Weights<'a> {
             .map(|rows| {
                 let weight = whole.rows(start, *rows)?;
                 start += rows;
-                Ok(Linear { weight, bias: None })
+                Ok(Linear::without_bias(weight))
             })
             .collect()
     }
@@ -113,10 +116,10 @@ impl<'a> Weights<'a> {
             None => None,
         };
         self.read.add(&full_name);
-        Ok(StackedMatrices(match stored {
-            Some(StoredWeight::Half(weights)) => Matrix::Half(weights),
+        Ok(StackedMatrices::new(match stored {
+            Some(StoredWeight::Half(weights)) => weights,
             Some(StoredWeight::Quantized(_)) => candle_core::bail!("{full_name}: stacked experts in quantised blocks are not supported"),
-            None => Matrix::Dense(self.vb.get_unchecked(name)?),
+            None => self.vb.get_unchecked(name)?,
         }))
     }
 
@@ -135,14 +138,14 @@ impl<'a> Weights<'a> {
             dims => candle_core::bail!("{}.weight is {dims:?}, the configuration says [{outputs}, {inputs}]", below.prefix()),
         };
         Ok(match stored {
-            None => Matrix::Dense(below.get((outputs, inputs), "weight")?),
+            None => Matrix::Plain(below.get((outputs, inputs), "weight")?),
             Some(StoredWeight::Half(weight)) => {
                 check(weight.shape())?;
-                Matrix::Half(weight)
+                Matrix::Plain(weight)
             }
             Some(StoredWeight::Quantized(weight)) => {
                 check(weight.shape())?;
-                Matrix::Quantized(QMatMul::from_arc(weight)?)
+                Matrix::Quantised(weight)
             }
         })
     }
@@ -162,6 +165,21 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    pub(crate) fn without_bias(weight: Matrix) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// Loads the layer at `vb` from `inputs` to `outputs` features, in the dtype of `vb`.
+    pub(crate) fn load(vb: &VarBuilder<'_>, inputs: usize, outputs: usize, bias: bool) -> CandleResult<Self> {
+        let bias = if bias { Some(vb.get(outputs, "bias")?) } else { None };
+        Ok(Self { weight: Matrix::Plain(vb.get((outputs, inputs), "weight")?), bias })
+    }
+
+    /// The dtype of the weights, in which the layers of a model that are no part of the decoder take their inputs.
+    pub(crate) fn dtype(&self) -> DType {
+        self.weight.dtype()
+    }
+
     /// The number of outputs.
     pub(crate) fn outputs(&self) -> CandleResult<usize> {
         self.weight.outputs()
@@ -170,101 +188,12 @@ impl Linear {
     /// Whether another layer has the same weights, value by value.
     pub(crate) fn same_weights(&self, other: &Self) -> CandleResult<bool> {
         match (&self.weight, &other.weight) {
-            (Matrix::Dense(a) | Matrix::Half(a), Matrix::Dense(b) | Matrix::Half(b)) if a.shape() == b.shape() => {
+            (Matrix::Plain(a), Matrix::Plain(b)) if a.shape() == b.shape() => {
                 Ok(a.eq(&b.to_dtype(a.dtype())?)?.flatten_all()?.min(0)?.to_scalar::<u8>()? == 1)
             }
             _ => Ok(false),
         }
     }
-}
-
-#[derive(Debug, Clone)]
-enum Matrix {
-    Dense(Tensor),
-    /// Widened at every product to the dtype of the input: slower than f32 weights, with the same results.
-    Half(Tensor),
-    /// Multiplied with inputs that are rounded to 8 bits, block by block.
-    Quantized(QMatMul),
-}
-
-impl Matrix {
-    fn outputs(&self) -> CandleResult<usize> {
-        match self {
-            Self::Dense(weight) | Self::Half(weight) | Self::Quantized(QMatMul::Tensor(weight) | QMatMul::TensorF16(weight)) => {
-                weight.dim(0)
-            }
-            Self::Quantized(QMatMul::QTensor(weight)) => Ok(weight.shape().dims2()?.0),
-        }
-    }
-
-    fn rows(&self, start: usize, count: usize) -> CandleResult<Self> {
-        Ok(match self {
-            Self::Dense(weight) => Self::Dense(weight.narrow(0, start, count)?),
-            Self::Half(weight) => Self::Half(weight.narrow(0, start, count)?),
-            Self::Quantized(QMatMul::QTensor(weight)) => Self::Quantized(QMatMul::from_qtensor(quantised_rows(weight, start, count)?)?),
-            Self::Quantized(QMatMul::Tensor(weight) | QMatMul::TensorF16(weight)) => Self::Dense(weight.narrow(0, start, count)?),
-        })
-    }
-
-    /// The weights `[outputs, inputs]` in the dtype of another tensor, for gradients. The rounding of inputs to 8 bits
-    /// is ignored there.
-    fn dense(&self, like: &Tensor) -> CandleResult<Tensor> {
-        match self {
-            Self::Dense(weight) => Ok(weight.clone()),
-            Self::Half(weight) | Self::Quantized(QMatMul::Tensor(weight) | QMatMul::TensorF16(weight)) => weight.to_dtype(like.dtype()),
-            Self::Quantized(QMatMul::QTensor(weight)) => weight.dequantize(like.device())?.to_dtype(like.dtype()),
-        }
-    }
-}
-
-/// The matrices of all experts of a layer, `[experts, rows, columns]`.
-#[derive(Debug)]
-pub(crate) struct StackedMatrices(Matrix);
-
-impl StackedMatrices {
-    /// The shape of the tensor.
-    pub(crate) fn dims(&self) -> &[usize] {
-        match &self.0 {
-            Matrix::Dense(weights) | Matrix::Half(weights) => weights.dims(),
-            Matrix::Quantized(_) => &[],
-        }
-    }
-
-    /// The matrix `[outputs, inputs]` of one expert, which is transposed in the file if `transposed`.
-    pub(crate) fn matrix(&self, expert: usize, transposed: bool) -> CandleResult<ExpertMatrix> {
-        let one = |weights: &Tensor| {
-            let matrix = weights.narrow(0, expert, 1)?.squeeze(0)?;
-            if transposed { matrix.t()?.contiguous() } else { Ok(matrix) }
-        };
-        Ok(ExpertMatrix(match &self.0 {
-            Matrix::Dense(weights) => Matrix::Dense(one(weights)?),
-            Matrix::Half(weights) => Matrix::Half(one(weights)?),
-            Matrix::Quantized(_) => candle_core::bail!("a quantised matrix cannot be split"),
-        }))
-    }
-}
-
-/// A matrix of one expert, whose rows are those of one layer or of several.
-#[derive(Debug)]
-pub(crate) struct ExpertMatrix(Matrix);
-
-impl ExpertMatrix {
-    /// The linear layer, without a bias, of `outputs` rows from `start` on.
-    pub(crate) fn part(&self, start: usize, outputs: usize) -> CandleResult<Linear> {
-        Ok(Linear { weight: self.0.rows(start, outputs)?, bias: None })
-    }
-}
-
-/// Some rows of a quantised matrix. Blocks lie within rows, so nothing is quantised again.
-fn quantised_rows(weight: &QTensor, start: usize, count: usize) -> CandleResult<QTensor> {
-    let (rows, inputs) = weight.shape().dims2()?;
-    let data = weight.data()?;
-    let row = data.len() / rows.max(1);
-    let Some(bytes) = data.get(start * row..(start + count) * row) else {
-        candle_core::bail!("a matrix of {rows} rows has no rows {start} to {}", start + count)
-    };
-    // Whole blocks from the start of an aligned vector of blocks are aligned too.
-    QTensor::new(QStorage::from_data(bytes.into(), &weight.device(), weight.dtype())?, (count, inputs))
 }
 
 /// A table of vectors, one for each token id.
@@ -279,29 +208,46 @@ impl Embedding {
     /// Looks up the vectors `[.., hidden]` of token ids u32 `[..]`, in the model's dtype.
     pub(crate) fn forward(&self, ids: &Tensor) -> CandleResult<Tensor> {
         let vectors = match &self.table {
-            Matrix::Dense(table) | Matrix::Half(table) => {
+            Matrix::Plain(table) => {
                 let mut shape = ids.dims().to_vec();
                 shape.push(table.dim(1)?);
                 table.index_select(&ids.flatten_all()?, 0)?.reshape(shape)?
             }
-            Matrix::Quantized(table) => table.embedding(ids)?,
+            Matrix::Quantised(table) => table.embedding(ids)?,
         };
         vectors.to_dtype(self.dtype)
     }
 }
 
+/// Adds a bias to every row of a product, in place where possible.
+fn add_bias(y: Tensor, bias: &Tensor) -> CandleResult<Tensor> {
+    /// Rows that one thread changes at a time.
+    const ROWS: usize = 16;
+    if !can_change_in_place(&y) || !can_change_in_place(bias) {
+        return y.broadcast_add(bias);
+    }
+    let add = |rows: &mut [f32], bias: &[f32]| {
+        rows.chunks_exact_mut(bias.len().max(1)).for_each(|row| row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias));
+    };
+    change_values_by(&y, bias, |values, bias| {
+        if values.len() <= ROWS * bias.len() {
+            add(values, bias);
+        } else {
+            values.par_chunks_mut(ROWS * bias.len()).for_each(|rows| add(rows, bias));
+        }
+        Ok(())
+    })
+    .map_err(candle_core::Error::wrap)?;
+    Ok(y)
+}
+
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         let inputs = x.detach();
-        let dense = |weight: &Tensor| candle_nn::Linear::new(weight.clone(), None).forward(&inputs);
-        let y = match &self.weight {
-            Matrix::Dense(weight) => dense(weight)?,
-            Matrix::Half(weight) => dense(&weight.to_dtype(x.dtype())?)?,
-            Matrix::Quantized(weight) => weight.forward(&inputs.to_dtype(DType::F32)?)?.to_dtype(x.dtype())?,
-        };
+        let y = self.weight.product(&inputs)?;
         let y = match &self.bias {
             None => y,
-            Some(bias) => y.broadcast_add(bias)?,
+            Some(bias) => add_bias(y, bias)?,
         };
         if !x.track_op() {
             return Ok(y);
@@ -312,23 +258,5 @@ impl Module for Linear {
             let rows = gradient.contiguous()?.flatten_to(gradient.rank().saturating_sub(2))?;
             rows.matmul(&weight.dense(gradient)?)?.reshape(&shape)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::quantized::GgmlDType;
-
-    #[test]
-    fn rows_of_a_quantised_matrix_are_those_of_its_dequantised_form() {
-        let weight = Tensor::randn(0f32, 1.0, (6, 256), &Device::Cpu).unwrap();
-        for dtype in [GgmlDType::Q8_0, GgmlDType::Q4_0, GgmlDType::Q4K, GgmlDType::Q6K] {
-            let whole = QTensor::quantize(&weight, dtype).unwrap();
-            let rows = quantised_rows(&whole, 2, 3).unwrap().dequantize(&Device::Cpu).unwrap();
-            let expected = whole.dequantize(&Device::Cpu).unwrap().narrow(0, 2, 3).unwrap();
-            assert_eq!(rows.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
-            assert!(quantised_rows(&whole, 4, 3).is_err());
-        }
     }
 }

@@ -1,12 +1,13 @@
 //! The vision tower of BLIP: a pre-norm vision transformer with query, key and value in one matrix.
 
 use candle_core::Tensor;
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, Module, VarBuilder};
+use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
+use crate::layers::linear::Linear;
 
 /// The configuration of the tower, read from `vision_config`.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,12 +107,12 @@ impl Block {
         let BlipVisionConfig { hidden, intermediate, heads, eps, activation, qkv_bias, .. } = *config;
         Ok(Self {
             norm1: candle_nn::layer_norm(hidden, eps, vb.pp("layer_norm1"))?,
-            qkv: candle_nn::linear_b(hidden, 3 * hidden, qkv_bias, vb.pp("self_attn.qkv"))?,
-            projection: candle_nn::linear(hidden, hidden, vb.pp("self_attn.projection"))?,
+            qkv: Linear::load(&vb.pp("self_attn.qkv"), hidden, 3 * hidden, qkv_bias)?,
+            projection: Linear::load(&vb.pp("self_attn.projection"), hidden, hidden, true)?,
             heads,
             norm2: candle_nn::layer_norm(hidden, eps, vb.pp("layer_norm2"))?,
-            fc1: candle_nn::linear(hidden, intermediate, vb.pp("mlp.fc1"))?,
-            fc2: candle_nn::linear(intermediate, hidden, vb.pp("mlp.fc2"))?,
+            fc1: Linear::load(&vb.pp("mlp.fc1"), hidden, intermediate, true)?,
+            fc2: Linear::load(&vb.pp("mlp.fc2"), intermediate, hidden, true)?,
             activation,
         })
     }

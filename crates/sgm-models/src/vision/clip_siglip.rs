@@ -4,11 +4,13 @@
 //! states that LLaVA reads.
 
 use candle_core::{D, IndexOp, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, Module, VarBuilder};
+use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
+use crate::layers::attend::attend;
+use crate::layers::linear::Linear;
 
 /// The defaults of transformers' configuration classes.
 pub(crate) struct Defaults {
@@ -172,7 +174,7 @@ impl Block {
     pub(crate) fn new(config: &VisionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let VisionConfig { hidden, intermediate, heads, eps, activation, .. } = *config;
         let attention = vb.pp("self_attn");
-        let square = |name: &str| candle_nn::linear(hidden, hidden, attention.pp(name));
+        let square = |name: &str| Linear::load(&attention.pp(name), hidden, hidden, true);
         Ok(Self {
             norm1: candle_nn::layer_norm(hidden, eps, vb.pp("layer_norm1"))?,
             q: square("q_proj")?,
@@ -181,8 +183,8 @@ impl Block {
             out: square("out_proj")?,
             heads,
             norm2: candle_nn::layer_norm(hidden, eps, vb.pp("layer_norm2"))?,
-            fc1: candle_nn::linear(hidden, intermediate, vb.pp("mlp.fc1"))?,
-            fc2: candle_nn::linear(intermediate, hidden, vb.pp("mlp.fc2"))?,
+            fc1: Linear::load(&vb.pp("mlp.fc1"), hidden, intermediate, true)?,
+            fc2: Linear::load(&vb.pp("mlp.fc2"), intermediate, hidden, true)?,
             activation,
         })
     }
@@ -197,10 +199,7 @@ impl Block {
         let q = (split(self.q.forward(&normed)?)? * (head_dim as f64).powf(-0.5))?;
         let k = split(self.k.forward(&normed)?)?;
         let v = split(self.v.forward(&normed)?)?;
-        let scores = q.matmul(&k.t()?)?;
-        let scores = mask.map_or(Ok(scores.clone()), |mask| scores.broadcast_add(mask))?;
-        let y = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?.transpose(1, 2)?.reshape((images, positions, hidden))?;
-        let x = (x + self.out.forward(&y)?)?;
+        let x = (x + self.out.forward(&attend(&q, &k, &v, mask, None)?)?)?;
         let y = self.activation.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
         Ok((x + self.fc2.forward(&y)?)?)
     }

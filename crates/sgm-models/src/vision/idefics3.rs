@@ -4,10 +4,11 @@
 //! patches into one feature for the language model.
 
 use candle_core::{DType, IndexOp, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, Module, VarBuilder};
+use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
+use crate::layers::linear::Linear;
 use crate::vision::clip_siglip::{Block, Defaults, VisionConfig};
 
 const DEFAULTS: Defaults = Defaults { hidden: 1152, heads: 16, patch_size: 32, eps: 1e-6, activation: "gelu_pytorch_tanh" };
@@ -48,7 +49,7 @@ impl Idefics3Vision {
             positions: embeddings.pp("position_embedding").get((side * side, vision.hidden), "weight")?,
             blocks: (0..vision.layers).map(|i| Block::new(&vision, &tower.pp("encoder.layers").pp(i))).collect::<Result<_>>()?,
             norm: candle_nn::layer_norm(vision.hidden, vision.eps, tower.pp("post_layernorm"))?,
-            projection: candle_nn::linear_no_bias(scale * scale * vision.hidden, hidden, vb.pp("connector.modality_projection.proj"))?,
+            projection: Linear::load(&vb.pp("connector.modality_projection.proj"), scale * scale * vision.hidden, hidden, false)?,
             patch_size: vision.patch_size,
             side,
             scale,

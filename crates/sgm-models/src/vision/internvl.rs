@@ -2,12 +2,13 @@
 //! squares of patches.
 
 use candle_core::{IndexOp, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, Module, VarBuilder};
+use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
+use crate::layers::linear::Linear;
 
 /// The configuration of the tower, read from `vision_config`.
 #[derive(Debug, Clone, PartialEq)]
@@ -219,7 +220,7 @@ impl Block {
     fn new(config: &InternVlVisionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let InternVlVisionConfig { hidden, intermediate, heads, activation, attention_bias, .. } = *config;
         let attention = vb.pp("attention");
-        let square = |name: &str| candle_nn::linear_b(hidden, hidden, attention_bias, attention.pp(name));
+        let square = |name: &str| Linear::load(&attention.pp(name), hidden, hidden, attention_bias);
         let qk_norm = |name: &str| -> Result<Option<LayerNorm>> {
             let weight = || attention.pp(name).get(hidden, "weight");
             Ok(if config.qk_norm { Some(LayerNorm::rms_norm(weight()?, 1e-6)) } else { None })
@@ -231,12 +232,12 @@ impl Block {
             v: square("v_proj")?,
             q_norm: qk_norm("q_norm")?,
             k_norm: qk_norm("k_norm")?,
-            out: candle_nn::linear(hidden, hidden, attention.pp("projection_layer"))?,
+            out: Linear::load(&attention.pp("projection_layer"), hidden, hidden, true)?,
             heads,
             attention_scale: vb.get(hidden, "lambda_1")?,
             norm_after: config.norm(&vb.pp("layernorm_after"))?,
-            fc1: candle_nn::linear(hidden, intermediate, vb.pp("mlp.fc1"))?,
-            fc2: candle_nn::linear(intermediate, hidden, vb.pp("mlp.fc2"))?,
+            fc1: Linear::load(&vb.pp("mlp.fc1"), hidden, intermediate, true)?,
+            fc2: Linear::load(&vb.pp("mlp.fc2"), intermediate, hidden, true)?,
             activation,
             mlp_scale: vb.get(hidden, "lambda_2")?,
         })
@@ -273,9 +274,9 @@ impl Projector {
     fn new(config: &Section, inputs: usize, hidden: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
             norm: candle_nn::layer_norm(inputs, 1e-5, vb.pp("layer_norm"))?,
-            first: candle_nn::linear(inputs, hidden, vb.pp("linear_1"))?,
+            first: Linear::load(&vb.pp("linear_1"), inputs, hidden, true)?,
             activation: Activation::from_name(config.string("projector_hidden_act")?.unwrap_or("gelu"))?,
-            second: candle_nn::linear(hidden, hidden, vb.pp("linear_2"))?,
+            second: Linear::load(&vb.pp("linear_2"), hidden, hidden, true)?,
         })
     }
 

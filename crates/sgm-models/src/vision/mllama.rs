@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, Module, VarBuilder};
+use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
+use crate::layers::linear::Linear;
 
 /// The configuration of the tower, read from `vision_config`.
 #[derive(Debug, Clone, PartialEq)]
@@ -260,7 +261,7 @@ struct Block {
 impl Block {
     fn new(config: &MllamaVisionConfig, gated: bool, vb: &VarBuilder<'_>) -> Result<Self> {
         let MllamaVisionConfig { hidden, intermediate, heads, eps, activation, .. } = *config;
-        let square = |name: &str| candle_nn::linear_no_bias(hidden, hidden, vb.pp("self_attn").pp(name));
+        let square = |name: &str| Linear::load(&vb.pp("self_attn").pp(name), hidden, hidden, false);
         let gate = |name: &str| vb.get(1, name)?.tanh();
         Ok(Self {
             norm1: candle_nn::layer_norm(hidden, eps, vb.pp("input_layernorm"))?,
@@ -270,8 +271,8 @@ impl Block {
             o: square("o_proj")?,
             heads,
             norm2: candle_nn::layer_norm(hidden, eps, vb.pp("post_attention_layernorm"))?,
-            fc1: candle_nn::linear(hidden, intermediate, vb.pp("mlp.fc1"))?,
-            fc2: candle_nn::linear(intermediate, hidden, vb.pp("mlp.fc2"))?,
+            fc1: Linear::load(&vb.pp("mlp.fc1"), hidden, intermediate, true)?,
+            fc2: Linear::load(&vb.pp("mlp.fc2"), intermediate, hidden, true)?,
             activation,
             gates: if gated { Some((gate("gate_attn")?, gate("gate_ffn")?)) } else { None },
         })

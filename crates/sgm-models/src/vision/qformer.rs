@@ -1,12 +1,13 @@
 //! The Q-Former of InstructBLIP: learned queries that read an image and an instruction and become a few tokens.
 
 use candle_core::{DType, Tensor};
-use candle_nn::{LayerNorm, Linear, Module, VarBuilder};
+use candle_nn::{LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
+use crate::layers::linear::Linear;
 
 /// The configuration of the Q-Former, read from `qformer_config`.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,7 +165,7 @@ struct Attention {
 impl Attention {
     /// `source` is the width of the states that are attended to.
     fn new(config: &QFormerConfig, source: usize, vb: &VarBuilder<'_>) -> Result<Self> {
-        let linear = |name: &str, inputs: usize| candle_nn::linear(inputs, config.hidden, vb.pp(name));
+        let linear = |name: &str, inputs: usize| Linear::load(&vb.pp(name), inputs, config.hidden, true);
         Ok(Self {
             query: linear("attention.query", config.hidden)?,
             key: linear("attention.key", source)?,
@@ -199,9 +200,9 @@ impl Mlp {
     fn new(config: &QFormerConfig, first: &VarBuilder<'_>, second: &VarBuilder<'_>) -> Result<Self> {
         let QFormerConfig { hidden, intermediate, eps, activation, .. } = *config;
         Ok(Self {
-            first: candle_nn::linear(hidden, intermediate, first.pp("dense"))?,
+            first: Linear::load(&first.pp("dense"), hidden, intermediate, true)?,
             activation,
-            second: candle_nn::linear(intermediate, hidden, second.pp("dense"))?,
+            second: Linear::load(&second.pp("dense"), intermediate, hidden, true)?,
             norm: candle_nn::layer_norm(hidden, eps, second.pp("LayerNorm"))?,
         })
     }

@@ -129,12 +129,14 @@ fn samples_are_pooled_alone_as_in_a_batch_and_in_every_dtype() {
     let alone = run("alone", Capture::new(poolings.clone()));
     let batched = run("batched", Capture { batch_size: 7, ..Capture::new(poolings.clone()) });
     let half = run("half", Capture { dtype: StoreDtype::F16, ..Capture::new(poolings.clone()) });
+    let of_pool = |store: &ActivationStore, pooling: &str| store.clone().with_pooling(pooling).unwrap();
     for pooling in &poolings {
-        let of = |store: &ActivationStore| store.clone().with_pooling(&pooling.to_string()).unwrap();
+        let of = |store: &ActivationStore| of_pool(store, &pooling.to_string());
         for site in alone.sites().keys() {
             let (a, b, c) = (of(&alone).read(*site).unwrap(), of(&batched).read(*site).unwrap(), of(&half).read(*site).unwrap());
-            // Padding is not pooled; sums of other shapes of batches round differently.
-            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(1.0)), "{pooling} {site}");
+            // Padding is not pooled; sums of other shapes of batches round differently, by parts of the largest value.
+            let largest = of_pool(&alone, "maxabs/response").read(*site).unwrap().into_iter().fold(0f32, f32::max);
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 3e-6 * largest), "{pooling} {site}");
             assert!(a.iter().zip(&c).all(|(a, c)| half::f16::from_f32(*a).to_f32() == *c), "{pooling} {site}");
         }
     }
