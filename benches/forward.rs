@@ -1,4 +1,6 @@
 //! The organism's forward pass: plain, with the capture tap, and with glasses on.
+//!
+//! Larger models are measured beside torch and llama.cpp by `tools/peers/forward.sh`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::sync::Arc;
