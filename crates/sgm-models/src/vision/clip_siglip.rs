@@ -4,11 +4,12 @@
 //! states that LLaVA reads.
 
 use candle_core::{D, IndexOp, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, Module, VarBuilder};
+use candle_nn::{Conv2dConfig, LayerNorm, Linear, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
+use crate::vision::patch_convolution::PatchConvolution;
 
 /// The defaults of transformers' configuration classes.
 pub(crate) struct Defaults {
@@ -90,7 +91,7 @@ impl VisionConfig {
 
 #[derive(Debug)]
 pub(crate) struct VisionTower {
-    patches: Conv2d,
+    patches: PatchConvolution,
     class: Option<Tensor>,
     positions: Tensor,
     pre_norm: Option<LayerNorm>,
@@ -112,7 +113,7 @@ impl VisionTower {
         };
         let positions = config.patches() + usize::from(config.clip);
         Ok(Self {
-            patches,
+            patches: patches.into(),
             class: if config.clip { Some(embeddings.get(hidden, "class_embedding")?) } else { None },
             positions: embeddings.pp("position_embedding").get((positions, hidden), "weight")?,
             // The checkpoints have this spelling.
