@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use sgm::models::Checkpoint;
 use sgm::parity::{Check, parity};
+use sgm_examples::compute_arguments::ComputeArguments;
 
 /// Holds a checkpoint against a golden file: what Hugging Face transformers computed for it.
 #[derive(Parser)]
@@ -22,6 +23,9 @@ struct Arguments {
     /// The model: a directory or file, or the id of a model in the local Hugging Face cache
     #[arg(long)]
     model: String,
+    /// Where and in which numbers the model computes
+    #[command(flatten)]
+    compute: ComputeArguments,
     /// The golden file; golden.json is read from beside it
     #[arg(long)]
     golden: PathBuf,
@@ -36,7 +40,7 @@ struct Arguments {
 fn main() -> Result<ExitCode> {
     sgm_examples::process::start();
     let arguments = Arguments::parse();
-    let checks = parity(&Checkpoint::open(&arguments.model)?, &arguments.golden)?;
+    let checks = parity(&arguments.compute.apply(Checkpoint::open(&arguments.model)?)?, &arguments.golden)?;
     println!("{:<14} {:<28} {:>10} {:>10}  worst", "case", "what", "max abs", "relative");
     for check in &checks {
         let Check { case, what, max_abs, relative, worst } = check;

@@ -16,12 +16,16 @@ use sgm::models::{AutoMllm, Checkpoint};
 /// Those of temporary files.
 pub fn random_decoder(hidden: usize, intermediate: usize, layers: usize, vocabulary: usize) -> Result<AutoMllm> {
     let directory = tempfile::tempdir()?;
-    write(directory.path(), hidden, intermediate, layers, vocabulary)?;
+    write_random_decoder(directory.path(), hidden, intermediate, layers, vocabulary)?;
     Ok(AutoMllm::load(&Checkpoint::open(directory.path())?)?)
 }
 
-/// The same with a tokenizer of a few words, as files.
-fn write(directory: &Path, hidden: usize, intermediate: usize, layers: usize, vocabulary: usize) -> Result<()> {
+/// The same as a checkpoint in a directory.
+///
+/// # Errors
+///
+/// Those of writing the files.
+pub fn write_random_decoder(directory: &Path, hidden: usize, intermediate: usize, layers: usize, vocabulary: usize) -> Result<()> {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", "vocab_size": vocabulary,
         "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": hidden / 64,

@@ -1,6 +1,6 @@
 //! Code that the examples and experiments share: command-line arguments, progress, calibration and measurement.
 //!
-//! * [`subject`]: the arguments that name model, data and judge; [`judge_arguments`] has the judges;
+//! * [`subject`]: the arguments that name model, data and judge; [`judge_arguments`] has the judges, [`compute_arguments`] the devices;
 //! * [`process`] and [`progress`]: threads, logging and the progress bar of a program;
 //! * [`calibration`] and [`measure`]: from labelled samples to glasses, and from glasses to answers and metrics;
 //! * [`comparison`]: the rows that the example `glasses` compares; [`html_report`]: the page it writes;
@@ -12,6 +12,7 @@
 pub mod bad_samples;
 pub mod calibration;
 pub mod comparison;
+pub mod compute_arguments;
 pub mod dataset_arguments;
 pub mod export_arguments;
 pub mod html_report;

@@ -11,6 +11,7 @@ use sgm::organism::{Contrast, OrganismSource, OrganismWorld};
 use sgm::suppress::{Amplify, Glasses};
 use sgm::toxic_qa::{Benchmark, EvaluationSplit, Judge, ManifestSource, Source, World};
 
+use crate::compute_arguments::ComputeArguments;
 use crate::judge_arguments::JudgeArguments;
 
 /// A chat template that shows a language model the text of a prompt and nothing else.
@@ -26,6 +27,9 @@ pub struct Subject {
     /// Shows the model the text of prompts without its chat template: a language model continues the text.
     #[arg(long, requires = "model")]
     plain: bool,
+    /// Where and in which numbers the model computes.
+    #[command(flatten)]
+    compute: ComputeArguments,
     /// Static glasses that the model wears throughout, as if they were baked into it.
     #[arg(long, value_name = "INTERVENTION")]
     pub wear: Option<PathBuf>,
@@ -76,11 +80,12 @@ impl Subject {
     ///
     /// Those of loading it, and of the glasses that it wears throughout.
     pub fn model(&self) -> Result<AutoMllm> {
-        let model = match &self.model {
-            Some(model) if self.plain => AutoMllm::load(&Checkpoint::open(model)?.with_chat_template(PLAIN))?,
-            Some(model) => AutoMllm::load(&Checkpoint::open(model)?)?,
-            None => sgm::organism::load()?,
+        let checkpoint = match &self.model {
+            Some(model) if self.plain => Checkpoint::open(model)?.with_chat_template(PLAIN),
+            Some(model) => Checkpoint::open(model)?,
+            None => sgm::organism::checkpoint()?,
         };
+        let model = AutoMllm::load(&self.compute.apply(checkpoint)?)?;
         if let Some(path) = &self.wear {
             let glasses = Intervention::load(path)?;
             ensure!(glasses.condition.is_none(), "{} has a condition; only static glasses can be worn throughout", path.display());

@@ -85,11 +85,13 @@ fn decode<M: Mllm>(model: &M, mut cache: Cache, batch: usize) -> Result<f64> {
     const STEPS: u32 = 4;
     let tokens = vec![5; batch];
     // The first step copies the cache.
-    model.decode(&tokens, &mut cache)?;
+    let device = model.decode(&tokens, &mut cache)?.device().clone();
+    device.synchronize()?;
     let start = Instant::now();
     for _ in 0..STEPS {
         std::hint::black_box(model.decode(&tokens, &mut cache)?);
     }
+    device.synchronize()?;
     Ok(start.elapsed().as_secs_f64() / f64::from(STEPS))
 }
 
@@ -110,7 +112,7 @@ pub fn everywhere(model: &AutoMllm) -> Result<Intervention> {
 }
 
 /// A value below which a share of the values lies.
-fn quantile(values: &[f64], level: f64) -> f64 {
+pub fn quantile(values: &[f64], level: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]

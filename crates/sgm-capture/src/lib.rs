@@ -62,6 +62,8 @@ mod partition;
 mod pooling;
 #[cfg(feature = "candle")]
 mod reduce;
+#[cfg(feature = "candle")]
+mod reduce_tensors;
 mod rows;
 mod shard;
 mod store;

@@ -42,6 +42,10 @@ impl Reduction {
         self.poolings.len()
     }
 
+    pub(crate) fn poolings(&self) -> impl Iterator<Item = Pooling> {
+        self.poolings.iter().map(|(pooling, _)| *pooling)
+    }
+
     /// Pools the responses `[tokens, neurons]` of one sample: `[neurons]` for each pooling, NaN without a selected token.
     ///
     /// At the site of an expert, only tokens `routed` to it are selected, and the result is 0 without one.

@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use sgm_core::Site;
 use sgm_models::{Tap, TokenSpans, with_values};
 
 use crate::Pooling;
 use crate::reduce::{NonFinites, Reduction};
+use crate::reduce_tensors::Tokens;
 use crate::rows::Responses;
 
 /// A tap that pools the outputs of sites and changes nothing.
 ///
-/// Responses are pooled in one pass over a site's output for any number of poolings, before later taps change it; sums are f64. Without a
-/// selected token the result is NaN, at the sites of experts 0: an expert that no selected token is routed to adds nothing. Padding is never
+/// Responses are pooled before later taps change them. Of a model in f32 on the CPU they are pooled in one pass for any number of poolings,
+/// with sums in f64; of others by tensor operations on the device, with sums in f32, and only the pooled rows are copied. Without a selected
+/// token the result is NaN, at the sites of experts 0: an expert that no selected token is routed to adds nothing. Padding is never
 /// read.
 #[derive(Debug)]
 pub struct PooledTap {
@@ -61,10 +63,16 @@ impl Tap for PooledTap {
 
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
         let (_, tokens, neurons) = output.dims3()?;
-        let pooled: Vec<_> = with_values(&output, |values| {
-            let rows = values.chunks_exact((tokens * neurons).max(1)).enumerate();
-            rows.map(|(row, values)| self.reduction.row(values, neurons, spans.row(row), spans.routed(row))).collect()
-        })?;
+        let tokens_of: Vec<Tokens<'_>> = (0..spans.batch()).map(|row| (spans.row(row), spans.routed(row))).collect();
+        let in_place = output.device().is_cpu() && output.dtype() == DType::F32;
+        let batch = if in_place { None } else { self.reduction.batch(&output.detach(), &tokens_of)? };
+        let pooled: Vec<_> = match batch {
+            Some(rows) => rows.into_iter().map(|row| (row, None)).collect(),
+            None => with_values(&output, |values| {
+                let rows = values.chunks_exact((tokens * neurons).max(1)).zip(&tokens_of);
+                rows.map(|(values, (kinds, routed))| self.reduction.row(values, neurons, kinds, *routed)).collect()
+            })?,
+        };
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, (responses, non_finite)) in spans.ids().iter().zip(pooled) {
             let sample = samples.entry(*id).or_default();

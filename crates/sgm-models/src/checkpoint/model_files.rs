@@ -27,11 +27,12 @@ pub struct Checkpoint {
     config: Section,
     config_sha256: String,
     device: Device,
+    dtype: DType,
     matrices: Matrices,
     chat_template: Option<String>,
 }
 
-/// The treatment of matrices that are stored in fewer bits than the model computes in, which is f32 on a CPU.
+/// The treatment of matrices that are stored in fewer bits than the model computes in, which is f32 by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Matrices {
     /// Widened on loading if all of them together then take up to 4 GiB, otherwise kept.
@@ -60,7 +61,8 @@ const WEIGHTS: &str = "model.safetensors";
 const WEIGHT_FILES: [(&str, &str); 2] = [(WEIGHTS, "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
 
 impl Checkpoint {
-    /// Opens a model directory or a GGUF file, to run on the CPU.
+    /// Opens a model directory or a GGUF file, to run on the CPU in f32; see [`with_device`](Self::with_device) and
+    /// [`with_dtype`](Self::with_dtype).
     ///
     /// The GGUF architectures `llama`, `mistral3`, `qwen2`, `qwen2vl`, `qwen3`, `phi3`, `gemma`, `gemma2` and `gemma3` are
     /// supported. Of a model split over several files any part can be named; a directory without `config.json` is that
@@ -109,7 +111,8 @@ impl Checkpoint {
         match &self.files {
             Files::Gguf(model) => {
                 let opened = Self::new(self.name.clone(), Files::Gguf(Box::new(model.with_mmproj(path.as_ref())?)))?;
-                Ok(Self { matrices: self.matrices, chat_template: self.chat_template, ..opened })
+                let Self { device, dtype, matrices, chat_template, .. } = self;
+                Ok(Self { device, dtype, matrices, chat_template, ..opened })
             }
             _ => {
                 let reason = "it goes with the GGUF file of a language model, but the checkpoint is none".to_owned();
@@ -143,7 +146,34 @@ impl Checkpoint {
         let bytes = files.read(CONFIG)?.ok_or_else(missing)?;
         let config = Section::parse(&files.path(CONFIG).display().to_string(), &bytes)?;
         let config_sha256 = sgm_core::sha256::hex_digest(&bytes);
-        Ok(Self { name, config, config_sha256, device: Device::Cpu, matrices: Matrices::Auto, chat_template: None, files })
+        let (device, dtype) = (Device::Cpu, DType::F32);
+        Ok(Self { name, config, config_sha256, device, dtype, matrices: Matrices::Auto, chat_template: None, files })
+    }
+
+    /// Sets the device on which the model runs; its weights are loaded there. Inputs may be on any device.
+    ///
+    /// Devices other than the CPU need a feature of this crate, such as `cuda`.
+    #[must_use]
+    pub fn with_device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Sets the dtype in which the model computes: f32, f16 or bf16, whatever the checkpoint stores.
+    ///
+    /// On a CPU f32 is the fastest. In 16 bits, sums within products and norms are still f32, but every result is rounded
+    /// to the dtype, so that logits differ from those in f32 in about the third significant digit (bf16) or fourth (f16).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for any other dtype.
+    pub fn with_dtype(mut self, dtype: DType) -> Result<Self> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            let got = dtype.as_str().to_owned();
+            return Err(Error::Unsupported { what: "dtype to compute in", got, supported: &["f32", "f16", "bf16"] });
+        }
+        self.dtype = dtype;
+        Ok(self)
     }
 
     /// Sets the treatment of matrices that are stored in few bits.
@@ -277,7 +307,7 @@ impl Checkpoint {
             architecture: architecture.to_owned(),
             config_sha256: self.config_sha256.clone(),
             weights: self.fingerprint(),
-            dtype: self.dtype()?.as_str().to_owned(),
+            dtype: self.dtype.as_str().to_owned(),
             eos,
             sites: Vec::new(),
             expert_sites: Vec::new(),
@@ -293,22 +323,8 @@ impl Checkpoint {
         }
     }
 
-    fn dtype(&self) -> Result<DType> {
-        let stored = match self.config.string("dtype")? {
-            Some(dtype) => Some(dtype),
-            None => self.config.string("torch_dtype")?,
-        };
-        let stored = match stored {
-            Some("float16") => DType::F16,
-            Some("bfloat16") => DType::BF16,
-            _ => DType::F32,
-        };
-        Ok(compute_dtype(&self.device, stored))
-    }
-
     /// Opens the weights; matrices may stay in their stored format.
     pub(crate) fn weights(&self) -> Result<Weights<'static>> {
-        let dtype = self.dtype()?;
         let keep = |widened: usize| match self.matrices {
             Matrices::Auto => widened > WIDEN_UP_TO,
             Matrices::Widen => false,
@@ -319,12 +335,12 @@ impl Checkpoint {
             let keep = keep(stored.widened_bytes());
             return Ok(Weights::new(self.tensors()?, if keep { Some(Arc::new(stored)) } else { None }));
         }
-        if dtype != DType::F32 {
+        if self.dtype != DType::F32 {
             return Ok(Weights::new(self.tensors()?, None));
         }
         let mapped = Arc::new(self.mapped()?);
         let keep = keep(mapped.widened_bytes());
-        let vb = VarBuilder::from_backend(Box::new(MappedBackend(mapped.clone())), dtype, self.device.clone());
+        let vb = VarBuilder::from_backend(Box::new(MappedBackend(mapped.clone())), self.dtype, self.device.clone());
         Ok(Weights::new(vb, if keep { Some(mapped) } else { None }))
     }
 
@@ -339,10 +355,9 @@ impl Checkpoint {
     /// [`Error::MissingFile`] if there are no weights, [`Error::Weights`] if a file is damaged, and
     /// [`sgm_core::Error::Quantised`] if the weights are quantised in a format that is not read.
     pub fn tensors(&self) -> Result<VarBuilder<'static>> {
-        let dtype = self.dtype()?;
         match &self.files {
-            Files::Gguf(model) => Ok(VarBuilder::from_backend(Box::new(model.weights()?), dtype, self.device.clone())),
-            _ => Ok(VarBuilder::from_backend(Box::new(MappedBackend(Arc::new(self.mapped()?))), dtype, self.device.clone())),
+            Files::Gguf(model) => Ok(VarBuilder::from_backend(Box::new(model.weights()?), self.dtype, self.device.clone())),
+            _ => Ok(VarBuilder::from_backend(Box::new(MappedBackend(Arc::new(self.mapped()?))), self.dtype, self.device.clone())),
         }
     }
 
@@ -443,9 +458,4 @@ impl Files {
             },
         }
     }
-}
-
-/// The dtype for computation on a device: f32 on CPUs, where 16-bit arithmetic is slower.
-fn compute_dtype(device: &Device, stored: DType) -> DType {
-    if device.is_cpu() { DType::F32 } else { stored }
 }

@@ -27,6 +27,7 @@ impl ImageContext {
     /// Tokens beyond the mask see the same as its last token. A token that sees no tile attends to all states, as in
     /// the reference, but its MLP output is dropped.
     pub(crate) fn new(keys_values: BTreeMap<usize, KeysValues>, mask: &Tensor, tokens: usize, states_per_tile: usize) -> Result<Self> {
+        let device = keys_values.values().next().map_or(mask.device(), |(keys, _)| keys.device()).clone();
         let (batch, masked, tiles) = mask.dims3()?;
         let states = keys_values.values().next().map_or(Ok(tiles * states_per_tile), |(keys, _)| keys.dim(2))?;
         if masked == 0 || masked > tokens || tiles * states_per_tile != states {
@@ -43,10 +44,10 @@ impl ImageContext {
                 sees_images.push(if sees { 1f32 } else { 0.0 });
             }
         }
-        let scores = Tensor::from_vec(scores, (batch, 1, tokens, tiles, 1), mask.device())?;
+        let scores = Tensor::from_vec(scores, (batch, 1, tokens, tiles, 1), &device)?;
         Ok(Self {
             mask: scores.broadcast_as((batch, 1, tokens, tiles, states_per_tile))?.reshape((batch, 1, tokens, states))?,
-            sees_images: Tensor::from_vec(sees_images, (batch, tokens, 1), mask.device())?,
+            sees_images: Tensor::from_vec(sees_images, (batch, tokens, 1), &device)?,
             keys_values,
         })
     }

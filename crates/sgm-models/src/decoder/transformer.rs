@@ -62,9 +62,9 @@ impl Decoder {
         })
     }
 
-    /// Looks up the embeddings `[.., hidden]` of token ids `[..]`.
+    /// Looks up the embeddings `[.., hidden]` of token ids `[..]` on any device.
     pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        let embeddings = self.embeddings.forward(ids)?;
+        let embeddings = self.embeddings.forward(&ids.to_device(&self.device)?)?;
         Ok(match self.embedding_scale {
             None => embeddings,
             Some(scale) => (embeddings * scale)?,

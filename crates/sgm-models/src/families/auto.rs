@@ -125,6 +125,7 @@ impl AutoMllm {
     /// Starts a prefill into an empty cache; returns the embeddings `[batch, tokens, hidden]`, the pass, and the
     /// additions after the first layers.
     fn start_prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<(Tensor, Pass, Vec<Tensor>)> {
+        let inputs = &inputs.on_device(self.decoder.device())?;
         let DecoderInput { embeddings, mut order, additions } = self.family.embed(&self.decoder, inputs)?;
         if let (Positions::Consecutive(_), Some(given)) = (&order.positions, inputs.tensors.get(POSITION_IDS)) {
             order.positions = given_positions(given, inputs)?;

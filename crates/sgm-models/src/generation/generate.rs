@@ -1,6 +1,6 @@
 //! Generation of answers, token by token, from a shrinking batch.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling as CandleSampling};
 use rayon::prelude::*;
 use sgm_core::TokenKind;
@@ -136,16 +136,25 @@ pub fn generate_tokens<M: Mllm + ?Sized>(
         .enumerate()
         .map(|(answer, number)| Row { answer, prompt: *number, sampler: Sampler::new(options, *number), done: false })
         .collect();
+    let sampled = rows.iter().any(|row| matches!(row.sampler, Sampler::Random(_)));
+    let mut ban = None;
     loop {
         let mut logits = model.logits(&hidden)?.squeeze(1)?.to_dtype(DType::F32)?;
-        for (at, row) in rows.iter().enumerate().filter(|(_, row)| !row.done) {
-            if !with_values(&logits.get(at)?, can_be_chosen_from)? {
-                let token = answers.get(row.answer).map_or(0, |(tokens, _)| tokens.len());
-                return Err(Error::NotFinite { prompt: row.prompt, token });
-            }
+        if sampled {
+            // Tokens are drawn on the host.
+            logits = logits.to_device(&Device::Cpu)?;
+        }
+        let unfit = first_unfit(&logits, |at| rows.get(at).is_some_and(|row| !row.done))?;
+        if let Some(row) = unfit.and_then(|at| rows.get(at)) {
+            let token = answers.get(row.answer).map_or(0, |(tokens, _)| tokens.len());
+            return Err(Error::NotFinite { prompt: row.prompt, token });
         }
         if options.eos == EosPolicy::Suppress {
-            logits = logits.broadcast_add(&token_ban(&model.info().eos, logits.dim(1)?, logits.device())?)?;
+            let ban = match &mut ban {
+                Some(ban) => ban,
+                none => none.insert(token_ban(&model.info().eos, logits.dim(1)?, logits.device())?),
+            };
+            logits = logits.broadcast_add(ban)?;
         }
         let mut next = Vec::with_capacity(rows.len());
         let greedy = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
@@ -183,6 +192,28 @@ pub fn generate_tokens<M: Mllm + ?Sized>(
         rows.iter().enumerate().filter(|(_, row)| row.done).for_each(|(at, _)| cache.end(at));
         hidden = model.decode(&next, &mut cache)?;
     }
+}
+
+/// The first of some rows of logits f32 `[rows, vocabulary]` that does not define probabilities.
+fn first_unfit(logits: &Tensor, asked: impl Fn(usize) -> bool) -> Result<Option<usize>> {
+    let mut rows = (0..logits.dim(0)?).filter(|at| asked(*at));
+    if logits.device().is_cpu() {
+        for at in rows {
+            if !with_values(&logits.get(at)?, can_be_chosen_from)? {
+                return Ok(Some(at));
+            }
+        }
+        return Ok(None);
+    }
+    let fit = rows_to_choose_from(logits)?.to_vec1::<u8>()?;
+    Ok(rows.find(|at| fit.get(*at) != Some(&1)))
+}
+
+/// [`can_be_chosen_from`] for each row of logits f32 `[rows, vocabulary]`, on their device: 1 or 0, u8 `[rows]`.
+fn rows_to_choose_from(logits: &Tensor) -> candle_core::Result<Tensor> {
+    let all_below_infinity = logits.lt(f32::INFINITY)?.min(D::Minus1)?;
+    let any_finite = logits.abs()?.lt(f32::INFINITY)?.max(D::Minus1)?;
+    all_below_infinity.minimum(&any_finite)
 }
 
 /// Whether logits define probabilities. A logit may be minus infinity, which excludes its token, but not all of them.
@@ -233,5 +264,23 @@ impl Sampler {
             Self::Greedy => Ok(greedy),
             Self::Random(sampler) => Ok(sampler.sample(&logits.get(row)?)?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_on_a_device_are_judged_as_slices_are() {
+        const INF: f32 = f32::INFINITY;
+        let rows = [[0.0, -1.0], [-INF, 3.0], [-INF, -INF], [f32::NAN, 0.0], [INF, 0.0], [-INF, f32::NAN], [INF, -INF]];
+        let expected: Vec<u8> = rows.iter().map(|row| can_be_chosen_from(row).into()).collect();
+        assert_eq!(expected, [1, 1, 0, 0, 0, 0, 0]);
+        let logits = Tensor::new(&rows, &Device::Cpu).unwrap();
+        assert_eq!(rows_to_choose_from(&logits).unwrap().to_vec1::<u8>().unwrap(), expected);
+        assert_eq!(first_unfit(&logits, |_| true).unwrap(), Some(2));
+        assert_eq!(first_unfit(&logits, |at| at > 4).unwrap(), Some(5));
+        assert_eq!(first_unfit(&logits, |at| at < 2).unwrap(), None);
     }
 }

@@ -1,6 +1,6 @@
 //! The likelihood of given responses, and its gradients.
 
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Tensor};
 use rayon::prelude::*;
 use sgm_core::TokenKind;
 
@@ -14,7 +14,7 @@ use crate::processor::prompt::Prompt;
 
 /// The negative log-likelihood, in nats, of each token of given responses, end of sequence included.
 ///
-/// Returns one list per example, in order. Logits are normalised in f64.
+/// Returns one list per example, in order. Logits are normalised in f64, on a device other than the CPU in f32.
 ///
 /// # Errors
 ///
@@ -105,7 +105,26 @@ fn batch_nll<M: Mllm + ?Sized>(model: &M, examples: &[(usize, &(Prompt, String))
     let hidden = || model.prefill(&inputs, &mut model.new_cache());
     let Some(logits) = target_logits(model, &targets, hidden)? else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
     let ids: Vec<usize> = examples.iter().map(|(index, _)| *index).collect();
-    negative_log_likelihoods(&targets, &logits.to_dtype(DType::F32)?.to_vec2::<f32>()?, &ids)
+    let logits = logits.to_dtype(DType::F32)?;
+    if logits.device().is_cpu() {
+        return negative_log_likelihoods(&targets, &logits.to_vec2::<f32>()?, &ids);
+    }
+    let chosen: Vec<u32> = targets.iter().flatten().map(|(_, id)| *id).collect();
+    let mut all = nll_of_rows(&logits, &chosen)?.to_vec1::<f32>()?.into_iter();
+    let rows = targets.iter().zip(&ids).map(|(row, prompt)| {
+        let one = |(token, nll): (usize, f32)| if nll.is_nan() { Err(Error::NotFinite { prompt: *prompt, token }) } else { Ok(nll.into()) };
+        all.by_ref().take(row.len()).enumerate().map(one).collect()
+    });
+    rows.collect()
+}
+
+/// `log(sum(exp(logits))) - logits[target]` for each row of logits f32 `[rows, vocabulary]`, in f32 on their device; NaN for a row that does
+/// not define probabilities.
+fn nll_of_rows(logits: &Tensor, targets: &[u32]) -> candle_core::Result<Tensor> {
+    let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+    // Zero times infinity is NaN.
+    let all = logits.log_sum_exp(D::Minus1)?;
+    all.affine(0.0, 0.0)? + (all - logits.gather(&targets, D::Minus1)?.squeeze(1)?)?
 }
 
 /// For each row, its response tokens: the index of the preceding token in the flattened batch, and the token id.
@@ -167,4 +186,29 @@ fn gradient(logits: &[f32], target: u32, weight: f64) -> Vec<f32> {
 fn sum_of_exponentials(logits: &[f32]) -> (f64, f64) {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     (max, logits.iter().map(|l| (f64::from(*l) - max).exp()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn rows_on_a_device_have_the_likelihoods_of_slices() {
+        const INF: f32 = f32::INFINITY;
+        let rows = [[0.5f32, -1.0, 7.0], [-INF, 3.0, 2.0], [100.0, -100.0, 0.0]];
+        for target in 0..3u32 {
+            let tensor = nll_of_rows(&Tensor::new(&rows, &Device::Cpu).unwrap(), &[target; 3]).unwrap().to_vec1::<f32>().unwrap();
+            for (row, found) in rows.iter().zip(tensor) {
+                let expected = nll(row, target);
+                assert!(
+                    f64::from(found) == expected || (f64::from(found) - expected).abs() <= 1e-5,
+                    "{row:?}[{target}]: {found} {expected}"
+                );
+            }
+        }
+        let odd = [[f32::NAN, 0.0], [INF, 0.0], [-INF, -INF]];
+        let found = nll_of_rows(&Tensor::new(&odd, &Device::Cpu).unwrap(), &[1; 3]).unwrap().to_vec1::<f32>().unwrap();
+        assert!(found.iter().all(|nll| nll.is_nan()), "{found:?}");
+    }
 }

@@ -1,13 +1,14 @@
 //! The vision tower of BLIP: a pre-norm vision transformer with query, key and value in one matrix.
 
 use candle_core::Tensor;
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
+use candle_nn::{Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
 use crate::layers::linear::Linear;
+use crate::vision::patch_convolution::PatchConvolution;
 
 /// The configuration of the tower, read from `vision_config`.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +49,7 @@ impl BlipVisionConfig {
 
 #[derive(Debug)]
 pub(crate) struct BlipVision {
-    patches: Conv2d,
+    patches: PatchConvolution,
     class: Tensor,
     positions: Tensor,
     blocks: Vec<Block>,
@@ -63,7 +64,7 @@ impl BlipVision {
         let stride = Conv2dConfig { stride: patch_size, ..Default::default() };
         let layers = vb.pp("encoder.layers");
         Ok(Self {
-            patches: candle_nn::conv2d(3, hidden, patch_size, stride, embeddings.pp("patch_embedding"))?,
+            patches: candle_nn::conv2d(3, hidden, patch_size, stride, embeddings.pp("patch_embedding"))?.into(),
             class: embeddings.get((1, 1, hidden), "class_embedding")?,
             positions: embeddings.get((1, (image_size / patch_size).pow(2) + 1, hidden), "position_embedding")?,
             blocks: (0..config.layers).map(|i| Block::new(config, &layers.pp(i))).collect::<Result<_>>()?,

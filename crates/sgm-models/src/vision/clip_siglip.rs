@@ -4,13 +4,14 @@
 //! states that LLaVA reads.
 
 use candle_core::{D, IndexOp, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
+use candle_nn::{Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
 use crate::layers::linear::Linear;
+use crate::vision::patch_convolution::PatchConvolution;
 
 /// The defaults of transformers' configuration classes.
 pub(crate) struct Defaults {
@@ -92,7 +93,7 @@ impl VisionConfig {
 
 #[derive(Debug)]
 pub(crate) struct VisionTower {
-    patches: Conv2d,
+    patches: PatchConvolution,
     class: Option<Tensor>,
     positions: Tensor,
     pre_norm: Option<LayerNorm>,
@@ -114,7 +115,7 @@ impl VisionTower {
         };
         let positions = config.patches() + usize::from(config.clip);
         Ok(Self {
-            patches,
+            patches: patches.into(),
             class: if config.clip { Some(embeddings.get(hidden, "class_embedding")?) } else { None },
             positions: embeddings.pp("position_embedding").get((positions, hidden), "weight")?,
             // The checkpoints have this spelling.

@@ -4,19 +4,20 @@
 //! patches into one feature for the language model.
 
 use candle_core::{DType, IndexOp, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
+use candle_nn::{Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::linear::Linear;
 use crate::vision::clip_siglip::{Block, Defaults, VisionConfig};
+use crate::vision::patch_convolution::PatchConvolution;
 
 const DEFAULTS: Defaults = Defaults { hidden: 1152, heads: 16, patch_size: 32, eps: 1e-6, activation: "gelu_pytorch_tanh" };
 
 /// The tower with its connector: from pixels to token embeddings.
 #[derive(Debug)]
 pub(crate) struct Idefics3Vision {
-    patches: Conv2d,
+    patches: PatchConvolution,
     /// `[side * side, vision hidden]`.
     positions: Tensor,
     blocks: Vec<Block>,
@@ -45,7 +46,7 @@ impl Idefics3Vision {
         let embeddings = tower.pp("embeddings");
         let stride = Conv2dConfig { stride: vision.patch_size, ..Default::default() };
         Ok(Self {
-            patches: candle_nn::conv2d(3, vision.hidden, vision.patch_size, stride, embeddings.pp("patch_embedding"))?,
+            patches: candle_nn::conv2d(3, vision.hidden, vision.patch_size, stride, embeddings.pp("patch_embedding"))?.into(),
             positions: embeddings.pp("position_embedding").get((side * side, vision.hidden), "weight")?,
             blocks: (0..vision.layers).map(|i| Block::new(&vision, &tower.pp("encoder.layers").pp(i))).collect::<Result<_>>()?,
             norm: candle_nn::layer_norm(vision.hidden, vision.eps, tower.pp("post_layernorm"))?,

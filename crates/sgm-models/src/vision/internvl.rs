@@ -2,13 +2,14 @@
 //! squares of patches.
 
 use candle_core::{IndexOp, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
+use candle_nn::{Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
 use crate::layers::linear::Linear;
+use crate::vision::patch_convolution::PatchConvolution;
 
 /// The configuration of the tower, read from `vision_config`.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +90,7 @@ fn square(vision: &Section, key: &str, default: usize) -> Result<usize> {
 
 #[derive(Debug)]
 pub(crate) struct InternVlVision {
-    patches: Conv2d,
+    patches: PatchConvolution,
     class: Tensor,
     positions: Option<Tensor>,
     blocks: Vec<Block>,
@@ -119,7 +120,7 @@ impl InternVlVision {
         let stride = Conv2dConfig { stride: vision.patch_size, ..Default::default() };
         let positions = (1, 1 + side * side, vision.hidden);
         Ok(Self {
-            patches: candle_nn::conv2d(3, vision.hidden, vision.patch_size, stride, embeddings.pp("patch_embeddings.projection"))?,
+            patches: candle_nn::conv2d(3, vision.hidden, vision.patch_size, stride, embeddings.pp("patch_embeddings.projection"))?.into(),
             class: embeddings.get((1, 1, vision.hidden), "cls_token")?,
             positions: if vision.positions { Some(embeddings.get(positions, "position_embeddings")?) } else { None },
             blocks: (0..layers).map(|i| Block::new(&vision, &tower.pp("encoder.layer").pp(i))).collect::<Result<_>>()?,

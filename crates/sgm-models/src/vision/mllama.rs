@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Module, VarBuilder};
+use candle_nn::{Conv2dConfig, LayerNorm, Module, VarBuilder};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
 use crate::layers::linear::Linear;
+use crate::vision::patch_convolution::PatchConvolution;
 
 /// The configuration of the tower, read from `vision_config`.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,7 +95,7 @@ impl MllamaVisionConfig {
 #[derive(Debug)]
 pub(crate) struct MllamaVision {
     config: MllamaVisionConfig,
-    patches: Conv2d,
+    patches: PatchConvolution,
     class: Tensor,
     pre_tile: TileEmbedding,
     positions: Tensor,
@@ -121,7 +122,7 @@ impl MllamaVision {
             TileEmbedding::new(&config, 1, vb.get(1, "gate")?.tanh()?, &vb.pp("embedding"))
         };
         Ok(Self {
-            patches: candle_nn::conv2d_no_bias(3, hidden, patch_size, stride, vb.pp("patch_embedding"))?,
+            patches: candle_nn::conv2d_no_bias(3, hidden, patch_size, stride, vb.pp("patch_embedding"))?.into(),
             class: vb.get(hidden, "class_embedding")?,
             pre_tile: tile_embedding("pre_tile_positional_embedding")?,
             positions: embedding.get((features, hidden), "embedding")?.broadcast_mul(&gate.affine(-1.0, 1.0)?)?,
@@ -148,7 +149,8 @@ impl MllamaVision {
             return Err(self.refuse(pixels, arrangements, tiles));
         }
         let pixels = pixels.to_dtype(self.class.dtype())?.flatten(0, 1)?;
-        let (arrangements, tiles) = (arrangements.flatten_all()?, tiles.flatten(0, 1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?);
+        let arrangements = arrangements.flatten_all()?.to_device(self.class.device())?;
+        let tiles = tiles.flatten(0, 1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         // One image at a time, because the attention scores of its sequence are large.
         let features = tiles.iter().enumerate().map(|(i, tiles)| self.image(&pixels.get(i)?, &arrangements.narrow(0, i, 1)?, tiles));
         let features = Tensor::stack(&features.collect::<Result<Vec<_>>>()?, 0)?;

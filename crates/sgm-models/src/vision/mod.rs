@@ -8,6 +8,7 @@ pub(crate) mod clip_siglip;
 pub(crate) mod idefics3;
 pub(crate) mod internvl;
 pub(crate) mod mllama;
+pub(crate) mod patch_convolution;
 pub(crate) mod pixtral;
 pub(crate) mod qformer;
 pub(crate) mod qwen;

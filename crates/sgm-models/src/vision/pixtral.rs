@@ -4,13 +4,14 @@
 //! candle-transformers has it too, but with attention over a padded batch and without the intermediate states.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, Module};
+use candle_nn::{Conv2dConfig, Module};
 
 use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::derivative::RmsNorm;
 use crate::layers::linear::{Linear, Weights};
+use crate::vision::patch_convolution::PatchConvolution;
 use crate::vision::segment_attention::{SCORES, attention};
 
 /// The epsilon of all norms of the tower.
@@ -105,7 +106,7 @@ impl PatchGrid {
 
 #[derive(Debug)]
 pub(crate) struct PixtralVision {
-    patches: Conv2d,
+    patches: PatchConvolution,
     pre_norm: RmsNorm,
     blocks: Vec<Block>,
     patch: usize,
@@ -122,7 +123,7 @@ impl PixtralVision {
         #[allow(clippy::cast_possible_truncation, reason = "frequencies are f32 in the reference")]
         let every_other = |first: usize| (first..pairs).step_by(2).map(|pair| theta.powf(-(pair as f64) / pairs as f64) as f32).collect();
         Ok(Self {
-            patches: candle_nn::conv2d_no_bias(3, hidden, patch, stride, weights.vb().pp("patch_conv"))?,
+            patches: candle_nn::conv2d_no_bias(3, hidden, patch, stride, weights.vb().pp("patch_conv"))?.into(),
             pre_norm: weights.rms_norm("ln_pre", hidden, EPS, false)?,
             blocks: (0..layers).map(|i| Block::new(config, &weights.pp("transformer.layers").pp(i))).collect::<Result<_>>()?,
             patch,
@@ -139,7 +140,7 @@ impl PixtralVision {
     /// each number of layers in `after`, in that order; 0 is the input of the first layer.
     pub(crate) fn hidden_states(&self, pixels: &Tensor, grids: &[PatchGrid], after: &[usize]) -> Result<Vec<Tensor>> {
         let kernel = self.patches.weight();
-        let pixels = pixels.to_device(kernel.device())?.to_dtype(kernel.dtype())?;
+        let pixels = pixels.to_dtype(kernel.dtype())?;
         let mut embedded = Vec::new();
         for (i, grid) in grids.iter().enumerate() {
             let image = pixels.narrow(0, i, 1)?.narrow(2, 0, grid.rows * self.patch)?.narrow(3, 0, grid.cols * self.patch)?;

@@ -89,7 +89,7 @@ impl QFormer {
             return Err(Error::Inputs { reason });
         }
         let queries = self.queries.broadcast_as((images, self.queries.dim(1)?, self.queries.dim(2)?))?;
-        let words = self.words.index_select(&ids.flatten_all()?, 0)?.reshape((images, tokens, ()))?;
+        let words = self.words.index_select(&ids.flatten_all()?.to_device(self.words.device())?, 0)?.reshape((images, tokens, ()))?;
         let words = words.broadcast_add(&self.positions.narrow(0, 0, tokens)?)?;
         let mut x = self.norm.forward(&Tensor::cat(&[&queries, &words], 1)?)?;
         let mask = self.attention_mask(mask)?;
@@ -106,7 +106,7 @@ impl QFormer {
         let hidden = |value: &f32| if *value == 0.0 { f32::NEG_INFINITY } else { 0.0 };
         let rows = mask.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         let scores = rows.iter().flat_map(|row| std::iter::repeat_n(0.0, queries).chain(row.iter().map(hidden)));
-        let scores = Tensor::from_iter(scores, mask.device())?.reshape((images, 1, 1, queries + tokens))?;
+        let scores = Tensor::from_iter(scores, self.queries.device())?.reshape((images, 1, 1, queries + tokens))?;
         Ok(scores.to_dtype(self.queries.dtype())?)
     }
 }

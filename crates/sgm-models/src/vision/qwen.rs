@@ -204,7 +204,7 @@ impl QwenVision {
             let reason = format!("pixel_values are {:?}, image_grid_thw says [{patches}, {}] (and not 0)", pixels.dims(), kernel.dim(1)?);
             return Err(Error::Inputs { reason });
         }
-        let mut hidden = self.patches.forward(&pixels.to_device(kernel.device())?.to_dtype(kernel.dtype())?)?;
+        let mut hidden = self.patches.forward(&pixels.to_dtype(kernel.dtype())?)?;
         if let Some(positions) = &self.positions {
             hidden = (hidden + positions.forward(grids, self.merge)?)?;
         }

@@ -12,3 +12,5 @@ pub use element::Element;
 #[cfg(feature = "candle")]
 pub(crate) use scaling::Strengths;
 pub use scaling::{ScaleLayout, Scaling};
+#[cfg(feature = "candle")]
+pub(crate) use tensor::{OnDevice, TensorScaling, TokenStrengths};

@@ -191,7 +191,7 @@ fn unchanged(scale: f32, shift: f32) -> bool {
 
 /// The factor at a strength; at strength 1 it is bitwise the scale.
 #[inline(always)]
-pub(super) fn factor(scale: f32, strength: f32) -> f32 {
+fn factor(scale: f32, strength: f32) -> f32 {
     if strength == 1.0 { scale } else { 1.0 + strength * (scale - 1.0) }
 }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use sgm_core::{Amplify, Condition, Intervention, Probe, Site};
 use sgm_models::{
     Access, GenerateOptions, Generator, Mllm, MlpInput, Prompt, Tap, TapGuard, TappedModel, TokenKind, TokenSpans, with_values,
 };
 
-use crate::kernel::Strengths;
+use crate::kernel::{OnDevice, TokenStrengths};
 use crate::{Error, Result};
 
 use super::glasses::{Changes, InPlaceSuppression};
@@ -112,14 +112,36 @@ struct Pass {
     /// Whether a token is scored.
     scored: bool,
     /// The strengths of the tokens; none if no token is changed.
-    strengths: Option<Vec<f32>>,
+    strengths: Option<Arc<TokenStrengths>>,
+    /// The scored tokens as indices into all tokens, u32 `[scored]`, on the device.
+    rows: OnDevice,
+    /// The sums of the log-odds that are still on the device, without the bias, f32 `[scored, 1]`.
+    log_odds: Mutex<Option<Tensor>>,
+}
+
+/// The weights of a probe at one site.
+#[derive(Debug)]
+struct ProbeWeights {
+    values: Vec<f32>,
+    /// The same on the device, f32 `[neurons, 1]`.
+    column: OnDevice,
+}
+
+impl ProbeWeights {
+    /// The products with some tokens, `rows`, of responses `[.., neurons]`: f32 `[rows, 1]`.
+    fn products(&self, responses: &Tensor, rows: &Tensor) -> candle_core::Result<Tensor> {
+        let neurons = self.values.len();
+        let column = || Tensor::from_slice(&self.values, (neurons, 1), responses.device());
+        let column = self.column.get(responses.device(), DType::F32, column)?;
+        responses.reshape(((), neurons))?.index_select(rows, 0)?.to_dtype(DType::F32)?.matmul(&column)
+    }
 }
 
 /// The tap behind conditional glasses and detectors.
 #[derive(Debug)]
 struct ConditionalTap {
     condition: Condition,
-    weights: Sites<Vec<f32>>,
+    weights: Sites<ProbeWeights>,
     /// Whether response tokens are scored too.
     follow: bool,
     changes: Arc<Changes>,
@@ -133,7 +155,8 @@ impl ConditionalTap {
     fn new(condition: Condition, follow: bool, changes: Changes) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
         let [key, pass_key] = [(); 2].map(|()| KEYS.fetch_add(1, Ordering::Relaxed));
-        let weights = condition.probe.weights().iter().map(|(site, weights)| (*site, weights.clone())).collect();
+        let weights = |values: &Vec<f32>| ProbeWeights { values: values.clone(), column: OnDevice::default() };
+        let weights = condition.probe.weights().iter().map(|(site, values)| (*site, weights(values))).collect();
         Self { condition, weights, follow, changes: Arc::new(changes), key, pass_key, scores: Mutex::default() }
     }
 
@@ -181,14 +204,20 @@ impl ConditionalTap {
         if let Some(known) = known.filter(|pass| pass.number == spans.pass()) {
             return known;
         }
-        let pass = Arc::new(Pass { number: spans.pass(), scored: self.scores_any(spans), strengths: self.strengths(spans) });
+        let pass = Arc::new(Pass {
+            number: spans.pass(),
+            scored: self.scores_any(spans),
+            strengths: self.strengths(spans),
+            rows: OnDevice::default(),
+            log_odds: Mutex::default(),
+        });
         if let Some(state) = state {
             state.set_shared(self.pass_key, pass.clone());
         }
         pass
     }
 
-    fn strengths(&self, spans: &TokenSpans) -> Option<Vec<f32>> {
+    fn strengths(&self, spans: &TokenSpans) -> Option<Arc<TokenStrengths>> {
         let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
         for index in 0..spans.batch() {
             let kinds = spans.row(index);
@@ -199,22 +228,59 @@ impl ConditionalTap {
             let strength = if sequence.holds { 1.0 } else { 0.0 };
             strengths.extend(self.changes.selected(kinds).map(|selected| if selected { strength } else { 0.0 }));
         }
-        strengths.iter().any(|strength| *strength != 0.0).then_some(strengths)
+        strengths.iter().any(|strength| *strength != 0.0).then(|| Arc::new(TokenStrengths::new(strengths)))
     }
 
     /// Adds one site's part of the log-odds of the scored tokens.
-    fn read(&self, weights: &[f32], output: &Tensor, spans: &TokenSpans) -> sgm_models::Result<()> {
+    fn read(&self, weights: &ProbeWeights, output: &Tensor, spans: &TokenSpans, pass: &Pass) -> sgm_models::Result<()> {
         let (_, tokens, neurons) = output.dims3()?;
+        if !output.device().is_cpu() || output.dtype() != DType::F32 {
+            return self.read_on_device(weights, &output.detach(), spans, pass);
+        }
         with_values(output, |values| {
             for (index, row) in values.chunks_exact((tokens * neurons).max(1)).enumerate() {
                 let mut sequence = self.sequence(spans, index);
                 for (place, log_odds) in self.scored(spans.row(index)).zip(&mut sequence.log_odds) {
                     let token = row.get(place * neurons..(place + 1) * neurons).unwrap_or_default();
-                    *log_odds += token.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
+                    *log_odds += token.iter().zip(&weights.values).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
                 }
                 self.keep(spans, index, sequence);
             }
         })
+    }
+
+    /// The same by tensor operations, in f32; the sums stay on the device until the pass is over.
+    fn read_on_device(&self, weights: &ProbeWeights, output: &Tensor, spans: &TokenSpans, pass: &Pass) -> sgm_models::Result<()> {
+        let rows = || {
+            let places = |index: usize| self.scored(spans.row(index)).map(move |place| index * spans.tokens() + place);
+            let rows = (0..spans.batch()).flat_map(places).map(|row| u32::try_from(row).unwrap_or(u32::MAX));
+            Tensor::new(rows.collect::<Vec<_>>(), output.device())
+        };
+        let rows = pass.rows.get(output.device(), DType::U32, rows)?;
+        if rows.elem_count() == 0 {
+            return Ok(());
+        }
+        let products = weights.products(output, &rows)?;
+        let mut sums = pass.log_odds.lock().unwrap_or_else(PoisonError::into_inner);
+        *sums = Some(match sums.take() {
+            None => products,
+            Some(sums) => (sums + products)?,
+        });
+        Ok(())
+    }
+
+    /// Adds the sums that are still on the device to the log-odds of the sequences.
+    fn collect(&self, spans: &TokenSpans) -> sgm_models::Result<()> {
+        let sums = self.pass(spans).log_odds.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(sums) = sums else { return Ok(()) };
+        let sums = sums.flatten_all()?.to_vec1::<f32>()?;
+        let mut sums = sums.into_iter();
+        for index in 0..spans.batch() {
+            let mut sequence = self.sequence(spans, index);
+            sequence.log_odds.iter_mut().zip(sums.by_ref()).for_each(|(log_odds, sum)| *log_odds += f64::from(sum));
+            self.keep(spans, index, sequence);
+        }
+        Ok(())
     }
 }
 
@@ -229,7 +295,7 @@ impl Tap for ConditionalTap {
             return Access::Tensor;
         }
         match self.strengths(spans) {
-            Some(strengths) => Access::InPlace(Box::new(InPlaceSuppression::new(self.changes.clone(), strengths))),
+            Some(strengths) => Access::InPlace(Box::new(InPlaceSuppression { changes: self.changes.clone(), strengths })),
             None if (0..spans.batch()).any(|index| begins(spans.row(index))) => Access::Tensor,
             None => Access::None,
         }
@@ -238,10 +304,10 @@ impl Tap for ConditionalTap {
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
         let pass = self.pass(spans);
         if let Some(weights) = self.weights.get(site).filter(|_| pass.scored) {
-            self.read(weights, &output, spans)?;
+            self.read(weights, &output, spans, &pass)?;
         }
         match (self.changes.sites.get(site), &pass.strengths) {
-            (Some(scaling), Some(strengths)) => Ok(scaling.apply_to(output, Strengths::Each(strengths))?),
+            (Some(scaling), Some(strengths)) => Ok(scaling.apply_to(output, strengths)?),
             _ => Ok(output),
         }
     }
@@ -255,6 +321,7 @@ impl Tap for ConditionalTap {
     }
 
     fn settle(&self, spans: &TokenSpans) -> sgm_models::Result<bool> {
+        self.collect(spans)?;
         let mut repeat = false;
         for (index, id) in spans.ids().iter().enumerate() {
             let kinds = spans.row(index);
@@ -314,6 +381,22 @@ mod tests {
         let condition = Condition { probe: Probe::default(), threshold: 0.5 };
         let scored = |follow| ConditionalTap::new(condition.clone(), follow, nothing()).scored(&kinds).collect::<Vec<_>>();
         assert_eq!((scored(true), scored(false)), (vec![3, 4, 5, 6], vec![3]));
+    }
+
+    #[test]
+    fn products_of_tensors_are_those_of_the_numbers() {
+        let weights = ProbeWeights { values: vec![0.5, -1.25, 0.125, 3.0, 0.7], column: OnDevice::default() };
+        let values: Vec<f32> = (0..30).map(|i| (i * 7919 % 101) as f32 / 10.0 - 5.0).collect();
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let responses = Tensor::from_slice(&values, (2, 3, 5), &candle_core::Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let rounded = responses.to_dtype(DType::F32).unwrap().flatten_to(1).unwrap().to_vec2::<f32>().unwrap();
+            let rows = Tensor::new(&[1u32, 5], responses.device()).unwrap();
+            let products = weights.products(&responses, &rows).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (product, row) in products.iter().zip([1, 5]) {
+                let expected: f32 = rounded[row].iter().zip(&weights.values).map(|(x, w)| x * w).sum();
+                assert!((product - expected).abs() <= 1e-6 * 30.0, "{dtype:?}: {product} {expected}");
+            }
+        }
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Glasses: an intervention that always acts on a running model.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 use sgm_core::{Amplify, Intervention, Site, SiteIntervention, TokenSelection};
 use sgm_models::{Access, InPlaceHook, Mllm, MlpInput, Tap, TapGuard, TokenKind, TokenSpans};
 
-use crate::kernel::Strengths;
+use crate::kernel::{TensorScaling, TokenStrengths};
 use crate::{Error, Result, Scaling};
 
 use super::patches::Patches;
@@ -78,7 +78,8 @@ impl Glasses {
                 return Err(Error::Strength { id, strength });
             }
         }
-        let suppression = Suppression { changes: Arc::new(changes), strength: options.strength, strengths: options.strengths };
+        let WearOptions { strength, strengths, .. } = options;
+        let suppression = Suppression { changes: Arc::new(changes), strength, strengths, pass: Mutex::default() };
         Ok(Self { _attached: model.taps().attach(Arc::new(suppression)) })
     }
 }
@@ -86,7 +87,7 @@ impl Glasses {
 /// The scales, shifts and added neurons of an intervention, ready for a model.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    pub(crate) sites: Sites<Scaling>,
+    pub(crate) sites: Sites<TensorScaling>,
     pub(crate) patches: Patches,
     pub(crate) tokens: TokenSelection,
 }
@@ -100,8 +101,9 @@ impl Changes {
         }
         let scaling = |(site, s): (&Site, &SiteIntervention)| Ok((*site, Scaling::new(s.scale.clone(), s.shift.clone())?));
         let changes = |scaling: &Result<(Site, Scaling)>| scaling.as_ref().map_or(true, |(_, scaling)| scaling.changed() > 0);
-        let sites = intervention.sites().iter().map(scaling).filter(changes).collect::<Result<_>>()?;
-        Ok(Self { sites, patches: Patches::new(intervention)?, tokens: intervention.tokens })
+        let sites = intervention.sites().iter().map(scaling).filter(changes);
+        let sites = sites.map(|scaling| scaling.map(|(site, scaling)| (site, scaling.into()))).collect::<Result<_>>()?;
+        Ok(Self { sites, patches: Patches::new(intervention), tokens: intervention.tokens })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -118,30 +120,20 @@ impl Changes {
 
 /// The in-place changes of one pass.
 pub(crate) struct InPlaceSuppression {
-    changes: Arc<Changes>,
-    /// The strengths of the tokens, sequence after sequence.
-    strengths: Vec<f32>,
-    /// The common strength of all tokens, if they have one.
-    same: Option<f32>,
-}
-
-impl InPlaceSuppression {
-    pub(crate) fn new(changes: Arc<Changes>, strengths: Vec<f32>) -> Self {
-        let same = strengths.first().copied().filter(|first| strengths.iter().all(|strength| strength == first));
-        Self { changes, strengths, same }
-    }
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) strengths: Arc<TokenStrengths>,
 }
 
 impl InPlaceHook for InPlaceSuppression {
     fn apply(&self, site: Site, output: &mut [f32]) -> sgm_models::Result<()> {
         if let Some(scaling) = self.changes.sites.get(site) {
-            scaling.apply_strengths(output, self.same.map_or(Strengths::Each(&self.strengths), Strengths::Same));
+            scaling.scaling().apply_strengths(output, self.strengths.strengths());
         }
         Ok(())
     }
 
     fn after_mlp(&self, input: &MlpInput<'_>, output: &mut [f32]) -> sgm_models::Result<()> {
-        self.changes.patches.of(input.layer).map_or(Ok(()), |added| added.add_to(input, output, &self.strengths))
+        self.changes.patches.of(input.layer).map_or(Ok(()), |added| added.add_to(input, output, self.strengths.each()))
     }
 }
 
@@ -150,16 +142,24 @@ struct Suppression {
     changes: Arc<Changes>,
     strength: f32,
     strengths: BTreeMap<usize, f32>,
+    /// The number of the latest pass and the strengths of its tokens.
+    pass: Mutex<Option<(u64, Arc<TokenStrengths>)>>,
 }
 
 impl Suppression {
-    /// The strength at each token.
-    fn at_tokens(&self, spans: &TokenSpans) -> Vec<f32> {
+    /// The strength at each token of a pass, common to all sites.
+    fn at_tokens(&self, spans: &TokenSpans) -> Arc<TokenStrengths> {
+        let mut pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = pass.as_ref().filter(|(number, _)| *number == spans.pass()) {
+            return known.clone();
+        }
         let mut strengths = Vec::with_capacity(spans.batch() * spans.tokens());
         for (index, id) in spans.ids().iter().enumerate() {
             let strength = self.strengths.get(id).copied().unwrap_or(self.strength);
             strengths.extend(self.changes.selected(spans.row(index)).map(|selected| if selected { strength } else { 0.0 }));
         }
+        let strengths = Arc::new(TokenStrengths::new(strengths));
+        *pass = Some((spans.pass(), strengths.clone()));
         strengths
     }
 }
@@ -170,15 +170,12 @@ impl Tap for Suppression {
     }
 
     fn access(&self, spans: &TokenSpans) -> Access {
-        Access::InPlace(Box::new(InPlaceSuppression::new(self.changes.clone(), self.at_tokens(spans))))
+        Access::InPlace(Box::new(InPlaceSuppression { changes: self.changes.clone(), strengths: self.at_tokens(spans) }))
     }
 
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
         let Some(scaling) = self.changes.sites.get(site) else { return Ok(output) };
-        if self.changes.tokens == TokenSelection::All && self.strengths.is_empty() {
-            return Ok(scaling.apply_to(output, Strengths::Same(self.strength))?);
-        }
-        Ok(scaling.apply_to(output, Strengths::Each(&self.at_tokens(spans)))?)
+        Ok(scaling.apply_to(output, &self.at_tokens(spans))?)
     }
 
     fn after_mlp(&self, input: &MlpInput<'_>, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use sgm_core::{Intervention, PatchNeuron};
 use sgm_models::{MlpInput, change_values, with_values};
+
+use crate::kernel::{OnDevice, Strengths, TokenStrengths};
 
 /// The added neurons of all layers.
 #[derive(Debug, Clone, Default)]
@@ -16,28 +18,20 @@ pub(crate) struct Added {
     /// f32 `[added, 3, hidden]`: each neuron's gate, up and down weights next to each other in memory.
     neurons: Vec<f32>,
     added: usize,
-    /// The gate weights as a matrix, f32 `[hidden, added]`.
-    gate: Tensor,
-    /// The up weights, f32 `[hidden, added]`.
-    up: Tensor,
-    /// The down weights, f32 `[added, hidden]`.
-    down: Tensor,
+    /// The gate weights, then the up weights, `[hidden, 2 * added]`.
+    gate_up: OnDevice,
+    /// The down weights, `[added, hidden]`.
+    down: OnDevice,
 }
 
 impl Patches {
-    pub(crate) fn new(intervention: &Intervention) -> sgm_models::Result<Self> {
-        let layer = |neurons: &Vec<PatchNeuron>| -> sgm_models::Result<Added> {
-            let (added, hidden) = (neurons.len(), neurons.first().map_or(0, |neuron| neuron.down.len()));
-            let matrix = |part: fn(&PatchNeuron) -> &[f32]| -> sgm_models::Result<Tensor> {
-                let rows: Vec<f32> = neurons.iter().flat_map(part).copied().collect();
-                Ok(Tensor::from_vec(rows, (added, hidden), &Device::Cpu)?)
-            };
-            let [gate, up] = [matrix(|n| &n.gate)?.t()?.contiguous()?, matrix(|n| &n.up)?.t()?.contiguous()?];
+    pub(crate) fn new(intervention: &Intervention) -> Self {
+        let layer = |neurons: &Vec<PatchNeuron>| {
             let side_by_side = neurons.iter().flat_map(|n| [&n.gate, &n.up, &n.down]).flatten().copied().collect();
-            Ok(Added { gate, up, down: matrix(|n| &n.down)?, neurons: side_by_side, added })
+            Added { neurons: side_by_side, added: neurons.len(), gate_up: OnDevice::default(), down: OnDevice::default() }
         };
         let layers = intervention.patches().iter().filter(|(_, neurons)| !neurons.is_empty());
-        Ok(Self(layers.map(|(index, neurons)| Ok((*index, layer(neurons)?))).collect::<sgm_models::Result<_>>()?))
+        Self(layers.map(|(index, neurons)| (*index, layer(neurons))).collect())
     }
 
     /// The neurons added to a layer, if there are any.
@@ -52,22 +46,33 @@ impl Patches {
 
 impl Added {
     /// Adds the neurons' contribution to the output of the layer's MLP; `strengths` has a factor for each token, sequence after sequence.
-    pub(crate) fn apply_to(&self, input: &MlpInput<'_>, output: Tensor, strengths: &[f32]) -> sgm_models::Result<Tensor> {
+    pub(crate) fn apply_to(&self, input: &MlpInput<'_>, output: Tensor, strengths: &TokenStrengths) -> sgm_models::Result<Tensor> {
         let (batch, tokens, hidden) = output.dims3()?;
         let (dtype, device) = (output.dtype(), output.device());
         // If gradients are tracked, candle must record the operations.
         if device.is_cpu() && dtype == DType::F32 && !output.track_op() && !input.hidden.track_op() {
             let output = output.contiguous()?;
-            change_values(&output, |output| self.add_to(input, output, strengths))?;
+            change_values(&output, |output| self.add_to(input, output, strengths.each()))?;
             return Ok(output);
         }
-        let x = input.hidden.reshape((batch * tokens, hidden))?;
-        let read = |weights: &Tensor| x.matmul(&weights.to_device(device)?.to_dtype(dtype)?);
-        let active = (input.activate(&read(&self.gate)?)? * read(&self.up)?)?;
-        let strengths = Tensor::from_slice(strengths, (batch * tokens, 1), device)?.to_dtype(dtype)?;
-        let active = active.broadcast_mul(&strengths)?;
-        let added = active.matmul(&self.down.to_device(device)?.to_dtype(dtype)?)?;
-        Ok((output + added.reshape((batch, tokens, hidden))?)?)
+        Ok(self.add_by_products(input, &output.reshape((batch * tokens, hidden))?, strengths)?.reshape((batch, tokens, hidden))?)
+    }
+
+    /// Adds the contribution to the output `[tokens, hidden]` by two products of tensors.
+    fn add_by_products(&self, input: &MlpInput<'_>, output: &Tensor, strengths: &TokenStrengths) -> sgm_models::Result<Tensor> {
+        let (dtype, device) = (output.dtype(), output.device());
+        let (tokens, hidden) = output.dims2()?;
+        let neurons = || Tensor::from_slice(&self.neurons, (self.added, 3, hidden), device);
+        let gate_up = self.gate_up.get(device, dtype, || neurons()?.narrow(1, 0, 2)?.transpose(0, 1)?.flatten_to(1)?.t()?.contiguous())?;
+        let down = self.down.get(device, dtype, || neurons()?.narrow(1, 2, 1)?.squeeze(1)?.contiguous())?;
+        let read = input.hidden.reshape((tokens, hidden))?.matmul(&gate_up)?;
+        let part = |at: usize| read.narrow(1, at * self.added, self.added)?.contiguous();
+        let active = (input.activate(&part(0)?)? * part(1)?)?;
+        let active = match strengths.strengths() {
+            Strengths::Same(1.0) => active,
+            _ => active.broadcast_mul(&strengths.column(device)?.to_dtype(dtype)?)?,
+        };
+        Ok((output + active.matmul(&down)?)?)
     }
 
     /// Adds the neurons' contribution to numbers `[batch, tokens, hidden]` in place, in plain loops: with the precision of candle's

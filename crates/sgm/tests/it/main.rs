@@ -20,12 +20,15 @@ mod candle_models;
 mod capture;
 #[cfg(target_os = "linux")]
 mod capture_faults;
+mod close;
 mod conditional;
 mod conditional_patches;
 mod conformance;
 mod defend_organism;
+mod dtypes;
 mod experts;
 mod gradient_steering;
+mod host_copies;
 mod incremental;
 #[cfg(target_os = "linux")]
 mod large_model;
