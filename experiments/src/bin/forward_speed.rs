@@ -45,6 +45,8 @@ enum Stored {
     Auto,
     Keep,
     Widen,
+    /// The whole model computes in bf16.
+    Bf16,
 }
 
 /// The token that is decoded at every step; which one it is makes no difference.
@@ -66,8 +68,10 @@ fn serve(arguments: &Arguments) -> Result<()> {
         Stored::Auto => Matrices::Auto,
         Stored::Keep => Matrices::Keep,
         Stored::Widen => Matrices::Widen,
+        Stored::Bf16 => Matrices::Auto,
     };
-    let model = AutoMllm::load(&Checkpoint::open(&arguments.model)?.with_matrices(matrices))?;
+    let dtype = if matches!(arguments.matrices, Stored::Bf16) { DType::BF16 } else { DType::F32 };
+    let model = AutoMllm::load(&Checkpoint::open(&arguments.model)?.with_matrices(matrices).with_dtype(dtype)?)?;
     let inputs = inputs(&arguments.inputs)?;
     round(&model, &inputs, 2)?;
     let plain = TappedModel::new(&model);
@@ -128,7 +132,9 @@ fn round(model: &AutoMllm, inputs: &ModelInputs, tokens: usize) -> Result<Value>
         step(model, &mut cache)?;
     }
     let decode = milliseconds(start) / tokens as f64;
-    Ok(json!({ "prefill": prefill, "decode": decode, "logits": logits.flatten_all()?.narrow(0, 0, 64)?.to_vec1::<f32>()? }))
+    Ok(
+        json!({ "prefill": prefill, "decode": decode, "logits": logits.flatten_all()?.narrow(0, 0, 64)?.to_dtype(DType::F32)?.to_vec1::<f32>()? }),
+    )
 }
 
 fn read<M: Mllm>(model: &M, inputs: &ModelInputs) -> Result<Cache> {

@@ -18,6 +18,7 @@ use crate::checkpoint::section::Section;
 use crate::checkpoint::{fingerprint, hub, sentence_piece, special_tokens};
 use crate::error::{Error, Result};
 use crate::layers::linear::Weights;
+use crate::layers::products::integer_dot;
 
 /// The files of a model: a directory in the Hugging Face layout, a GGUF file, or a set of embedded files.
 #[derive(Debug)]
@@ -35,7 +36,8 @@ pub struct Checkpoint {
 /// The treatment of matrices that are stored in fewer bits than the model computes in, which is f32 by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Matrices {
-    /// Widened on loading if all of them together then take up to 4 GiB, otherwise kept.
+    /// Kept where products with the stored matrices are at least as fast: 16-bit matrices on the CPU, quantised ones on
+    /// x86 processors with AVX2. Elsewhere widened if all of them together then take up to 4 GiB.
     #[default]
     Auto,
     /// Widened on loading; quantised matrices are dequantised.
@@ -325,21 +327,25 @@ impl Checkpoint {
 
     /// Opens the weights; matrices may stay in their stored format.
     pub(crate) fn weights(&self) -> Result<Weights<'static>> {
-        let keep = |widened: usize| match self.matrices {
-            Matrices::Auto => widened > WIDEN_UP_TO,
-            Matrices::Widen => false,
-            Matrices::Keep => true,
+        let keep = |fast: bool, widened: usize| {
+            let kept = match self.matrices {
+                Matrices::Auto => fast && self.device.is_cpu() || widened > WIDEN_UP_TO,
+                Matrices::Widen => false,
+                Matrices::Keep => true,
+            };
+            tracing::info!(model = self.name, kept, "matrices in few bits are kept as they are stored, or widened");
+            kept
         };
         if let Files::Gguf(model) = &self.files {
             let stored = model.weights()?;
-            let keep = keep(stored.widened_bytes());
+            let keep = keep(integer_dot::is_available(), stored.widened_bytes());
             return Ok(Weights::new(self.tensors()?, if keep { Some(Arc::new(stored)) } else { None }));
         }
         if self.dtype != DType::F32 {
             return Ok(Weights::new(self.tensors()?, None));
         }
         let mapped = Arc::new(self.mapped()?);
-        let keep = keep(mapped.widened_bytes());
+        let keep = keep(true, mapped.widened_bytes());
         let vb = VarBuilder::from_backend(Box::new(MappedBackend(mapped.clone())), self.dtype, self.device.clone());
         Ok(Weights::new(vb, if keep { Some(mapped) } else { None }))
     }

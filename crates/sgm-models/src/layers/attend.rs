@@ -1,6 +1,6 @@
 //! Dot-product attention over grouped queries, with an additive mask and soft-capped scores.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::error::Result;
 use crate::layers::derivative::softmax;
@@ -11,6 +11,12 @@ use crate::layers::fused_attention::FusedAttention;
 ///
 /// `mask` is added to the scores; its shape must broadcast to `[batch, heads, tokens, seen]`.
 pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, softcap: Option<f64>) -> Result<Tensor> {
+    let dtype = q.dtype();
+    if matches!(dtype, DType::F16 | DType::BF16) && q.device().is_cpu() {
+        let wide = |x: &Tensor| x.to_dtype(DType::F32);
+        let mask = mask.map(wide).transpose()?;
+        return Ok(attend(&wide(q)?, &wide(k)?, &wide(v)?, mask.as_ref(), softcap)?.to_dtype(dtype)?);
+    }
     if let Some(fused) = FusedAttention::new(q, k, v, mask, softcap)? {
         return Ok(by_rows(q)?.apply_op3(&by_rows(k)?, &by_rows(v)?, fused)?);
     }

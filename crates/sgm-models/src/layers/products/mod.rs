@@ -5,10 +5,15 @@
 //! matrix. Every value is summed in an order that does not depend on the number of threads.
 
 mod bf16_dot;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 mod few_rows;
+pub(crate) mod integer_dot;
 mod panels;
 pub(crate) mod plain;
 pub(crate) mod quantised;
+#[cfg(target_arch = "x86_64")]
+mod rounded;
 
 use candle_core::{Device, Result, Storage, Tensor, WithDType};
 
