@@ -39,7 +39,7 @@ const LISTED: &[(&str, usize, &str)] = &[
     ("sgm-models/src/layers/fused_attention.rs", 1, "the mask, for the kernel of the CPU"),
     ("sgm-models/src/layers/linear.rs", 1, "whether a head equals the embeddings, asked while a checkpoint is loaded"),
     ("sgm-models/src/layers/products/mod.rs", 2, "the kernels of the CPU"),
-    ("sgm-models/src/layers/products/quantised.rs", 1, "the kernel of the CPU"),
+    ("sgm-models/src/layers/products/quantised.rs", 2, "the kernel of the CPU"),
     (
         "sgm-models/src/layers/values.rs",
         2,

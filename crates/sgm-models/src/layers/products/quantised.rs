@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::k_quants::{BlockQ8K, GgmlType};
 use candle_core::quantized::{QMatMul, QStorage, QTensor};
-use candle_core::{Device, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 use candle_nn::Module;
 
 use crate::layers::products::few_rows::FEW_ROWS;
@@ -21,6 +21,15 @@ pub(crate) fn product(x: &Tensor, weight: &Arc<QTensor>) -> Result<Tensor> {
     if !x.device().is_cpu() || rows == 0 || x.dims().last() != Some(&inputs) {
         return QMatMul::QTensor(weight.clone()).forward(x);
     }
+    let products = product_of_numbers(x, weight, outputs, inputs)?;
+    // Rounding loses what is no number.
+    let broken = (x * 0.0)?.sum_keepdim(D::Minus1)?;
+    if broken.sum_all()?.to_scalar::<f32>()? == 0.0 { Ok(products) } else { products.broadcast_add(&broken) }
+}
+
+/// The products of rows on the CPU in which every value is finite.
+fn product_of_numbers(x: &Tensor, weight: &Arc<QTensor>, outputs: usize, inputs: usize) -> Result<Tensor> {
+    let rows = x.elem_count() / inputs;
     let many_of_256 = rows > FEW_ROWS && weight.dtype().block_size() == BlockQ8K::BLCK_SIZE && cfg!(target_arch = "x86_64");
     let products = with_slice(x, |x: &[f32]| match integer_dot::product(x, weight.dtype(), &weight.data()?, inputs) {
         Some(products) => Ok(Some(products)),
@@ -123,6 +132,24 @@ mod tests {
                         "{dtype:?} {outputs} x {inputs}, {rows}: {}",
                         difference(&products, &one_by_one)
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_with_a_value_that_is_no_number_have_no_products() {
+        for dtype in FORMATS {
+            let weight = Arc::new(QTensor::quantize(&Tensor::randn(0f32, 1.0, (20, 512), &Device::Cpu).unwrap(), dtype).unwrap());
+            for broken in [f32::NAN, f32::INFINITY] {
+                for rows in [2, 40] {
+                    let mut values = vec![0.5f32; rows * 512];
+                    values[700] = broken;
+                    let x = Tensor::from_vec(values, (rows, 512), &Device::Cpu).unwrap();
+                    let products = product(&x, &weight).unwrap().to_vec2::<f32>().unwrap();
+                    for (row, products) in products.iter().enumerate() {
+                        assert!(products.iter().all(|y| y.is_finite() == (row != 1)), "{dtype:?}, {rows} rows: {products:?}");
+                    }
                 }
             }
         }
