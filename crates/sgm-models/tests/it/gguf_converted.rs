@@ -134,6 +134,8 @@ fn what_is_amiss_in_a_pair_is_named() {
         (refused(qwen, same, set("clip.vision.patch_size", 0)), "`clip.vision.patch_size`: must not be 0"),
         (refused(qwen, same, set("clip.vision.attention.head_count", 7)), "num_heads"),
         (refused(qwen, same, set("clip.vision.block_count", 3)), "visual.blocks.2"),
+        (refused(qwen, same, set("clip.vision.block_count", 1 << 30)), "fewer tensors than 1073741824 blocks"),
+        (refused("smolvlm_hub", same, set("clip.vision.block_count", 1 << 30)), "fewer tensors than 1073741824 blocks"),
         (refused(qwen, same, without_tensor("mm.2.weight")), "it has no mm.2.weight"),
         (refused(qwen, same, without_tensor("v.blk.0.attn_k.weight")), "visual.blocks.0.attn.qkv.weight"),
         (refused(qwen, same, without_tensor("v.blk.0.ffn_up.weight")), "it has no v.blk.0.ffn_up.weight"),

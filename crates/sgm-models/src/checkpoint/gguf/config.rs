@@ -60,7 +60,7 @@ impl PrefixedKeys<'_> {
         }
     }
 
-    fn error(&self, key: &str, reason: impl Into<String>) -> Error {
+    pub(super) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
         self.metadata.error(&self.key(key), reason)
     }
 }

@@ -126,6 +126,15 @@ impl Tower<'_> {
         Ok(self.keys.metadata.bool(key)?.unwrap_or(false))
     }
 
+    /// The number of blocks, each of which has tensors of its own.
+    fn blocks(&self) -> Result<usize> {
+        let blocks = self.keys.size("block_count")?;
+        if blocks > self.mmproj.names().count() {
+            return Err(self.keys.error("block_count", format!("the file has fewer tensors than {blocks} blocks")));
+        }
+        Ok(blocks)
+    }
+
     /// The activation function; `gelu` is the name for the one that the file calls GELU.
     fn activation(&self, gelu: &'static str) -> Result<&'static str> {
         Ok(if self.flag("clip.use_gelu")? {
@@ -143,7 +152,7 @@ impl Tower<'_> {
         Ok(json!({
             "hidden_size": keys.size("embedding_length")?,
             "intermediate_size": keys.size("feed_forward_length")?,
-            "num_hidden_layers": keys.size("block_count")?,
+            "num_hidden_layers": self.blocks()?,
             "num_attention_heads": keys.size("attention.head_count")?,
             "image_size": keys.size("image_size")?,
             "patch_size": keys.size("patch_size")?,
@@ -162,7 +171,7 @@ impl Tower<'_> {
     fn llava(&self, text: &Gguf, language: Value) -> Result<(Value, Value)> {
         // SigLIP's tower, unlike CLIP's, has no class token.
         let has_class_token = self.mmproj.tensor("v.class_embd").is_some();
-        let layers = self.keys.size("block_count")?;
+        let layers = self.blocks()?;
         let size = self.keys.size("image_size")?;
         // A file contains only layers whose output is used. (llama.cpp itself skips one more.)
         let features = self.mmproj.numbers("clip.vision.feature_layer")?.filter(|layers| !layers.is_empty());
@@ -195,7 +204,7 @@ impl Tower<'_> {
 
     fn qwen_vl(&self, projector: Projector, text: &Gguf, language: Value) -> Result<(Value, Value)> {
         let keys = &self.keys;
-        let (hidden, layers, patch) = (keys.size("embedding_length")?, keys.size("block_count")?, keys.size("patch_size")?);
+        let (hidden, layers, patch) = (keys.size("embedding_length")?, self.blocks()?, keys.size("patch_size")?);
         let merge = keys.count("spatial_merge_size")?.filter(|merge| *merge > 0).unwrap_or(2);
         let width = projector.width(self.mmproj)?;
         let temporal_patch = if self.mmproj.tensor("v.patch_embd.weight.1").is_some() { 2 } else { 1 };
