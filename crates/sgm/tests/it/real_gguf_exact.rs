@@ -3,7 +3,7 @@
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
-use sgm::models::{AutoMllm, Checkpoint, Mllm, Padding, Prompt};
+use sgm::models::{AutoMllm, Checkpoint, Matrices, Mllm, Padding, Prompt};
 
 #[test]
 fn dequantised_logits_are_candles_own() {
@@ -22,7 +22,7 @@ fn dequantised_logits_are_candles_own() {
 fn compared() {
     let file = std::env::var_os("SGM_REAL_GGUF").unwrap();
     assert_eq!(std::env::var("CANDLE_DEQUANTIZE_ALL").as_deref(), Ok("1"));
-    let ours = AutoMllm::load(&Checkpoint::open(&file).unwrap()).unwrap();
+    let ours = AutoMllm::load(&Checkpoint::open(&file).unwrap().with_matrices(Matrices::Widen)).unwrap();
     let mut reader = std::io::BufReader::new(std::fs::File::open(file).unwrap());
     let content = Content::read(&mut reader).unwrap();
     let mut candle = ModelWeights::from_gguf(content, &mut reader, &Device::Cpu).unwrap();
