@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use sgm::toxic_qa::datasets::{
-    Dataset, FigStep, JailBreakV, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, RealToxicityPrompts, VlGuard, VlGuardSubset, VlmEvalKit,
+    Dataset, FigStep, JailBreakV, MmSafetyBench, MmSafetyBenchAnswers, MmVet, Pair, RealToxicityPrompts, VlGuard, VlGuardSubset,
+    VlmEvalKit, beavertails_v, spreadsheet,
 };
 
 use crate::question_set_arguments::QuestionSetArguments;
@@ -84,15 +85,7 @@ impl DatasetArguments {
     ///
     /// When the feature `xlsx` is missing.
     pub fn selection(&self) -> Result<Option<Box<dyn Dataset>>> {
-        #[cfg(feature = "xlsx")]
-        if let Some(file) = &self.selection {
-            return Ok(Some(Box::new(sgm::toxic_qa::datasets::Spreadsheet::text(file))));
-        }
-        #[cfg(not(feature = "xlsx"))]
-        if self.selection.is_some() {
-            bail!("--selection needs --features xlsx");
-        }
-        Ok(None)
+        Ok(self.selection.clone().map(|file| spreadsheet(file, None)).transpose()?)
     }
 
     /// Opens the data sets that were named.
@@ -116,15 +109,8 @@ impl DatasetArguments {
                 None => answers,
             }));
         }
-        #[cfg(feature = "parquet")]
-        {
-            use sgm::toxic_qa::datasets::BeaverTailsV;
-            sets.extend(self.beavertails_v.map(|folder| Box::new(BeaverTailsV::questions(folder)) as _));
-            sets.extend(self.beavertails_v_answers.map(|folder| Box::new(BeaverTailsV::answers(folder)) as _));
-        }
-        #[cfg(not(feature = "parquet"))]
-        if self.beavertails_v.is_some() || self.beavertails_v_answers.is_some() {
-            bail!("BeaverTails-V is in Parquet files; run with --features parquet");
+        for (folder, answers) in [(self.beavertails_v, false), (self.beavertails_v_answers, true)] {
+            sets.extend(folder.map(|folder| beavertails_v(folder, answers)).transpose()?);
         }
         if let Some(folder) = self.jailbreakv {
             let set = JailBreakV::new(folder);
@@ -144,18 +130,7 @@ impl DatasetArguments {
         sets.extend(self.mm_vet.map(|folder| Box::new(MmVet::new(folder)) as _));
         sets.extend(self.mm_vet_v2.map(|folder| Box::new(MmVet::v2(folder)) as _));
         sets.extend(self.vlmevalkit.into_iter().map(|file| Box::new(VlmEvalKit::new(file)) as _));
-        #[cfg(feature = "xlsx")]
-        if let Some(file) = self.xlsx {
-            use sgm::toxic_qa::datasets::Spreadsheet;
-            sets.push(Box::new(match self.xlsx_images {
-                Some(images) => Spreadsheet::with_images(file, images),
-                None => Spreadsheet::text(file),
-            }));
-        }
-        #[cfg(not(feature = "xlsx"))]
-        if self.xlsx.is_some() || self.xlsx_images.is_some() {
-            bail!("labelled answers in a spreadsheet need --features xlsx");
-        }
+        sets.extend(self.xlsx.map(|file| spreadsheet(file, self.xlsx_images)).transpose()?);
         if sets.is_empty() {
             bail!("no data set is named; see --help");
         }

@@ -1,22 +1,21 @@
 //! The judges that programs take on the command line.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use sgm::models::{AutoMllm, Checkpoint};
 use sgm::organism::OrganismLexicon;
-use sgm::toxic_qa::{GuardJudge, Judge, LexiconJudge, MajorityJudge, RefusalJudge, ReplayJudge};
+use sgm::toxic_qa::{ChatTemperature, Judge, JudgeName, JudgeSettings, MajorityJudge};
 
 /// The arguments that name the judge of answers.
 #[derive(Args, Debug, Clone)]
 pub struct JudgeArguments {
-    /// The judge: `lexicon:WORDS.txt`, `refusal[:vlguard_v1|v2|v3]`, `guard:MODEL`, `chat:MODEL`, `classifier:DIR`, `replay:FILE.jsonl`, or
-    /// `organism`, the word list of the embedded model. Repeated: the majority of several.
-    #[arg(long = "judge", value_name = "JUDGE")]
-    judges: Vec<JudgeName>,
+    /// The judge: `lexicon:WORDS.txt`, `refusal[:vlguard_v1|v2|v3]`, `guard:MODEL`, `chat:MODEL` (needs the feature `chat`),
+    /// `classifier:DIR` (needs the feature `classifier`), `replay:FILE.jsonl`, or `organism`, the word list of the embedded model. Repeated:
+    /// the majority of several.
+    #[arg(long = "judge", value_name = "JUDGE", value_parser = NamedJudge::parse)]
+    judges: Vec<NamedJudge>,
     /// The same as `--judge lexicon:WORDS.txt`: a word list, one term a line.
     #[arg(long, value_name = "WORDS.txt")]
     words: Option<PathBuf>,
@@ -26,67 +25,41 @@ pub struct JudgeArguments {
     /// What `yes` means to the question of the guard's template: `safe` or `unsafe`.
     #[arg(long, value_name = "MEANING", value_parser = ["safe", "unsafe"])]
     guard_yes: Option<String>,
-    /// The address of the chat judge's OpenAI-compatible server; its key is read from the environment variable OPENAI_API_KEY.
-    #[cfg(feature = "chat")]
-    #[arg(long, value_name = "URL", default_value = "https://api.openai.com/v1")]
-    chat_url: String,
+    /// The address of the chat judge's OpenAI-compatible server; its key is read from the environment variable OPENAI_API_KEY. OpenAI's own
+    /// by default.
+    #[arg(long, value_name = "URL")]
+    chat_url: Option<String>,
     /// The templates of the chat judge, as JSON; one general question by default.
-    #[cfg(feature = "chat")]
     #[arg(long, value_name = "FILE")]
     chat_templates: Option<PathBuf>,
     /// The temperature of the chat judge, or `none` to leave it out of requests.
-    #[cfg(feature = "chat")]
     #[arg(long, value_name = "T", default_value = "0")]
-    chat_temperature: String,
+    chat_temperature: ChatTemperature,
     /// The folder of the chat judge's replies, so that none is paid for twice.
-    #[cfg(feature = "chat")]
     #[arg(long, value_name = "DIR")]
     chat_cache: Option<PathBuf>,
     /// The toxic label of the classifier; `toxic` or `toxicity` by default.
-    #[cfg(feature = "classifier")]
     #[arg(long, value_name = "LABEL")]
     classifier_label: Option<String>,
 }
 
-/// One judge by name, with its argument.
+/// A judge of the benchmark, or that of the embedded model.
 #[derive(Debug, Clone)]
-enum JudgeName {
+enum NamedJudge {
     Organism,
-    Lexicon(PathBuf),
-    Refusal(RefusalJudge),
-    Guard(String),
-    Chat(String),
-    Classifier(PathBuf),
-    Replay(PathBuf),
+    Other(JudgeName),
 }
 
-impl FromStr for JudgeName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text.split_once(':').map_or((text, None), |(name, argument)| (name, Some(argument))) {
-            ("organism", None) => Self::Organism,
-            ("refusal", list) => Self::Refusal(RefusalJudge::named(list.unwrap_or("v3")).ok_or("the lists are vlguard_v1, v2 and v3")?),
-            ("lexicon", Some(file)) => Self::Lexicon(file.into()),
-            ("guard", Some(model)) => Self::Guard(model.to_owned()),
-            ("chat", Some(model)) => Self::Chat(model.to_owned()),
-            ("classifier", Some(directory)) => Self::Classifier(directory.into()),
-            ("replay", Some(file)) => Self::Replay(file.into()),
-            _ => {
-                return Err(
-                    "expected lexicon:FILE, refusal[:LIST], guard:MODEL, chat:MODEL, classifier:DIR, replay:FILE or organism".to_owned()
-                );
-            }
-        })
+impl NamedJudge {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "organism" => Ok(Self::Organism),
+            other => other.parse().map(Self::Other).map_err(|error: sgm::toxic_qa::Error| format!("{error}, or organism")),
+        }
     }
 }
 
 impl JudgeArguments {
-    /// Whether a judge was named.
-    pub fn is_given(&self) -> bool {
-        !self.judges.is_empty() || self.words.is_some()
-    }
-
     /// The judge. Without one, the organism's answers are judged by its own word list, and those of any other model by none.
     ///
     /// # Errors
@@ -111,67 +84,25 @@ impl JudgeArguments {
     ///
     /// When a judge cannot be made.
     pub fn each(&self) -> Result<Vec<Box<dyn Judge>>> {
-        let words = self.words.clone().map(JudgeName::Lexicon);
-        words.iter().chain(&self.judges).map(|name| self.one(name)).collect()
+        let settings = JudgeSettings {
+            guard_template: self.guard_template.clone(),
+            guard_yes: self.guard_yes.as_ref().map(|meaning| meaning == "unsafe"),
+            chat_url: self.chat_url.clone(),
+            chat_templates: self.chat_templates.clone(),
+            chat_temperature: self.chat_temperature,
+            chat_cache: self.chat_cache.clone(),
+            classifier_label: self.classifier_label.clone(),
+        };
+        let words = self.words.clone().map(|file| NamedJudge::Other(JudgeName::Lexicon(file)));
+        let open = |judge: &NamedJudge| match judge {
+            NamedJudge::Organism => Ok(Box::new(OrganismLexicon::new()) as Box<dyn Judge>),
+            NamedJudge::Other(name) => Ok(name.open(&settings)?),
+        };
+        words.iter().chain(&self.judges).map(open).collect()
     }
 
     /// Keeps the replies of a chat judge in this folder, unless another was named.
-    #[cfg_attr(not(feature = "chat"), allow(unused_variables, clippy::unused_self, reason = "as with the feature"))]
     pub fn keep_replies(&mut self, folder: &Path) {
-        #[cfg(feature = "chat")]
         self.chat_cache.get_or_insert_with(|| folder.to_owned());
-    }
-
-    fn one(&self, name: &JudgeName) -> Result<Box<dyn Judge>> {
-        Ok(match name {
-            JudgeName::Organism => Box::new(OrganismLexicon::new()),
-            JudgeName::Lexicon(file) => Box::new(LexiconJudge::from_words(file)?),
-            JudgeName::Refusal(judge) => Box::new(*judge),
-            JudgeName::Guard(model) => Box::new(self.guard(model)?),
-            JudgeName::Chat(model) => self.chat(model)?,
-            JudgeName::Classifier(directory) => self.classifier(directory)?,
-            JudgeName::Replay(file) => Box::new(ReplayJudge::from_file(file)?),
-        })
-    }
-
-    /// A guard model of the supported families.
-    fn guard(&self, model: &str) -> Result<GuardJudge> {
-        let read = |file: &PathBuf| std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()));
-        let template = self.guard_template.as_ref().map(read).transpose()?;
-        let judge = GuardJudge::of_model(model, AutoMllm::load(&Checkpoint::open(model)?)?, template);
-        Ok(match &self.guard_yes {
-            Some(meaning) => judge.with_yes(meaning == "unsafe"),
-            None => judge,
-        })
-    }
-
-    #[cfg(feature = "chat")]
-    fn chat(&self, model: &str) -> Result<Box<dyn Judge>> {
-        use sgm::toxic_qa::{ChatJudge, ChatOptions, JudgeTemplates};
-        let templates = self.chat_templates.as_deref().map_or_else(|| Ok(JudgeTemplates::general()), JudgeTemplates::from_file)?;
-        let temperature = match self.chat_temperature.as_str() {
-            "none" => None,
-            number => Some(number.parse().with_context(|| format!("--chat-temperature {number}: expected a number or `none`"))?),
-        };
-        let options =
-            ChatOptions { base_url: self.chat_url.clone(), temperature, cache: self.chat_cache.clone(), ..ChatOptions::default() };
-        Ok(Box::new(ChatJudge::new(model, templates, options)?))
-    }
-
-    #[cfg(not(feature = "chat"))]
-    #[allow(clippy::unused_self, reason = "as with the feature")]
-    fn chat(&self, model: &str) -> Result<Box<dyn Judge>> {
-        bail!("the judge chat:{model} needs --features chat")
-    }
-
-    #[cfg(feature = "classifier")]
-    fn classifier(&self, directory: &Path) -> Result<Box<dyn Judge>> {
-        Ok(Box::new(sgm::toxic_qa::ClassifierJudge::load(directory, self.classifier_label.as_deref())?))
-    }
-
-    #[cfg(not(feature = "classifier"))]
-    #[allow(clippy::unused_self, reason = "as with the feature")]
-    fn classifier(&self, directory: &Path) -> Result<Box<dyn Judge>> {
-        bail!("the judge classifier:{} needs --features classifier", directory.display())
     }
 }

@@ -24,6 +24,24 @@ pub enum Error {
     #[error(transparent)]
     Write(#[from] sgm_core::Error),
 
+    /// A judge or a reader is behind a feature that this crate was built without.
+    #[error("{what} needs the feature `{feature}`; build with `--features {feature}`")]
+    FeatureMissing {
+        /// The judge or reader.
+        what: &'static str,
+        /// The feature.
+        feature: &'static str,
+    },
+
+    /// No judge has this name.
+    #[error("`{name}` names no judge; expected {expected}")]
+    JudgeName {
+        /// The name.
+        name: String,
+        /// The names that exist.
+        expected: &'static str,
+    },
+
     /// A source of another crate reports an error.
     #[error(transparent)]
     Source(BoxError),

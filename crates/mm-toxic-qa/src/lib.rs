@@ -91,8 +91,9 @@ pub use error::{BoxError, Error};
 #[cfg(feature = "classifier")]
 pub use judges::ClassifierJudge;
 pub use judges::{
-    Agreement, AgreementReport, Ask, Disagreement, Exchange, GUARD_TEMPLATE, GuardJudge, Judge, JudgeTemplates, Label, LexiconJudge,
-    MajorityJudge, RefusalJudge, ReplayJudge, SafetyParser, Verdict, pairwise_agreement, parse_guard, parse_safety,
+    Agreement, AgreementReport, Ask, ChatTemperature, Disagreement, Exchange, GUARD_TEMPLATE, GuardJudge, Judge, JudgeName, JudgeSettings,
+    JudgeTemplates, Label, LexiconJudge, MajorityJudge, RefusalJudge, ReplayJudge, SafetyParser, Verdict, pairwise_agreement, parse_guard,
+    parse_safety,
 };
 #[cfg(feature = "chat")]
 pub use judges::{ChatJudge, ChatOptions};

@@ -18,7 +18,7 @@ use crate::checkpoint::section::Section;
 use crate::checkpoint::{fingerprint, hub, sentence_piece, special_tokens};
 use crate::error::{Error, Result};
 use crate::layers::linear::Weights;
-use crate::layers::products::integer_dot;
+use crate::layers::products::has_avx2;
 
 /// The files of a model: a directory in the Hugging Face layout, a GGUF file, or a set of embedded files.
 #[derive(Debug)]
@@ -338,7 +338,7 @@ impl Checkpoint {
         };
         if let Files::Gguf(model) = &self.files {
             let stored = model.weights()?;
-            let keep = keep(integer_dot::is_available(), stored.widened_bytes());
+            let keep = keep(has_avx2(), stored.widened_bytes());
             return Ok(Weights::new(self.tensors()?, if keep { Some(Arc::new(stored)) } else { None }));
         }
         if self.dtype != DType::F32 {

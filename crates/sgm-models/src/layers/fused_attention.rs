@@ -5,6 +5,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::layers::exponential::exponentials;
+use crate::layers::products::multiply;
 
 /// The largest number of queries whose scores are in memory at once, for each thread.
 const QUERIES: usize = 64;
@@ -190,7 +191,7 @@ impl Block<'_> {
         let q = self.q.get(..rows * head_dim)?;
 
         let mut scores = vec![0f32; rows * keys];
-        product(q, k, true, &mut scores, rows, keys, head_dim);
+        multiply([rows, head_dim, keys], q, k, true, &mut scores, keys, Parallelism::None);
         if let Some(cap) = self.softcap {
             scores.iter_mut().for_each(|score| *score = (*score / cap).tanh() * cap);
         }
@@ -203,7 +204,7 @@ impl Block<'_> {
             inverses.push(1.0 / exponentials(scores, maximum(scores)));
         }
         let mut attended = vec![0f32; rows * head_dim];
-        product(&scores, v, false, &mut attended, rows, head_dim, keys);
+        multiply([rows, keys, head_dim], &scores, v, false, &mut attended, head_dim, Parallelism::None);
         for (values, inverse) in attended.chunks_exact_mut(head_dim.max(1)).zip(inverses) {
             values.iter_mut().for_each(|value| *value *= inverse);
         }
@@ -219,35 +220,4 @@ fn maximum(values: &[f32]) -> f32 {
         maxima.iter_mut().zip(values).for_each(|(maximum, value)| *maximum = if value > maximum { *value } else { *maximum });
     }
     maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |maximum, value| maximum.max(*value))
-}
-
-/// `products = a b`, or `a b^T` if `transposed`: `a` `[rows, inner]`, `products` `[rows, columns]`, on this thread.
-#[allow(unsafe_code, reason = "the matrix product takes pointers and strides")]
-fn product(a: &[f32], b: &[f32], transposed: bool, products: &mut [f32], rows: usize, columns: usize, inner: usize) {
-    assert!(a.len() == rows * inner && b.len() == inner * columns && products.len() == rows * columns, "cut to size");
-    let (row, column) = if transposed { (1, inner.cast_signed()) } else { (columns.cast_signed(), 1) };
-    // SAFETY: the lengths are those of the shapes.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            products.as_mut_ptr(),
-            1,
-            columns.cast_signed(),
-            false,
-            a.as_ptr(),
-            1,
-            inner.cast_signed(),
-            b.as_ptr(),
-            column,
-            row,
-            0f32,
-            1f32,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
 }

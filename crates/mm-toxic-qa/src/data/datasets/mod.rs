@@ -23,6 +23,7 @@
 
 #[cfg(feature = "parquet")]
 mod beavertails_v;
+mod behind_features;
 mod dataset;
 mod fields;
 mod figstep;
@@ -39,6 +40,7 @@ mod vlmevalkit;
 
 #[cfg(feature = "parquet")]
 pub use beavertails_v::BeaverTailsV;
+pub use behind_features::{beavertails_v, spreadsheet};
 pub use dataset::{Dataset, Entry, Item, Part, Picture};
 pub use fields::Place;
 pub use figstep::FigStep;

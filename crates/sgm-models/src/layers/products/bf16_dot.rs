@@ -27,6 +27,8 @@ mod avx512 {
     use half::bf16;
     use rayon::prelude::*;
 
+    use crate::layers::products::join;
+
     /// f32 sums in a vector, one for each weight row.
     const LANES: usize = 16;
     /// Vectors of weight rows that are multiplied together.
@@ -45,14 +47,7 @@ mod avx512 {
         // SAFETY: the caller has found the features.
         let panel = |weights: &[bf16]| unsafe { panel(&x, rows, inputs / 2, weights) };
         let panels: Vec<Vec<f32>> = weights.par_chunks(PANEL * inputs).map(panel).collect();
-        let mut products = vec![0f32; rows * outputs];
-        products.par_chunks_mut(outputs.max(1)).enumerate().for_each(|(row, products)| {
-            for (products, panel) in products.chunks_mut(PANEL).zip(&panels) {
-                let columns = products.len();
-                products.copy_from_slice(&panel[row * PANEL..row * PANEL + columns]);
-            }
-        });
-        products
+        join(&panels, PANEL, rows, outputs)
     }
 
     /// The products `[rows, PANEL]` of pairs `x` `[rows, inputs]` with up to [`PANEL`] weight rows.

@@ -2,6 +2,9 @@
 
 use half::{bf16, f16};
 
+#[cfg(target_arch = "x86_64")]
+use crate::layers::products::has_avx2;
+
 /// The largest number of rows for which reading the matrix takes longer than the arithmetic.
 pub(crate) const FEW_ROWS: usize = 16;
 
@@ -49,7 +52,7 @@ weight!(bf16, bf16::to_f32, weights => {
 /// processors without AVX2, FMA and F16C.
 pub(crate) fn product<W: Weight>(x: &[f32], weights: &[W], inputs: usize) -> Option<Vec<f32>> {
     #[cfg(target_arch = "x86_64")]
-    if inputs > 0 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+    if inputs > 0 && has_avx2() {
         return Some(avx2::product(x, weights, inputs));
     }
     let _ = (x, weights, inputs);
@@ -65,7 +68,7 @@ mod avx2 {
     use rayon::prelude::*;
 
     use super::Weight;
-    use crate::layers::products::transpose;
+    use crate::layers::products::{add_lanes, transpose};
 
     /// The number of weight rows that one thread multiplies at a time; they stay in its cache for all rows of `x`.
     const CHUNK: usize = 64;
@@ -144,20 +147,12 @@ mod avx2 {
         }
         std::array::from_fn(|j| {
             std::array::from_fn(|r| {
-                let mut sum = add(sums[j][r]);
+                let mut sum = add_lanes(sums[j][r].into_iter().fold(_mm256_setzero_ps(), |sum, next| _mm256_add_ps(sum, next)));
                 for (weight, value) in weights[j * inputs..(j + 1) * inputs].iter().zip(x[r]).skip(vectors) {
                     sum = weight.widen().mul_add(*value, sum);
                 }
                 sum
             })
         })
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn add<const SUMS: usize>(sums: [__m256; SUMS]) -> f32 {
-        let sum = sums.into_iter().fold(_mm256_setzero_ps(), |sum, next| _mm256_add_ps(sum, next));
-        let sum = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-        let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-        _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)))
     }
 }

@@ -2,25 +2,18 @@
 
 use candle_core::quantized::GgmlDType;
 
+#[cfg(target_arch = "x86_64")]
+use crate::layers::products::has_avx2;
+
 /// Multiplies rows `x` `[rows, inputs]` with a matrix `[outputs, inputs]`; returns `[rows, outputs]`. `None` for other
 /// formats, and on processors without AVX2, FMA and F16C.
 pub(crate) fn product(x: &[f32], dtype: GgmlDType, blocks: &[u8], inputs: usize) -> Option<Vec<f32>> {
     #[cfg(target_arch = "x86_64")]
-    if is_available() {
+    if has_avx2() {
         return x86::product(x, dtype, blocks, inputs);
     }
     let _ = (x, dtype, blocks, inputs);
     None
-}
-
-/// Whether the processor has AVX2, FMA and F16C.
-pub(crate) fn is_available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -36,7 +29,7 @@ mod x86 {
     use crate::layers::products::blocks::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Weights};
     use crate::layers::products::few_rows::FEW_ROWS;
     use crate::layers::products::rounded::{BLOCK, Rounded};
-    use crate::layers::products::transpose;
+    use crate::layers::products::{add_lanes, join, transpose};
 
     pub(super) fn product(x: &[f32], dtype: GgmlDType, blocks: &[u8], inputs: usize) -> Option<Vec<f32>> {
         if inputs == 0 || !inputs.is_multiple_of(dtype.block_size()) {
@@ -130,14 +123,7 @@ mod x86 {
                 }
             }
         }
-        std::array::from_fn(|r| add(sums[r]) + minima[r])
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn add(sums: __m256) -> f32 {
-        let sum = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
-        let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-        _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)))
+        std::array::from_fn(|r| add_lanes(sums[r]) + minima[r])
     }
 
     /// The weight rows of a panel, one for each lane of a vector of 32-bit sums.
@@ -172,15 +158,7 @@ mod x86 {
         // SAFETY: the processor has the features.
         let panel = |blocks: &[[u8; N]]| unsafe { panel::<F, N>(x, &words, blocks, row_blocks) };
         let panels: Vec<Vec<f32>> = blocks.par_chunks(LANES * row_blocks).map(panel).collect();
-        let outputs = blocks.len() / row_blocks;
-        let mut products = vec![0f32; x.rows * outputs];
-        products.par_chunks_mut(outputs.max(1)).enumerate().for_each(|(row, products)| {
-            for (products, panel) in products.chunks_mut(LANES).zip(&panels) {
-                let columns = products.len();
-                products.copy_from_slice(&panel[row * LANES..row * LANES + columns]);
-            }
-        });
-        products
+        join(&panels, LANES, x.rows, blocks.len() / row_blocks)
     }
 
     /// The products `[rows, LANES]` of all rows with up to [`LANES`] rows of weights.

@@ -77,6 +77,7 @@ fn rounded_by_256(x: &[f32]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::products::has_avx2;
     use candle_core::quantized::GgmlDType;
 
     const FORMATS: [GgmlDType; 10] = [
@@ -133,6 +134,34 @@ mod tests {
                         difference(&products, &one_by_one)
                     );
                 }
+            }
+        }
+    }
+
+    /// Rows whose blocks of 32 values are rounded to 127ths of their largest value.
+    fn rounded_by_32(x: &[f32]) -> Vec<f32> {
+        let block = |block: &[f32]| {
+            let scale = block.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0;
+            block.iter().map(|x| (x / scale).round_ties_even() * scale).collect::<Vec<_>>()
+        };
+        x.chunks(32).flat_map(block).collect()
+    }
+
+    #[test]
+    fn integer_products_are_those_of_rounded_rows_with_the_dequantised_matrix() {
+        let inputs = 512;
+        // Elsewhere candle rounds scales to 16 bits.
+        for dtype in FORMATS.into_iter().filter(|_| has_avx2()).filter(|dtype| !matches!(dtype, GgmlDType::Q2K | GgmlDType::Q3K)) {
+            let weight = Arc::new(QTensor::quantize(&Tensor::randn(0f32, 1.0, (40, inputs), &Device::Cpu).unwrap(), dtype).unwrap());
+            for rows in [1, 6, 30] {
+                // Multiples of 1/64 up to 127/64, which rounding by 127ths keeps, times a scale for each block.
+                let scale = |i: usize| [0.5f32, 3.0, 0.07, 11.0][i / 32 % 4];
+                let value = |i: usize| if i % 32 == 5 { 127.0 } else { ((i * 37) % 255) as f32 - 127.0 };
+                let x: Vec<f32> = (0..rows * inputs).map(|i| value(i) * scale(i) / 64.0).collect();
+                let reference = Tensor::from_vec(rounded_by_32(&x), (rows, inputs), &Device::Cpu).unwrap();
+                let reference = reference.matmul(&weight.dequantize(&Device::Cpu).unwrap().t().unwrap()).unwrap();
+                let products = product(&Tensor::from_vec(x, (rows, inputs), &Device::Cpu).unwrap(), &weight).unwrap();
+                assert!(difference(&products, &reference) < 2e-6, "{dtype:?}, {rows} rows: {}", difference(&products, &reference));
             }
         }
     }
