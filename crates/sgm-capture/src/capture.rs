@@ -25,7 +25,7 @@ pub struct Capture {
     /// Whether the sites of single experts of mixtures are captured too, which are very many. They are pooled over the tokens routed to
     /// each expert; the response of an expert that no selected token is routed to is 0.
     pub experts: bool,
-    /// Samples run together, right-padded. As many batches are in flight as rayon has threads.
+    /// Samples run together, right-padded: those of a shard that are similar in size. As many batches are in flight as rayon has threads.
     pub batch_size: usize,
     /// The dtype of stored responses.
     pub dtype: StoreDtype,
@@ -76,7 +76,7 @@ impl Capture {
 
     /// Runs this worker's samples and writes their shards.
     ///
-    /// Samples are run in order, shard by shard; padding is never pooled. Taps that are already attached act first, so that a model that
+    /// Samples are run shard by shard; padding is never pooled. Taps that are already attached act first, so that a model that
     /// wears glasses is captured with them.
     ///
     /// # Errors
@@ -132,16 +132,21 @@ impl Capture {
         shard: usize,
         tap: &PooledTap,
     ) -> Result<usize> {
-        let mut rows = store.rows()?;
-        let numbers: Vec<usize> = store.manifest().samples_of(shard).collect();
+        let mut numbers: Vec<usize> = store.manifest().samples_of(shard).collect();
         let batch_size = self.batch_size.max(1);
-        // One round is one batch per thread; its responses are stored before the next round.
-        for round in numbers.chunks(batch_size.saturating_mul(rayon::current_num_threads())) {
-            let run = |batch: &[usize]| self.batch(model, examples, batch);
-            let names = round.par_chunks(batch_size).map(run).collect::<Result<Vec<_>>>()?;
-            for ((id, toxic), pooled) in names.into_iter().flatten().zip(tap.take_pooled().into_values()) {
-                self.push(&mut rows, &id, toxic, &pooled)?;
-            }
+        if batch_size > 1 {
+            // Samples of similar size share a batch, so that the batch has little padding.
+            let size = |number: &usize| Ok((examples.get(*number)?.size(), *number));
+            let mut sized = numbers.par_iter().map(size).collect::<Result<Vec<_>>>()?;
+            sized.sort_unstable();
+            numbers = sized.into_iter().map(|(_, number)| number).collect();
+        }
+        let run = |batch: &[usize]| self.batch(model, examples, batch);
+        let batches = numbers.par_chunks(batch_size).map(run).collect::<Result<Vec<_>>>()?;
+        let names: BTreeMap<usize, (String, bool)> = numbers.into_iter().zip(batches.into_iter().flatten()).collect();
+        let mut rows = store.rows()?;
+        for ((id, toxic), pooled) in names.into_values().zip(tap.take_pooled().into_values()) {
+            self.push(&mut rows, &id, toxic, &pooled)?;
         }
         store.write(shard, &rows)?;
         Ok(rows.len())

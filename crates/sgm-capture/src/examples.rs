@@ -20,6 +20,14 @@ pub struct Example {
     pub toxic: bool,
 }
 
+impl Example {
+    /// The number of images and of bytes of text.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let (images, text) = self.prompt.size();
+        (images, text + self.response.len())
+    }
+}
+
 /// The reason why a sample cannot be loaded.
 type Reason = Box<dyn std::error::Error + Send + Sync>;
 

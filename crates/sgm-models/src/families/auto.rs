@@ -21,6 +21,7 @@ use crate::model::partial_prefill::PartialPrefill;
 use crate::processor::batch::Processor;
 use crate::processor::model_inputs::ModelInputs;
 use crate::taps::registry::{PassTaps, TapRegistry};
+use crate::vision::feature_cache::FeatureCache;
 
 /// A function that loads a checkpoint of one family.
 type Adapter = fn(&Checkpoint, &Weights<'_>) -> Result<FamilyParts>;
@@ -88,6 +89,7 @@ pub struct AutoMllm {
     processor: Processor,
     decoder: Decoder,
     family: Box<dyn Family>,
+    images: FeatureCache,
     unread: Vec<String>,
 }
 
@@ -125,12 +127,11 @@ impl AutoMllm {
     /// Starts a prefill into an empty cache; returns the embeddings `[batch, tokens, hidden]`, the pass, and the
     /// additions after the first layers.
     fn start_prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<(Tensor, Pass, Vec<Tensor>)> {
-        let inputs = &inputs.on_device(self.decoder.device())?;
-        let DecoderInput { embeddings, mut order, additions } = self.family.embed(&self.decoder, inputs)?;
+        let DecoderInput { embeddings, mut order, additions } = self.family.embed(&self.decoder, &self.images, inputs)?;
         if let (Positions::Consecutive(_), Some(given)) = (&order.positions, inputs.tensors.get(POSITION_IDS)) {
             order.positions = given_positions(given, inputs)?;
         }
-        let image_context = self.family.image_context(&self.decoder, inputs)?;
+        let image_context = self.family.image_context(&self.decoder, &self.images, inputs)?;
         let mut pass = cache.begin(&inputs.kinds, &inputs.ids, order, self.decoder.window(), self.decoder.device())?;
         if let Some(image_context) = image_context {
             cache.keep_image_context(&image_context)?;
@@ -183,7 +184,8 @@ impl AutoMllm {
         if info.eos.is_empty() {
             info.eos = processor.eos().into_iter().collect();
         }
-        Ok(Self { info, taps: TapRegistry::default(), processor, decoder, family, unread })
+        let images = FeatureCache::new(decoder.device());
+        Ok(Self { info, taps: TapRegistry::default(), processor, decoder, family, images, unread })
     }
 }
 

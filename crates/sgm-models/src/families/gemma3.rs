@@ -20,6 +20,7 @@ use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::images::layout::ImageLayout;
 use crate::processor::model_inputs::ModelInputs;
 use crate::vision::clip_siglip::{VisionConfig, VisionTower};
+use crate::vision::feature_cache::FeatureCache;
 
 const PROJECTOR: [&str; 2] = ["multi_modal_projector", "model.multi_modal_projector"];
 
@@ -80,13 +81,9 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for Gemma3 {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
-            // One image at a time, because the attention scores of 4,096 patches take a gigabyte.
-            Some(pixels) => {
-                let images = (0..pixels.dim(0)?).map(|image| self.features(&pixels.narrow(0, image, 1)?));
-                Some(Tensor::cat(&images.collect::<Result<Vec<_>>>()?, 0)?.flatten_to(1)?)
-            }
+            Some(pixels) => Some(images.of_each(pixels, |pixels| self.features(pixels))?.flatten_to(1)?),
             None => None,
         };
         let mut input = DecoderInput::causal(embed_with_features(decoder, inputs, self.image_token, features.as_ref())?);

@@ -12,6 +12,7 @@ use crate::processor::image_text::ImageText;
 use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::images::layout::ImageLayout;
 use crate::processor::model_inputs::ModelInputs;
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::idefics3::Idefics3Vision;
 
 #[derive(Debug)]
@@ -44,9 +45,9 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for Idefics3 {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
-            Some(pixels) => self.vision.forward(pixels, inputs.tensors.get("pixel_attention_mask"))?,
+            Some(pixels) => self.vision.forward(pixels, inputs.tensors.get("pixel_attention_mask"), images)?,
             None => None,
         };
         Ok(DecoderInput::causal(embed_with_features(decoder, inputs, self.image_token, features.as_ref())?))

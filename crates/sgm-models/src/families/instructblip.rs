@@ -21,6 +21,7 @@ use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::images::layout::ImageLayout;
 use crate::processor::model_inputs::{ModelInputs, Padding};
 use crate::vision::blip::{BlipVision, BlipVisionConfig};
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::qformer::{QFormer, QFormerConfig};
 
 /// A template for the published models, which have none: the prompt is the instruction.
@@ -73,11 +74,11 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for InstructBlip {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
             Some(pixels) => {
                 let (ids, mask) = (inputs.tensor("qformer_input_ids")?, inputs.tensor("qformer_attention_mask")?);
-                let queries = self.qformer.forward(&self.tower.forward(pixels)?, ids, mask)?;
+                let queries = self.qformer.forward(&images.of_each(pixels, |pixels| self.tower.forward(pixels))?, ids, mask)?;
                 Some(self.projection.forward(&queries)?.flatten_to(1)?)
             }
             None => None,

@@ -14,6 +14,7 @@ use crate::processor::image_text::ImageText;
 use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::images::layout::ImageLayout;
 use crate::processor::model_inputs::ModelInputs;
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::internvl::InternVlVision;
 
 const VISION: [&str; 2] = ["vision_tower", "model.vision_tower"];
@@ -49,8 +50,8 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for InternVl {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
-        let features = inputs.tensors.get("pixel_values").map(|pixels| self.vision.forward(pixels)).transpose()?;
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
+        let features = inputs.tensors.get("pixel_values").map(|pixels| self.vision.forward(pixels, images)).transpose()?;
         Ok(DecoderInput::causal(embed_with_features(decoder, inputs, self.image_token, features.as_ref())?))
     }
 }

@@ -18,6 +18,7 @@ use crate::processor::image_text::FixedLengthText;
 use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::model_inputs::ModelInputs;
 use crate::vision::clip_siglip::{VisionConfig, VisionTower, select_features};
+use crate::vision::feature_cache::FeatureCache;
 
 const LANGUAGE: [&str; 3] = ["language_model.model", "model.language_model", "model"];
 /// The possible names of the vision tower.
@@ -70,9 +71,9 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for Llava {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
-            Some(pixels) => Some(self.features.forward(pixels)?.flatten_to(1)?),
+            Some(pixels) => Some(images.of_each(pixels, |pixels| self.features.forward(pixels))?.flatten_to(1)?),
             None => None,
         };
         Ok(DecoderInput::causal(embed_with_features(decoder, inputs, self.image_token, features.as_ref())?))

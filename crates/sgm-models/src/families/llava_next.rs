@@ -13,6 +13,7 @@ use crate::processor::batch::{ImageSupport, Processor};
 use crate::processor::images::anyres::Resolutions;
 use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::model_inputs::ModelInputs;
+use crate::vision::feature_cache::FeatureCache;
 
 #[derive(Debug)]
 struct LlavaNext {
@@ -43,9 +44,9 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for LlavaNext {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
-            Some(pixels) => Some(self.features.forward(pixels, inputs.tensor("image_sizes")?, |_| true)?),
+            Some(pixels) => Some(self.features.forward(pixels, inputs.tensor("image_sizes")?, images, |_| true)?),
             None => None,
         };
         Ok(DecoderInput::causal(embed_with_features(decoder, inputs, self.image_token, features.as_ref())?))

@@ -17,6 +17,7 @@ use crate::processor::batch::{ImageSupport, Processor};
 use crate::processor::images::anyres::Resolutions;
 use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::model_inputs::ModelInputs;
+use crate::vision::feature_cache::FeatureCache;
 
 const DEFAULTS: FeatureDefaults = FeatureDefaults { tower: "siglip_vision_model", layer: -1, strategy: "full" };
 
@@ -60,7 +61,7 @@ fn most_tiles(config: &Section) -> Result<usize> {
 }
 
 impl Family for LlavaOneVision {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let ids = inputs.input_ids.flatten_all()?.to_vec1::<u32>()?;
         if ids.contains(&self.video_token) || inputs.tensors.contains_key("pixel_values_videos") {
             return Err(Error::Inputs { reason: "video is not supported; show frames of it as images".to_owned() });
@@ -72,7 +73,7 @@ impl Family for LlavaOneVision {
                     Some(counts) => alone(&counts.to_dtype(DType::I64)?.to_vec1()?, sizes.dim(0)?)?,
                     None => vec![true; sizes.dim(0)?],
                 };
-                Some(self.features.forward(pixels, sizes, |image| alone.get(image) == Some(&true))?)
+                Some(self.features.forward(pixels, sizes, images, |image| alone.get(image) == Some(&true))?)
             }
             None => None,
         };

@@ -16,6 +16,7 @@ use crate::processor::image_text::ImageText;
 use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::images::layout::ImageLayout;
 use crate::processor::model_inputs::{ModelInputs, Padding};
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::mllama::{MllamaVision, MllamaVisionConfig};
 
 const LANGUAGE: [&str; 2] = ["language_model.model", "model.language_model"];
@@ -64,15 +65,15 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for Mllama {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, _images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         inputs.dims()?;
         Ok(DecoderInput::causal(decoder.embed(&inputs.input_ids)?))
     }
 
-    fn image_context(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<Option<ImageContext>> {
+    fn image_context(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<Option<ImageContext>> {
         let Some(pixels) = inputs.tensors.get("pixel_values") else { return Ok(None) };
         let (batch, tokens) = inputs.dims()?;
-        let features = self.vision.forward(pixels, inputs.tensor("aspect_ratio_ids")?, inputs.tensor("aspect_ratio_mask")?)?;
+        let features = self.vision.forward(pixels, inputs.tensor("aspect_ratio_ids")?, inputs.tensor("aspect_ratio_mask")?, images)?;
         let states = self.projector.forward(&features)?;
         let mask = inputs.tensor("cross_attention_mask")?;
         if states.dim(0)? != batch || mask.rank() != 4 || mask.dim(0)? != batch {

@@ -19,6 +19,7 @@ use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::images::layout::ImageLayout;
 use crate::processor::model_inputs::ModelInputs;
 use crate::vision::clip_siglip::{VisionConfig, VisionTower};
+use crate::vision::feature_cache::FeatureCache;
 
 const PROJECTOR: [&str; 2] = ["multi_modal_projector.linear", "model.multi_modal_projector.linear"];
 
@@ -70,9 +71,9 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for PaliGemma {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
-            Some(pixels) => Some(self.features(pixels)?.flatten_to(1)?),
+            Some(pixels) => Some(images.of_each(pixels, |pixels| self.features(pixels))?.flatten_to(1)?),
             None => None,
         };
         Ok(DecoderInput {

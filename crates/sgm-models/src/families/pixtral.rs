@@ -18,6 +18,7 @@ use crate::processor::image_text::ImageText;
 use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::images::layout::ImageLayout;
 use crate::processor::model_inputs::ModelInputs;
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::pixtral::{PatchGrid, PixtralConfig, PixtralVision};
 
 const VISION: [&str; 2] = ["vision_tower", "model.vision_tower"];
@@ -76,9 +77,9 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for Pixtral {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
-            Some(pixels) => Some(self.features(pixels, inputs.tensor("image_sizes")?)?),
+            Some(pixels) => Some(self.features(pixels, inputs.tensor("image_sizes")?, images)?),
             None => None,
         };
         Ok(DecoderInput::causal(embed_with_features(decoder, inputs, self.image_token, features.as_ref())?))
@@ -87,12 +88,21 @@ impl Family for Pixtral {
 
 impl Pixtral {
     /// The features `[tokens, hidden]` of all images.
-    fn features(&self, pixels: &Tensor, sizes: &Tensor) -> Result<Tensor> {
+    fn features(&self, pixels: &Tensor, sizes: &Tensor, cache: &FeatureCache) -> Result<Tensor> {
         let grids = PatchGrid::read(sizes, pixels, self.tower.patch())?;
-        let states = Tensor::cat(&self.tower.hidden_states(pixels, &grids, &self.layers)?, 1)?.contiguous()?;
+        let features = grids.iter().enumerate().map(|(i, grid)| {
+            let image = grid.cut(&pixels.narrow(0, i, 1)?, self.tower.patch())?;
+            cache.of_one(&image, "", |image| self.image(image, *grid))
+        });
+        Ok(Tensor::cat(&features.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// The features `[tokens, hidden]` of an image `[1, 3, height, width]` of whole patches.
+    fn image(&self, image: &Tensor, grid: PatchGrid) -> Result<Tensor> {
+        let states = Tensor::cat(&self.tower.hidden_states(image, grid, &self.layers)?, 1)?.contiguous()?;
         match &self.merger {
             None => self.projector.forward(&states),
-            Some(merger) => self.projector.forward(&merger.forward(&states, &grids)?),
+            Some(merger) => self.projector.forward(&merger.forward(&states, grid)?),
         }
     }
 }
@@ -119,21 +129,15 @@ impl Merger {
         })
     }
 
-    /// Merges states `[patches, hidden]` of all images to `[tokens, hidden]`. Patches beyond a whole square are left out.
-    fn forward(&self, states: &Tensor, grids: &[PatchGrid]) -> Result<Tensor> {
+    /// Merges states `[patches, hidden]` of an image to `[tokens, hidden]`. Patches beyond a whole square are left out.
+    fn forward(&self, states: &Tensor, grid: PatchGrid) -> Result<Tensor> {
         let (side, (_, hidden)) = (self.side, states.dims2()?);
-        let states = self.norm.forward(states)?;
-        let (mut squares, mut start) = (Vec::new(), 0);
-        for grid in grids {
-            let (rows, cols) = (grid.rows / side, grid.cols / side);
-            let image = states.narrow(0, start, grid.patches())?.reshape((grid.rows, grid.cols, hidden))?;
-            let image = image.narrow(0, 0, rows * side)?.narrow(1, 0, cols * side)?.contiguous()?;
-            // The values of a channel are adjacent.
-            let square = image.reshape((rows, side, cols, side, hidden))?.permute((0, 2, 4, 1, 3))?;
-            squares.push(square.reshape((rows * cols, hidden * side * side))?);
-            start += grid.patches();
-        }
-        Ok(self.merge.forward(&Tensor::cat(&squares, 0)?)?)
+        let (rows, cols) = (grid.rows / side, grid.cols / side);
+        let image = self.norm.forward(states)?.reshape((grid.rows, grid.cols, hidden))?;
+        let image = image.narrow(0, 0, rows * side)?.narrow(1, 0, cols * side)?.contiguous()?;
+        // The values of a channel are adjacent.
+        let squares = image.reshape((rows, side, cols, side, hidden))?.permute((0, 2, 4, 1, 3))?;
+        Ok(self.merge.forward(&squares.reshape((rows * cols, hidden * side * side))?)?)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::processor::image_text::ImageText;
 use crate::processor::images::image_processor::ImageProcessor;
 use crate::processor::images::layout::ImageLayout;
 use crate::processor::model_inputs::ModelInputs;
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::qwen::{QwenGeneration, QwenVision, QwenVisionConfig};
 use crate::vision::qwen_grid::Grid;
 
@@ -80,7 +81,7 @@ impl ImageText for QwenImageText {
 }
 
 impl Family for QwenVl {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let (batch, tokens) = inputs.dims()?;
         let pixels = inputs.tensors.get("pixel_values");
         let grids = match pixels {
@@ -88,7 +89,7 @@ impl Family for QwenVl {
             None => Vec::new(),
         };
         let positions = positions(&inputs.kinds, &grids)?;
-        let features = pixels.map(|pixels| self.tower.forward(pixels, &grids)).transpose()?;
+        let features = pixels.map(|pixels| self.tower.forward(pixels, &grids, images)).transpose()?;
         let embeddings = embed_with_features(decoder, inputs, self.image_token, features.as_ref().map(|f| &f.tokens))?;
         let nothing = embeddings.zeros_like()?.flatten_to(1)?;
         let ids = inputs.input_ids.flatten_all()?.to_vec1::<u32>()?;

@@ -8,6 +8,7 @@ use crate::families::family::{DecoderInput, Family, FamilyParts, POSITION_IDS};
 use crate::layers::linear::Weights;
 use crate::processor::batch::Processor;
 use crate::processor::model_inputs::ModelInputs;
+use crate::vision::feature_cache::FeatureCache;
 
 #[derive(Debug)]
 struct Text;
@@ -20,7 +21,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for Text {
-    fn embed(&self, decoder: &Decoder, inputs: &ModelInputs) -> Result<DecoderInput> {
+    fn embed(&self, decoder: &Decoder, _images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         if let Some(name) = inputs.tensors.keys().find(|name| *name != POSITION_IDS) {
             return Err(Error::Inputs { reason: format!("there is `{name}`, but this model takes text only") });
         }

@@ -12,6 +12,7 @@ use crate::layers::linear::Weights;
 use crate::processor::image_text::ImageText;
 use crate::processor::images::anyres::{RESOLUTIONS, Resolutions};
 use crate::processor::images::layout::ImageLayout;
+use crate::vision::feature_cache::FeatureCache;
 
 #[derive(Debug)]
 pub(crate) struct TiledFeatures {
@@ -49,7 +50,7 @@ impl TiledFeatures {
     /// Computes the image features `[features, hidden]` of pixels `[images, 1 + tiles, 3, size, size]`, given the
     /// original heights and widths of the images `[images, 2]`: first the features of the whole image, then those of
     /// its tiles row by row, or a newline if the image is not cut into tiles.
-    pub(crate) fn forward(&self, pixels: &Tensor, sizes: &Tensor, is_cut: impl Fn(usize) -> bool) -> Result<Tensor> {
+    pub(crate) fn forward(&self, pixels: &Tensor, sizes: &Tensor, cache: &FeatureCache, is_cut: impl Fn(usize) -> bool) -> Result<Tensor> {
         let (images, most, ..) = pixels.dims5()?;
         let sizes = sizes.to_dtype(DType::I64)?.to_vec2::<i64>()?;
         if sizes.len() != images {
@@ -60,8 +61,10 @@ impl TiledFeatures {
         for (image, size) in sizes.iter().enumerate() {
             let size = extent(size)?;
             let pixels = pixels.get(image)?;
-            // One tower input at a time, because the attention scores of many tiles would take gigabytes.
-            let features = |input: usize| Ok::<_, Error>(self.features.forward(&pixels.narrow(0, input, 1)?)?.squeeze(0)?);
+            let features = |input: usize| {
+                let features = cache.of_each(&pixels.narrow(0, input, 1)?, |pixels| self.features.forward(pixels))?;
+                Ok::<_, Error>(features.squeeze(0)?)
+            };
             pieces.push(features(0)?);
             if !is_cut(image) {
                 pieces.push(self.newline.clone());

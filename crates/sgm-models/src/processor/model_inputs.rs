@@ -1,9 +1,8 @@
 //! A batch of token ids and pixels, ready for a model.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sgm_core::TokenKind;
 
 use crate::error::{Error, Result};
@@ -40,20 +39,6 @@ impl ModelInputs {
             return Err(Error::Inputs { reason });
         }
         Ok((batch, tokens))
-    }
-
-    /// The same inputs with the tensors of real numbers, which are pixels, on a device. Token ids and other integers stay:
-    /// they are read here to lay out the batch.
-    pub(crate) fn on_device(&self, device: &Device) -> Result<Cow<'_, Self>> {
-        let stays = |tensor: &Tensor| !tensor.dtype().is_float() || tensor.device().same_device(device);
-        if self.tensors.values().all(stays) {
-            return Ok(Cow::Borrowed(self));
-        }
-        let mut moved = self.clone();
-        for tensor in moved.tensors.values_mut().filter(|tensor| !stays(tensor)) {
-            *tensor = tensor.to_device(device)?;
-        }
-        Ok(Cow::Owned(moved))
     }
 
     /// A required tensor beside the token ids.

@@ -100,7 +100,7 @@ impl Prompt {
     }
 
     /// The number of images and of bytes of text. Prompts of similar size make a batch with little padding.
-    pub(crate) fn size(&self) -> (usize, usize) {
+    pub fn size(&self) -> (usize, usize) {
         match self {
             Self::Raw { text, images } => (images.len(), text.len()),
             Self::Chat(messages) => messages.iter().flat_map(|m| &m.content).fold((0, 0), |(images, characters), content| match content {

@@ -10,6 +10,7 @@ use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::linear::Linear;
 use crate::vision::clip_siglip::{Block, Defaults, VisionConfig};
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::patch_convolution::PatchConvolution;
 
 const DEFAULTS: Defaults = Defaults { hidden: 1152, heads: 16, patch_size: 32, eps: 1e-6, activation: "gelu_pytorch_tanh" };
@@ -68,7 +69,7 @@ impl Idefics3Vision {
     ///
     /// `mask [batch, images, height, width]` is 0 where an image does not fill its frame. An image whose mask is 0
     /// everywhere is padding; without a mask, an image whose values are all 0 is padding.
-    pub(crate) fn forward(&self, pixels: &Tensor, mask: Option<&Tensor>) -> Result<Option<Tensor>> {
+    pub(crate) fn forward(&self, pixels: &Tensor, mask: Option<&Tensor>, cache: &FeatureCache) -> Result<Option<Tensor>> {
         let (batch, images, channels, height, width) = pixels.dims5()?;
         let grid = (height / self.patch_size, width / self.patch_size);
         let tiled = |patches: usize| patches > 0 && patches.is_multiple_of(self.scale);
@@ -90,7 +91,6 @@ impl Idefics3Vision {
         let pixels = pixels.flatten_to(1)?;
         let mask = mask.map(|mask| mask.flatten_to(1)).transpose()?;
         let mut features = Vec::new();
-        // One image at a time, because the attention scores of many tiles would take gigabytes.
         for index in 0..batch * images {
             let pixels = pixels.i(index)?;
             let attended = match &mask {
@@ -98,7 +98,7 @@ impl Idefics3Vision {
                 None => vec![vec![pixels.abs()?.max_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()? > 0.0; grid.1]; grid.0],
             };
             if attended.iter().flatten().any(|attended| *attended) {
-                features.push(self.connect(&self.tower(&pixels, &attended)?, grid)?);
+                features.push(cache.of_one(&pixels, &attended, |pixels| self.connect(&self.tower(pixels, &attended)?, grid))?);
             }
         }
         Ok(if features.is_empty() { None } else { Some(Tensor::cat(&features, 0)?) })
@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn features(pixels: &Tensor, mask: Option<&Tensor>) -> Vec<Vec<f32>> {
-        vision().forward(pixels, mask).unwrap().map_or(Vec::new(), |features| features.to_vec2().unwrap())
+        vision().forward(pixels, mask, &FeatureCache::new(&Device::Cpu)).unwrap().map_or(Vec::new(), |features| features.to_vec2().unwrap())
     }
 
     #[test]
@@ -206,7 +206,9 @@ mod tests {
 
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
-        let refused = |pixels: &Tensor, mask: Option<&Tensor>| vision().forward(pixels, mask).unwrap_err().to_string();
+        let refused = |pixels: &Tensor, mask: Option<&Tensor>| {
+            vision().forward(pixels, mask, &FeatureCache::new(&Device::Cpu)).unwrap_err().to_string()
+        };
         let pixels = pixels(1, 1.0);
         assert!(refused(&pixels.narrow(3, 0, 12).unwrap(), None).contains("[1, 1, 3, 12, 16]"));
         assert!(refused(&pixels, Some(&pixels.i((.., .., 0, ..8)).unwrap())).contains("[1, 1, 8, 16]"));

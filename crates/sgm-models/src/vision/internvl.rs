@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
 use crate::layers::linear::Linear;
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::patch_convolution::PatchConvolution;
 
 /// The configuration of the tower, read from `vision_config`.
@@ -142,23 +143,18 @@ impl InternVlVision {
     }
 
     /// Computes the features `[tiles * features, hidden]` of pixels `[tiles, 3, size, size]`.
-    pub(crate) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, pixels: &Tensor, cache: &FeatureCache) -> Result<Tensor> {
         let size = self.image_size;
-        let tiles = match *pixels.dims() {
-            [tiles, 3, height, width] if height == size && width == size && tiles > 0 => tiles,
-            _ => {
-                let reason = format!("pixel_values are {:?}, the vision tower takes [tiles, 3, {size}, {size}]", pixels.dims());
-                return Err(Error::Inputs { reason });
-            }
-        };
-        // One tile at a time, because the attention scores of many tiles would take gigabytes.
-        let features = (0..tiles).map(|tile| self.tile(&pixels.i(tile)?)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&features, 0)?)
+        if !matches!(*pixels.dims(), [tiles, 3, height, width] if tiles > 0 && height == size && width == size) {
+            let reason = format!("pixel_values are {:?}, the vision tower takes [tiles, 3, {size}, {size}]", pixels.dims());
+            return Err(Error::Inputs { reason });
+        }
+        cache.of_each(pixels, |tile| self.tile(tile))
     }
 
-    /// Computes the features `[features, hidden]` of a tile `[3, size, size]`.
+    /// Computes the features `[features, hidden]` of a tile `[1, 3, size, size]`.
     fn tile(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pixels = pixels.unsqueeze(0)?.to_dtype(self.class.dtype())?;
+        let pixels = pixels.to_dtype(self.class.dtype())?;
         let patches = self.patches.forward(&pixels)?.flatten_from(2)?.transpose(1, 2)?;
         let mut hidden = Tensor::cat(&[&self.class, &patches], 1)?;
         if let Some(positions) = &self.positions {

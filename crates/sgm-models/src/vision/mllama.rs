@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::attend::attend;
 use crate::layers::linear::Linear;
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::patch_convolution::PatchConvolution;
 
 /// The configuration of the tower, read from `vision_config`.
@@ -140,7 +141,7 @@ impl MllamaVision {
     /// Computes the features `[batch, images * tiles * features, width]` of pixels `[batch, images, tiles, 3, size,
     /// size]`, given the ids of the tile arrangements `[batch, images]` and the presence of each tile `[batch, images,
     /// tiles]`.
-    pub(crate) fn forward(&self, pixels: &Tensor, arrangements: &Tensor, tiles: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, pixels: &Tensor, arrangements: &Tensor, tiles: &Tensor, cache: &FeatureCache) -> Result<Tensor> {
         let &[batch, images, ..] = pixels.dims() else { return Err(self.refuse(pixels, arrangements, tiles)) };
         let size = self.config.image_size;
         let expected = [batch, images, self.config.tiles, 3, size, size];
@@ -148,11 +149,15 @@ impl MllamaVision {
         if !fits || !tiles.dims().iter().eq(expected.get(..3).into_iter().flatten()) || batch * images == 0 {
             return Err(self.refuse(pixels, arrangements, tiles));
         }
-        let pixels = pixels.to_dtype(self.class.dtype())?.flatten(0, 1)?;
-        let arrangements = arrangements.flatten_all()?.to_device(self.class.device())?;
+        let pixels = pixels.flatten(0, 1)?;
+        let arrangements = arrangements.flatten_all()?.to_dtype(DType::I64)?;
+        let numbers = arrangements.to_vec1::<i64>()?;
+        let arrangements = arrangements.to_device(self.class.device())?;
         let tiles = tiles.flatten(0, 1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-        // One image at a time, because the attention scores of its sequence are large.
-        let features = tiles.iter().enumerate().map(|(i, tiles)| self.image(&pixels.get(i)?, &arrangements.narrow(0, i, 1)?, tiles));
+        let features = tiles.iter().zip(numbers).enumerate().map(|(i, (tiles, number))| {
+            let image = |pixels: &Tensor| self.image(&pixels.to_dtype(self.class.dtype())?, &arrangements.narrow(0, i, 1)?, tiles);
+            cache.of_one(&pixels.get(i)?, (number, tiles), image)
+        });
         let features = Tensor::stack(&features.collect::<Result<Vec<_>>>()?, 0)?;
         Ok(features.reshape((batch, (), self.config.width()))?)
     }

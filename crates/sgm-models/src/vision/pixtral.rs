@@ -102,6 +102,11 @@ impl PatchGrid {
     pub(crate) fn patches(self) -> usize {
         self.rows * self.cols
     }
+
+    /// Cuts an image `[1, 3, height, width]` to its whole patches.
+    pub(crate) fn cut(self, image: &Tensor, patch: usize) -> Result<Tensor> {
+        Ok(image.narrow(2, 0, self.rows * patch)?.narrow(3, 0, self.cols * patch)?)
+    }
 }
 
 #[derive(Debug)]
@@ -136,33 +141,26 @@ impl PixtralVision {
         self.patch
     }
 
-    /// Computes the hidden states `[patches, hidden]` of all images, padded to `pixels [images, 3, height, width]`, after
-    /// each number of layers in `after`, in that order; 0 is the input of the first layer.
-    pub(crate) fn hidden_states(&self, pixels: &Tensor, grids: &[PatchGrid], after: &[usize]) -> Result<Vec<Tensor>> {
+    /// Computes the hidden states `[patches, hidden]` of an image `[1, 3, height, width]` of whole patches after each number
+    /// of layers in `after`, in that order; 0 is the input of the first layer.
+    pub(crate) fn hidden_states(&self, image: &Tensor, grid: PatchGrid, after: &[usize]) -> Result<Vec<Tensor>> {
         let kernel = self.patches.weight();
-        let pixels = pixels.to_dtype(kernel.dtype())?;
-        let mut embedded = Vec::new();
-        for (i, grid) in grids.iter().enumerate() {
-            let image = pixels.narrow(0, i, 1)?.narrow(2, 0, grid.rows * self.patch)?.narrow(3, 0, grid.cols * self.patch)?;
-            embedded.push(self.patches.forward(&image.contiguous()?)?.flatten_from(2)?.squeeze(0)?.t()?);
-        }
-        let hidden = self.pre_norm.forward(&Tensor::cat(&embedded, 0)?.contiguous()?)?;
-        let rotation = self.rotation(grids, kernel.device())?;
-        let segments: Vec<usize> = grids.iter().map(|grid| grid.patches()).collect();
-        let mut states = vec![hidden];
+        let patches = self.patches.forward(&image.to_dtype(kernel.dtype())?)?.flatten_from(2)?.squeeze(0)?.t()?;
+        let rotation = self.rotation(grid, kernel.device())?;
+        let mut hidden = self.pre_norm.forward(&patches.contiguous()?)?;
+        let mut states = vec![hidden.clone()];
         for block in &self.blocks {
-            let next =
-                block.forward(states.last().ok_or_else(|| Error::Inputs { reason: "no image".to_owned() })?, &rotation, &segments)?;
-            states.push(next);
+            hidden = block.forward(&hidden, &rotation, &[grid.patches()])?;
+            states.push(hidden.clone());
         }
         let missing = |layer: &usize| Error::Inputs { reason: format!("the vision tower was loaded without layer {layer}") };
         after.iter().map(|layer| states.get(*layer).cloned().ok_or_else(|| missing(layer))).collect()
     }
 
     /// The cosines and sines `[patches, head_dim / 2]` of the patches' rows and columns, in f32.
-    fn rotation(&self, grids: &[PatchGrid], device: &Device) -> Result<(Tensor, Tensor)> {
+    fn rotation(&self, grid: PatchGrid, device: &Device) -> Result<(Tensor, Tensor)> {
         let [by_row, by_col] = &self.frequencies;
-        let cells = || grids.iter().flat_map(|grid| (0..grid.rows).flat_map(|row| (0..grid.cols).map(move |col| (row, col))));
+        let cells = || (0..grid.rows).flat_map(|row| (0..grid.cols).map(move |col| (row, col)));
         let angles =
             || cells().flat_map(|(row, col)| by_row.iter().map(move |f| row as f32 * f).chain(by_col.iter().map(move |f| col as f32 * f)));
         let shape = (cells().count(), by_row.len() + by_col.len());

@@ -11,6 +11,7 @@ use crate::checkpoint::section::Section;
 use crate::error::{Error, Result};
 use crate::layers::activation::Activation;
 use crate::layers::linear::{Linear, Weights};
+use crate::vision::feature_cache::FeatureCache;
 use crate::vision::qwen_grid::{Grid, LearnedPositions, PatchLayout, inverse_order, reorder_rows};
 use crate::vision::segment_attention::{SCORES, attention};
 
@@ -196,24 +197,40 @@ impl QwenVision {
 
     /// Computes the features of images. The rows of `pixels [patches, values]` are patches; those of a token are
     /// adjacent.
-    pub(crate) fn forward(&self, pixels: &Tensor, grids: &[Grid]) -> Result<VisionFeatures> {
+    pub(crate) fn forward(&self, pixels: &Tensor, grids: &[Grid], cache: &FeatureCache) -> Result<VisionFeatures> {
         let kernel = self.patches.weight();
-        let unit = self.merge * self.merge;
-        let patches = grids.iter().fold(0usize, |sum, grid| sum.saturating_add(grid.tokens().saturating_mul(unit)));
+        let patches_of = |grid: &Grid| grid.tokens().saturating_mul(self.merge * self.merge);
+        let patches = grids.iter().fold(0usize, |sum, grid| sum.saturating_add(patches_of(grid)));
         if pixels.dims() != [patches, kernel.dim(1)?] || patches == 0 || u32::try_from(patches).is_err() {
             let reason = format!("pixel_values are {:?}, image_grid_thw says [{patches}, {}] (and not 0)", pixels.dims(), kernel.dim(1)?);
             return Err(Error::Inputs { reason });
         }
+        let (mut start, mut outputs) = (0, vec![Vec::new(); 1 + self.deepstack.len()]);
+        for grid in grids {
+            let image = pixels.narrow(0, start, patches_of(grid))?;
+            let features = cache.all_of_one(&image, grid, |image| self.image(image, *grid))?;
+            outputs.iter_mut().zip(features).for_each(|(output, features)| output.push(features));
+            start += patches_of(grid);
+        }
+        let mut outputs = outputs.iter().map(|features| Tensor::cat(features, 0));
+        let tokens = outputs.next().ok_or_else(|| Error::Inputs { reason: "no image".to_owned() })??;
+        Ok(VisionFeatures { tokens, deepstack: outputs.collect::<candle_core::Result<_>>()? })
+    }
+
+    /// The features of an image `[patches, values]`: those of the last block, then those of earlier blocks.
+    fn image(&self, pixels: &Tensor, grid: Grid) -> Result<Vec<Tensor>> {
+        let kernel = self.patches.weight();
+        let (grids, unit) = ([grid], self.merge * self.merge);
         let mut hidden = self.patches.forward(&pixels.to_dtype(kernel.dtype())?)?;
         if let Some(positions) = &self.positions {
-            hidden = (hidden + positions.forward(grids, self.merge)?)?;
+            hidden = (hidden + positions.forward(&grids, self.merge)?)?;
         }
-        let layout = PatchLayout::new(grids, self.merge, self.window.as_ref().map(|(side, _)| *side));
+        let layout = PatchLayout::new(&grids, self.merge, self.window.as_ref().map(|(side, _)| *side));
         if self.window.is_some() {
             hidden = reorder_rows(&hidden, &layout.order, unit)?;
         }
         let rotation = layout.rotation(&self.frequencies, kernel.device())?;
-        let mut deepstack = Vec::new();
+        let mut outputs = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let segments = match &self.window {
                 Some((_, whole)) if !whole.contains(&i) => &layout.windows,
@@ -221,14 +238,15 @@ impl QwenVision {
             };
             hidden = block.forward(&hidden, &rotation, segments)?;
             if let Some((_, merger)) = self.deepstack.iter().find(|(block, _)| *block == i) {
-                deepstack.push(merger.forward(&hidden)?);
+                outputs.push(merger.forward(&hidden)?);
             }
         }
         let mut tokens = self.merger.forward(&hidden)?;
         if self.window.is_some() {
             tokens = reorder_rows(&tokens, &inverse_order(&layout.order), 1)?;
         }
-        Ok(VisionFeatures { tokens, deepstack })
+        outputs.insert(0, tokens);
+        Ok(outputs)
     }
 }
 

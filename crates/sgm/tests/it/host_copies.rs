@@ -48,7 +48,7 @@ const LISTED: &[(&str, usize, &str)] = &[
     ("sgm-models/src/processor/batch.rs", 4, "token ids, made on the host before the model runs"),
     ("sgm-models/src/processor/images/pixels.rs", 1, "pixels, made on the host before the model runs; prefill moves them"),
     ("sgm-models/src/vision/idefics3.rs", 2, "which patches show an image: a mask on the host, or without one a number for each tile"),
-    ("sgm-models/src/vision/mllama.rs", 1, "the presence of tiles, an input on the host"),
+    ("sgm-models/src/vision/mllama.rs", 2, "the arrangement and the presence of tiles, inputs on the host"),
     ("sgm-models/src/vision/pixtral.rs", 1, "image sizes, an input on the host"),
     ("sgm-models/src/vision/qformer.rs", 1, "the mask of the instruction, an input on the host"),
     ("sgm-models/src/vision/qwen_grid.rs", 1, "image grids, an input on the host"),
