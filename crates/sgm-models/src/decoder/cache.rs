@@ -21,6 +21,8 @@ use crate::taps::token_spans::TokenSpans;
 #[derive(Debug, Clone)]
 pub struct Cache {
     layers: Vec<KvCache>,
+    /// The further tokens that new buffers have room for.
+    room: usize,
     /// Shared by all clones that use the same key-value buffers, which are written in place.
     buffer_users: Arc<()>,
     /// The kinds of the tokens so far, per row.
@@ -44,14 +46,15 @@ pub struct Cache {
     extra_taps: Vec<TapRegistry>,
 }
 
-/// The number of cache slots beyond the prefilled tokens before the buffers have to grow.
-const HEADROOM: usize = 64;
+/// The further tokens that new buffers have room for by default.
+const ROOM: usize = 64;
 
 impl Cache {
     /// Creates an empty cache. With `may_restart`, it keeps the embeddings of all passes.
     pub(crate) fn new(layers: usize, may_restart: bool) -> Self {
         Self {
             layers: vec![KvCache::new(2, 1); layers],
+            room: ROOM,
             buffer_users: Arc::default(),
             kinds: Vec::new(),
             positions: Vec::new(),
@@ -64,6 +67,13 @@ impl Cache {
             states: SequenceStates::default(),
             extra_taps: Vec::new(),
         }
+    }
+
+    /// Makes room for `tokens` tokens after the prefill, which then take no memory beyond that. Further ones take as much
+    /// again, and a copy of all keys and values.
+    #[must_use]
+    pub fn with_room_for(self, tokens: usize) -> Self {
+        Self { room: tokens, ..self }
     }
 
     /// Adds taps that see the passes of this cache.
@@ -127,14 +137,14 @@ impl Cache {
 
     /// Drops all keys and values, so that the first pass can be repeated.
     pub(crate) fn empty_layers(&mut self) {
-        let capacity = self.tokens() + HEADROOM;
+        let capacity = self.tokens().saturating_add(self.room);
         self.layers.iter_mut().for_each(|layer| *layer = KvCache::new(2, capacity));
         self.buffer_users = Arc::default();
     }
 
     /// Copies the keys and values of the given sequences, or of all, into new buffers.
     fn copy_layers(&mut self, sequences: Option<&[u32]>) -> Result<()> {
-        let capacity = self.tokens() + HEADROOM;
+        let capacity = self.tokens().saturating_add(self.room);
         for layer in &mut self.layers {
             let (Some(k), Some(v)) = (layer.k()?, layer.v()?) else { continue };
             let chosen = |of: Tensor| match sequences {

@@ -104,6 +104,9 @@ fn answer_starts(inputs: &ModelInputs) -> Result<Vec<Vec<u32>>> {
     Ok(inputs.input_ids.to_vec2::<u32>()?.into_iter().zip(&inputs.kinds).map(given).collect())
 }
 
+/// The tokens of an answer that the cache has room for from the start; longer answers are rare.
+const MOST_ROOM: usize = 1024;
+
 /// Generates from inputs that are already tokens. The random stream of a sequence depends on its id in `ids`.
 ///
 /// # Errors
@@ -121,7 +124,7 @@ pub fn generate_tokens<M: Mllm + ?Sized>(
     if options.max_new_tokens == 0 {
         return Ok(answers);
     }
-    let mut cache = model.new_cache();
+    let mut cache = model.new_cache().with_room_for(options.max_new_tokens.min(MOST_ROOM));
     let hidden = model.prefill(inputs, &mut cache)?;
     let last = |row: &[TokenKind]| row.iter().rposition(|k| *k != TokenKind::Padding).unwrap_or(0);
     let mut hidden = if inputs.kinds.iter().all(|row| last(row) + 1 == tokens) {
