@@ -53,6 +53,8 @@ mod attribution;
 mod auroc;
 mod blocks;
 mod classes;
+mod curve;
+mod dispatch;
 mod effect;
 mod error;
 mod false_discovery;
@@ -65,9 +67,12 @@ mod probe;
 mod responses;
 mod score;
 mod selection;
+mod sort;
 mod stability;
 mod stratified;
 mod tally;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 pub use attribution::{Attribution, AttributionOptions, Modality};
 pub use auroc::{ScoreOptions, Scores, auroc, auroc_columns, hanley_mcneil_se, score};

@@ -1,6 +1,8 @@
 //! The counts from which AUROC, its standard error and average precision are computed.
 
 use crate::classes::Classes;
+use crate::curve::Curve;
+use crate::dispatch::dispatch;
 
 /// The counts over the samples of one neuron in ascending order of their responses.
 ///
@@ -21,45 +23,6 @@ pub struct Tally {
     classes: Classes,
 }
 
-/// Eight samples in ascending order, none tied, as a byte: bit i is 1 where the i-th is toxic.
-#[derive(Debug, Clone, Copy)]
-struct Eight {
-    /// The number of toxic samples.
-    count: u16,
-    /// The sum over toxic samples of the non-toxic samples below, and of their squares.
-    toxic: [u16; 2],
-    /// The same over non-toxic samples.
-    non_toxic: [u16; 2],
-}
-
-const EIGHTS: [Eight; 256] = {
-    let mut table = [Eight { count: 0, toxic: [0; 2], non_toxic: [0; 2] }; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let (mut ones, mut zeros, mut bit) = (0, 0, 0);
-        let mut entry = Eight { count: 0, toxic: [0; 2], non_toxic: [0; 2] };
-        while bit < 8 {
-            if byte >> bit & 1 == 1 {
-                entry.toxic[0] += zeros;
-                entry.toxic[1] += zeros * zeros;
-                ones += 1;
-            } else {
-                entry.non_toxic[0] += ones;
-                entry.non_toxic[1] += ones * ones;
-                zeros += 1;
-            }
-            bit += 1;
-        }
-        entry.count = ones;
-        #[allow(clippy::indexing_slicing, reason = "a byte is an index of 256 entries")]
-        {
-            table[byte] = entry;
-        }
-        byte += 1;
-    }
-    table
-};
-
 impl Tally {
     pub(crate) fn new(classes: Classes, precision: bool) -> Self {
         Self {
@@ -71,12 +34,6 @@ impl Tally {
             precision: precision.then_some(0.0),
             classes,
         }
-    }
-
-    /// Whether samples without ties may be counted by eights.
-    pub(crate) fn takes_eights(&self) -> bool {
-        // The squares of eight samples fit into 64 bits.
-        self.precision.is_none() && self.classes.samples() < 1 << 28
     }
 
     /// Counts the next samples, whose responses are equal.
@@ -97,67 +54,29 @@ impl Tally {
         self.non_toxic += non_toxic;
     }
 
-    /// Counts the next eight samples, none tied with another.
-    #[inline(always)]
-    pub(crate) fn eight(&mut self, byte: u8) {
-        #[allow(clippy::indexing_slicing, reason = "a byte is an index of 256 entries")]
-        let entry = EIGHTS[usize::from(byte)];
-        let toxic = u64::from(entry.count);
-        let non_toxic = 8 - toxic;
-        let squares = |count: u64, before: u64, [sum, squares]: [u16; 2]| {
-            u128::from(4 * (before * (count * before + 2 * u64::from(sum)) + u64::from(squares)))
-        };
-        self.doubled_area += 2 * (toxic * self.non_toxic + u64::from(entry.toxic[0]));
-        self.toxic_squares += squares(toxic, self.non_toxic, entry.toxic);
-        self.non_toxic_squares += squares(non_toxic, self.toxic, entry.non_toxic);
-        self.toxic += toxic;
-        self.non_toxic += non_toxic;
-    }
-
-    /// Counts the next samples by the numbers of equal responses: toxic ones in the high half, non-toxic ones in the low half. There must
-    /// be no more than 65,535 samples in total.
-    #[allow(clippy::indexing_slicing, reason = "a part has no more counts than there is room for")]
-    pub(crate) fn counts(&mut self, counts: &[u32]) {
-        const PART: usize = 1024;
-        let mut occupied = [0; PART];
-        for counts in counts.chunks(PART) {
-            // Many counts are 0 in an unpredictable order: they are removed without a branch.
-            let mut found = 0;
-            for count in counts {
-                occupied[found & (PART - 1)] = *count;
-                found += usize::from(*count != 0);
-            }
-            self.occupied(occupied.get(..found).unwrap_or_default());
-        }
-    }
-
-    /// Counts the next samples as [`counts`](Self::counts) does, without zeros.
-    fn occupied(&mut self, counts: &[u32]) {
-        let counts = counts.iter().map(|count| (u64::from(count >> 16), u64::from(count & 0xffff)));
+    /// Counts all samples by the vertices of their ROC curve.
+    pub(crate) fn curve(&mut self, curve: &Curve) {
+        let vertices = curve.vertices();
         if self.precision.is_some() {
-            return counts.into_iter().for_each(|(toxic, non_toxic)| self.tied(toxic, non_toxic));
+            for (before, after) in vertices.iter().zip(vertices.iter().skip(1)) {
+                let count = after - before;
+                self.tied(u64::from(count >> 16), u64::from(count & 0xffff));
+            }
+            return;
         }
-        // As in `tied`; the squares of so few samples fit into 64 bits.
-        let Self { toxic: toxic_before, non_toxic: non_toxic_before, doubled_area, .. } = self;
-        let (mut toxic_squares, mut non_toxic_squares) = (0u64, 0u64);
-        for (toxic, non_toxic) in counts {
-            let below = 2 * *non_toxic_before + non_toxic;
-            let toxic_below = 2 * *toxic_before + toxic;
-            let area = toxic * below;
-            *doubled_area += area;
-            toxic_squares += area * below;
-            non_toxic_squares += non_toxic * toxic_below * toxic_below;
-            *toxic_before += toxic;
-            *non_toxic_before += non_toxic;
-        }
+        let last = vertices.last().copied().unwrap_or_default();
+        let (area, toxic_squares, non_toxic_squares) = dispatch(|| integrals(vertices));
+        self.toxic += u64::from(last >> 16);
+        self.non_toxic += u64::from(last & 0xffff);
+        self.doubled_area += area;
         self.toxic_squares += u128::from(toxic_squares);
         self.non_toxic_squares += u128::from(non_toxic_squares);
     }
 
     /// Counts samples in ascending order, given as keys whose lowest bit is the label.
-    pub(crate) fn sorted(&mut self, keys: &[u64]) {
-        for tied in keys.chunk_by(|a, b| a >> 1 == b >> 1) {
-            let toxic = tied.iter().map(|key| key & 1).sum();
+    pub(crate) fn sorted<K: Copy + Into<u64>>(&mut self, keys: &[K]) {
+        for tied in keys.chunk_by(|a, b| (*a).into() >> 1 == (*b).into() >> 1) {
+            let toxic = tied.iter().map(|key| (*key).into() & 1).sum();
             self.tied(toxic, tied.len() as u64 - toxic);
         }
     }
@@ -193,4 +112,23 @@ impl Tally {
     pub(crate) fn average_precision(&self) -> f64 {
         self.precision.map_or(f64::NAN, |sum| sum / self.classes.toxic as f64)
     }
+}
+
+/// What [`Tally::tied`] adds to the area and to both sums of squares, over all segments of a ROC curve.
+#[inline(always)]
+fn integrals(vertices: &[u32]) -> (u64, u64, u64) {
+    let (mut area, mut toxic_squares, mut non_toxic_squares) = (0u64, 0u64, 0u64);
+    for (before, after) in vertices.iter().zip(vertices.iter().skip(1)) {
+        let (toxic_before, toxic_after) = (before >> 16, after >> 16);
+        let (non_toxic_before, non_toxic_after) = (before & 0xffff, after & 0xffff);
+        let below = non_toxic_before + non_toxic_after;
+        let toxic_below = toxic_before + toxic_after;
+        // At most half the square of the number of samples: 31 bits.
+        let toxic_area = (toxic_after - toxic_before) * below;
+        let non_toxic_area = (non_toxic_after - non_toxic_before) * toxic_below;
+        area += u64::from(toxic_area);
+        toxic_squares += u64::from(toxic_area) * u64::from(below);
+        non_toxic_squares += u64::from(non_toxic_area) * u64::from(toxic_below);
+    }
+    (area, toxic_squares, non_toxic_squares)
 }
