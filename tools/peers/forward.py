@@ -22,6 +22,7 @@ from auroc_peers import cpu
 HERE = Path(__file__).parent
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
 COMMAND = "tools/peers/forward.sh"
+F32 = "ours, f32"
 
 
 def groups(work, python, binary):
@@ -29,7 +30,7 @@ def groups(work, python, binary):
     torch = lambda dtype: [python, HERE / "forward_contenders.py", "torch", work / "llava-bf16", work / "llava.safetensors", "32", dtype]
     ours = lambda model, prompt, tokens, how: [binary, work / model, work / prompt, str(tokens), how]
     llava = lambda model, how: ours(model, "llava.safetensors", 32, how)
-    yield "LLaVA, f32", {"ours, f32": (llava("llava-bf16", "widen"), "torch, f32"), "torch, f32": (torch("f32"), None)}
+    yield "LLaVA, f32", {F32: (llava("llava-bf16", "widen"), "torch, f32"), "torch, f32": (torch("f32"), None)}
     yield (
         "LLaVA, 16 bits",
         {
@@ -72,6 +73,15 @@ class Contender:
         self.process.wait()
 
 
+# Of the prompt of `forward_models.py`: 23 of the tower's layers, whose attention sees all patches, the projector, and the Llama.
+def llava_flops():
+    patches, wide, text = 576, 1024, 26
+    seen, tokens = patches + 1, patches + text
+    tower = seen * 23 * (4 * wide**2 + 2 * wide * 4096) + 23 * 2 * seen**2 * wide + patches * 3 * 14**2 * wide
+    llama = tokens * 8 * (4 * wide**2 + 3 * wide * 2816) + 8 * tokens**2 * wide + wide * 32_064
+    return 2 * (tower + 2 * patches * wide**2 + llama)
+
+
 def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
@@ -79,12 +89,14 @@ def spread(values):
 def measure(rounds, contenders, threads):
     """The times of all contenders, their ratios to those of their peers, and how far their logits are from their peers'."""
     running = {name: Contender(command, threads) for name, (command, _) in contenders.items()}
-    answers, steps = {name: [] for name in running}, {name: [] for name in running}
+    answers, steps, peaks = {name: [] for name in running}, {name: [] for name in running}, []
     for number in range(rounds):
         for name, contender in running.items():
             answers[name].append(contender.ask("round"))
     for number in range(rounds):
         for name, contender in running.items():
+            if name == F32:
+                peaks.append(contender.ask("peak")["gflops"])
             if name.startswith("ours") and "widen" not in name:
                 steps[name].append(contender.ask("glasses"))
     for contender in running.values():
@@ -100,6 +112,8 @@ def measure(rounds, contenders, threads):
             row["logits_apart"] = max(abs(x - y) for x, y in zip(a, b, strict=True)) / max(map(abs, b))
         if steps[name]:
             row["glasses"] = {what: spread([step[what] for step in steps[name]]) for what in ("plain", "worn", "ratio")}
+        if name == F32:
+            row["peak_gflops"] = spread(peaks)
         table[name] = row
     return table
 
@@ -154,10 +168,27 @@ def markdown(report):
                 lines.append(f"| {model} | {name} | {times[0]} | {ratios[0]} | {times[1]} | {ratios[1]} |")
     lines += [
         "",
+        "## The limit of prefill in f32",
+        "",
+        "*Peak* is what the processor reaches when it multiplies and adds numbers in registers, which waits for no memory (`peak` of",
+        f"`experiments/src/bin/forward_speed.rs`). The prompt of LLaVA takes {llava_flops() / 1e9:.0f} * 10^9 operations in matrix products and attention.",
+        "",
+        "| threads | peak, 10^9 operations/s | ours | torch | peak / torch |",
+        "|---|---|---|---|---|",
+    ]
+    for threads, models in report["threads"].items():
+        for rows in models.values():
+            if F32 in rows:
+                peak = rows[F32]["peak_gflops"]
+                speeds = [llava_flops() / 1e6 / rows[name]["prefill"]["median"] for name in (F32, rows[F32]["against"])]
+                of_peak = [f"{speed:.0f} ({speed / peak['median']:.0%})" for speed in speeds]
+                lines.append(f"| {threads} | {written(peak, 0)} | {of_peak[0]} | {of_peak[1]} | {peak['median'] / speeds[1]:.2f} |")
+    lines += [
+        "",
         "## Glasses",
         "",
         "What glasses add to the decoding of a token, in per cent: random scales from 0.5 to 1 on a tenth of the neurons of every site. Steps",
-        "with and without alternate in one process, 32 pairs a round, whose median is the figure of the round. The goal is 0.5 %.",
+        "with and without alternate in one process, 256 pairs a round, whose median is the figure of the round. The goal is 0.5 %.",
         "",
     ]
     counts = list(report["threads"])

@@ -3,7 +3,8 @@
 //! It reads commands from standard input, one a line, and answers each with a line of JSON, so that contenders can take turns:
 //!
 //! * `round`: reads the prompt into an empty cache, then decodes so many tokens one by one, each with its logits;
-//! * `glasses`: decodes after the same prompt with glasses on and without, step by step in turn.
+//! * `glasses`: decodes after the same prompt with glasses on and without, step by step in turn;
+//! * `peak`: multiplies and adds numbers in registers on all threads, as fast as the processor can.
 //!
 //! The first line of output comes after a round that warms up. The prompt is a safetensors file: `input_ids`, `mm_token_type_ids` (1
 //! for the features of an image) and, for an image, `pixel_values`. Threads are those of `RAYON_NUM_THREADS` and `CANDLE_NUM_THREADS`.
@@ -54,7 +55,7 @@ const TOKEN: u32 = 5;
 /// The share of the neurons of each site that the glasses scale.
 const SUPPRESSED: f64 = 0.1;
 /// The number of pairs of steps, with glasses and without, in one answer.
-const PAIRS: usize = 32;
+const PAIRS: usize = 256;
 
 fn main() -> Result<()> {
     process::start();
@@ -73,6 +74,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
     let dtype = if matches!(arguments.matrices, Stored::Bf16) { DType::BF16 } else { DType::F32 };
     let model = AutoMllm::load(&Checkpoint::open(&arguments.model)?.with_matrices(matrices).with_dtype(dtype)?)?;
     let inputs = inputs(&arguments.inputs)?;
+    let mut rounds = 0;
     round(&model, &inputs, 2)?;
     let plain = TappedModel::new(&model);
     let worn = ModelWithGlasses::new(&model, &glasses(&model)?, Amplify::Refuse)?;
@@ -80,7 +82,11 @@ fn serve(arguments: &Arguments) -> Result<()> {
     say(&json!({ "ready": model.info().name }))?;
     for line in std::io::stdin().lock().lines() {
         match line?.as_str() {
-            "round" => say(&round(&model, &inputs, arguments.tokens)?)?,
+            "round" => {
+                rounds += 1;
+                say(&round(&model, &never_seen(&inputs, rounds)?, arguments.tokens)?)?;
+            }
+            "peak" => say(&json!({ "gflops": peak() }))?,
             "glasses" => {
                 let caches = match &mut caches {
                     Some(caches) => caches,
@@ -88,7 +94,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
                 };
                 say(&in_turn((&plain, caches.0.clone()), (worn.model(), caches.1.clone()))?)?;
             }
-            other => bail!("no command {other:?}, there are round, glasses"),
+            other => bail!("no command {other:?}, there are round, glasses, peak"),
         }
     }
     Ok(())
@@ -107,6 +113,40 @@ fn inputs(path: &Path) -> Result<ModelInputs> {
     let kind = |image: &i64| if *image == 0 { TokenKind::PromptText } else { TokenKind::Image };
     let kinds = images.iter().map(|row| row.iter().map(kind).collect()).collect();
     Ok(ModelInputs { input_ids: ids, kinds, ids: vec![0], tensors: tensors.into_iter().collect() })
+}
+
+/// The same prompt with an image that differs in the last digits: a model keeps the features of images that it has seen.
+fn never_seen(inputs: &ModelInputs, round: u32) -> Result<ModelInputs> {
+    let mut inputs = inputs.clone();
+    if let Some(pixels) = inputs.tensors.get_mut("pixel_values") {
+        *pixels = (&*pixels * (1.0 + 1e-6 * f64::from(round)))?;
+    }
+    Ok(inputs)
+}
+
+/// Floating-point operations on f32 per second, in 10^9, of multiply-adds that wait for no memory, on all threads.
+fn peak() -> f64 {
+    const STEPS: usize = 20_000_000;
+    /// Independent sums, enough to keep two units busy, in as many registers as there are.
+    const SUMS: usize = 12;
+    const LANES: usize = 8;
+    let work = || {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let mut sums = [[0f32; LANES]; SUMS];
+                for _ in 0..std::hint::black_box(STEPS) {
+                    for sum in sums.as_flattened_mut() {
+                        *sum = sum.mul_add(0.999, 0.001);
+                    }
+                }
+                std::hint::black_box(sums);
+            },
+        );
+    };
+    let start = Instant::now();
+    rayon::broadcast(|_| work());
+    (2 * STEPS * SUMS * LANES * rayon::current_num_threads()) as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
 /// Random scales of a tenth of the neurons of every site.
