@@ -306,7 +306,7 @@ class Unsuitable(Exception):
 
 
 # Cases whose logits under scales are left out, for the size of the files; their tokens generated under scales are not.
-UNSCALED = {"single", "batch_right", "two_images"}
+UNSCALED = {"single", "batch_right", "two_images", "text"}
 
 
 @torch.no_grad()

@@ -40,6 +40,16 @@ pub enum Error {
         reason: String,
     },
 
+    /// No measured strength keeps within the limits.
+    #[cfg(feature = "candle")]
+    #[error("no strength keeps within the limits: even at {strength}, {reason}; allow more, or fit to other samples")]
+    NoDose {
+        /// The smallest strength measured.
+        strength: f32,
+        /// The quantity beyond its limit.
+        reason: String,
+    },
+
     /// Scoring neurons or selecting experts failed.
     #[error(transparent)]
     Score(#[from] sgm_score::Error),

@@ -40,7 +40,10 @@ mod runtime;
 
 pub use error::{Error, Result};
 #[cfg(feature = "candle")]
-pub use fitting::{Ablation, Calibrator, Component, ConditionalPatches, GradientSteering, LikelihoodChange, Preset, fit_incrementally};
+pub use fitting::{
+    Ablation, Calibrator, Component, ConditionalPatches, Dose, DosePoint, DoseSearch, GradientSteering, LikelihoodChange, Preset, Spent,
+    fit_incrementally,
+};
 pub use kernel::{Element, ScaleLayout, Scaling};
 pub use rules::{
     Affine, ExpertScale, Grid, Imported, ImportedTree, SuppressionRule, Transport, TransportMap, import, linear_act, mean_act,

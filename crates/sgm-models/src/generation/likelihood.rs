@@ -128,9 +128,9 @@ fn nll_of_rows(logits: &Tensor, targets: &[u32]) -> candle_core::Result<Tensor> 
 }
 
 /// For each row, its response tokens: the index of the preceding token in the flattened batch, and the token id.
-type Targets = Vec<Vec<(usize, u32)>>;
+pub(crate) type Targets = Vec<Vec<(usize, u32)>>;
 
-fn targets(inputs: &ModelInputs) -> Result<Targets> {
+pub(crate) fn targets(inputs: &ModelInputs) -> Result<Targets> {
     let (_, tokens) = inputs.dims()?;
     let ids = inputs.input_ids.to_vec2::<u32>()?;
     let rows = inputs.kinds.iter().zip(&ids).enumerate().map(|(row, (kinds, ids))| {
@@ -141,7 +141,11 @@ fn targets(inputs: &ModelInputs) -> Result<Targets> {
 }
 
 /// The logits `[targets, vocabulary]` that predict all response tokens; `None` if there are none.
-fn target_logits<M: Mllm + ?Sized>(model: &M, targets: &Targets, hidden: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
+pub(crate) fn target_logits<M: Mllm + ?Sized>(
+    model: &M,
+    targets: &Targets,
+    hidden: impl FnOnce() -> Result<Tensor>,
+) -> Result<Option<Tensor>> {
     let positions = targets.iter().flatten().map(|(at, _)| u32::try_from(*at)).collect::<std::result::Result<Vec<u32>, _>>();
     let positions = positions.map_err(|_| Error::Inputs { reason: "more than 2^32 tokens in a batch".to_owned() })?;
     if positions.is_empty() {
@@ -183,7 +187,7 @@ fn gradient(logits: &[f32], target: u32, weight: f64) -> Vec<f32> {
 }
 
 /// The largest logit, and the sum of the exponentials of the logits minus it.
-fn sum_of_exponentials(logits: &[f32]) -> (f64, f64) {
+pub(crate) fn sum_of_exponentials(logits: &[f32]) -> (f64, f64) {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     (max, logits.iter().map(|l| (f64::from(*l) - max).exp()).sum())
 }

@@ -4,4 +4,5 @@
 mod exact;
 mod files;
 mod logistic;
+mod risk_control;
 mod sklearn;

@@ -6,6 +6,7 @@
 mod ablation;
 mod calibrator;
 mod conditional_patches;
+mod dose;
 mod gradient_steering;
 mod incremental;
 mod linear_algebra;
@@ -14,6 +15,7 @@ mod preset;
 pub use ablation::{Ablation, LikelihoodChange};
 pub use calibrator::{Calibrator, Component};
 pub use conditional_patches::ConditionalPatches;
+pub use dose::{Dose, DosePoint, DoseSearch, Spent};
 pub use gradient_steering::GradientSteering;
 pub use incremental::fit_incrementally;
 pub use preset::Preset;

@@ -1,0 +1,103 @@
+//! How far the predictions of one model are from those of another.
+
+use candle_core::DType;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::generation::generate::can_be_chosen_from;
+use crate::generation::likelihood::{sum_of_exponentials, target_logits, targets};
+use crate::model::mllm::Mllm;
+use crate::processor::model_inputs::Padding;
+use crate::processor::prompt::Prompt;
+
+/// The Kullback-Leibler divergence `sum(p ln(p / q))`, in nats, between what two models predict for each token of given responses, end of
+/// sequence included: `p` are the probabilities of the next token under `model`, `q` those under `other`.
+///
+/// Both see the same tokens, made by the processor of `model`; `other` is the same model with glasses, for example. Returns one list per
+/// example, in order. Probabilities are computed in f64, on the host. A divergence is infinite where `other` excludes a token that `model`
+/// does not.
+///
+/// # Errors
+///
+/// [`Error::Inputs`] if `batch_size` is 0 or the vocabularies differ in size, [`Error::NotFinite`] when logits are NaN or infinite;
+/// otherwise the error of the processor or a model.
+pub fn response_divergence<M: Mllm + ?Sized, N: Mllm + ?Sized>(
+    model: &M,
+    other: &N,
+    examples: &[(Prompt, String)],
+    batch_size: usize,
+) -> Result<Vec<Vec<f64>>> {
+    if batch_size == 0 {
+        return Err(Error::Inputs { reason: "batch_size must not be 0".to_owned() });
+    }
+    let mut order: Vec<(usize, &(Prompt, String))> = examples.iter().enumerate().collect();
+    order.sort_by_cached_key(|(_, (prompt, response))| (prompt.size().0, prompt.size().1 + response.len()));
+    let batches = order.par_chunks(batch_size).map(|batch| batch_divergence(model, other, batch)).collect::<Result<Vec<_>>>()?;
+    let mut divergences: Vec<(usize, Vec<f64>)> = order.iter().map(|(index, _)| *index).zip(batches.into_iter().flatten()).collect();
+    divergences.sort_by_key(|(index, _)| *index);
+    Ok(divergences.into_iter().map(|(_, divergences)| divergences).collect())
+}
+
+fn batch_divergence<M: Mllm + ?Sized, N: Mllm + ?Sized>(
+    model: &M,
+    other: &N,
+    examples: &[(usize, &(Prompt, String))],
+) -> Result<Vec<Vec<f64>>> {
+    let inputs = model.processor().responses(examples.iter().map(|(_, (p, r))| (p, r.as_str())), Padding::Right);
+    let inputs = inputs.map_err(|e| e.renumbered(|row| examples.get(row).map_or(row, |(index, _)| *index)))?;
+    let targets = targets(&inputs)?;
+    let p = target_logits(model, &targets, || model.prefill(&inputs, &mut model.new_cache()))?;
+    let q = target_logits(other, &targets, || other.prefill(&inputs, &mut other.new_cache()))?;
+    let (Some(p), Some(q)) = (p, q) else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
+    if p.dims() != q.dims() {
+        return Err(Error::Inputs { reason: format!("logits are {:?} and {:?}; compare models with one vocabulary", p.dims(), q.dims()) });
+    }
+    let values = |logits: &candle_core::Tensor| logits.to_dtype(DType::F32)?.to_vec2::<f32>();
+    let (p, q) = (values(&p)?, values(&q)?);
+    let divergences: Vec<Option<f64>> = p.par_iter().zip(&q).map(|(p, q)| divergence(p, q)).collect();
+    let mut divergences = divergences.into_iter();
+    let rows = targets.iter().zip(examples).map(|(row, (prompt, _))| {
+        let one = |(token, divergence): (usize, Option<f64>)| divergence.ok_or(Error::NotFinite { prompt: *prompt, token });
+        divergences.by_ref().take(row.len()).enumerate().map(one).collect()
+    });
+    rows.collect()
+}
+
+/// `sum(p ln(p / q))` of the probabilities that logits define; `None` if they define none.
+fn divergence(p: &[f32], q: &[f32]) -> Option<f64> {
+    if !can_be_chosen_from(p) || !can_be_chosen_from(q) {
+        return None;
+    }
+    let ((p_max, p_sum), (q_max, q_sum)) = (sum_of_exponentials(p), sum_of_exponentials(q));
+    let (p_all, q_all) = (p_max + p_sum.ln(), q_max + q_sum.ln());
+    let term = |(p, q): (&f32, &f32)| {
+        let (ln_p, ln_q) = (f64::from(*p) - p_all, f64::from(*q) - q_all);
+        if ln_p == f64::NEG_INFINITY { 0.0 } else { ln_p.exp() * (ln_p - ln_q) }
+    };
+    // Rounding may leave a sum of almost equal probabilities just below 0.
+    Some(p.iter().zip(q).map(term).sum::<f64>().max(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergences_are_those_of_the_definition() {
+        const INF: f32 = f32::INFINITY;
+        let logits = |probabilities: [f32; 3]| probabilities.map(|p| p.ln() + 5.0);
+        let (p, q): ([f32; 3], [f32; 3]) = ([0.5, 0.25, 0.25], [0.1, 0.2, 0.7]);
+        let expected: f64 = p.iter().zip(q).map(|(p, q)| f64::from(p * (p / q).ln())).sum();
+        let found = divergence(&logits(p), &logits(q)).unwrap();
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        assert_eq!(divergence(&logits(p), &logits(p)), Some(0.0));
+        // What the first excludes does not count, what the second excludes counts infinitely.
+        let half = divergence(&[0.0, 0.0, -INF], &[0.0, 0.0, 0.0]).unwrap();
+        assert!((half - 1.5f64.ln()).abs() < 1e-12, "{half}");
+        assert_eq!(divergence(&[0.0, 0.0], &[0.0, -INF]), Some(f64::INFINITY));
+        for odd in [[f32::NAN, 0.0], [INF, 0.0], [-INF, -INF]] {
+            assert_eq!(divergence(&odd, &[0.0, 0.0]), None);
+            assert_eq!(divergence(&[0.0, 0.0], &odd), None);
+        }
+    }
+}
