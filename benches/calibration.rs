@@ -1,7 +1,7 @@
 //! The way from labelled samples to an intervention: capture, scoring, and the fit of the rule `sgm`, in samples per second.
 //!
 //! The organism answers 96 of its calibration samples, each with a picture of its own or four with the same one. A decoder of
-//! 4 layers of 512 reads 64 texts of 10 to 200 words. With `MODEL=DIR` a LLaVA is calibrated too, with 8 prompts about 2 pictures
+//! 4 layers of 512 reads 64 texts of 10 to 200 words, also after 40 words that all have. With `MODEL=DIR` a LLaVA is calibrated too, with 8 prompts about 2 pictures
 //! or 8; `random_checkpoint` writes one of any size.
 //!
 //!     cargo bench --bench calibration
@@ -45,16 +45,21 @@ fn with_pictures(count: usize, share: usize, side: u32) -> Vec<Example> {
     samples.enumerate().map(example).collect()
 }
 
-/// Texts of 10 to 200 words.
-fn texts(count: usize) -> Vec<Example> {
+/// Texts of 10 to 200 words, after `alike` words that all have.
+fn texts(count: usize, alike: usize) -> Vec<Example> {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
-    let example = |number: usize| Example {
+    let mut text = |number: usize| {
+        let own = [if number.is_multiple_of(2) { "word" } else { "other" }].into_iter().chain(std::iter::repeat("word"));
+        let words = std::iter::repeat_n("word", alike).chain(own.take(rng.random_range(10..=200)));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let mut example = |number: usize| Example {
         id: number.to_string(),
-        prompt: Prompt::Raw { text: vec!["word"; rng.random_range(10..=200)].join(" "), images: Vec::new() },
+        prompt: Prompt::Raw { text: text(number), images: Vec::new() },
         response: "word".to_owned(),
         toxic: number.is_multiple_of(2),
     };
-    (0..count).map(example).collect()
+    (0..count).map(&mut example).collect()
 }
 
 /// Captures into a new store of a model that has seen no image yet.
@@ -93,9 +98,11 @@ fn calibration(c: &mut Criterion) {
     }
     let directory = tempfile::tempdir().unwrap();
     score_and_fit(&mut group, &organism(), &with_pictures(96, 4, 56), &directory.path().join("store"));
-    for batch_size in [1, 8] {
-        let decoder = || sgm_benches::random_decoder(512, 1408, 4, 1000).unwrap();
-        capture(&mut group, "decoder, texts", &decoder, &texts(64), batch_size);
+    let decoder = || sgm_benches::random_decoder(512, 1408, 4, 1000).unwrap();
+    for (name, alike) in [("decoder, texts", 0), ("decoder, texts after a system prompt", 40)] {
+        for batch_size in [1, 8] {
+            capture(&mut group, name, &decoder, &texts(64, alike), batch_size);
+        }
     }
     if let Some(model) = std::env::var_os("MODEL") {
         let load = || AutoMllm::load(&Checkpoint::open(Path::new(&model)).unwrap()).unwrap();

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sgm_core::{Calibration, Site, SkippedSample};
-use sgm_models::{Mllm, ModelInputs};
+use sgm_models::{Mllm, ModelInputs, TappedModel};
 
 use crate::examples::batch;
 use crate::manifest::NonFinite;
+use crate::prefix::Prefix;
 use crate::tap::Pooled;
 use crate::{Error, Example, Examples, Manifest, PartialStore, Partition, PooledTap, Pooling, Result, ShardRows, StoreDtype};
 
@@ -44,6 +45,14 @@ pub struct Capture {
     pub resume: bool,
 }
 
+/// What all batches of a capture share.
+struct Run<'a, M: ?Sized> {
+    model: &'a M,
+    examples: &'a Examples<'a>,
+    prefix: Option<Prefix>,
+    tap: Arc<PooledTap>,
+}
+
 /// The work of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaptureSummary {
@@ -53,6 +62,8 @@ pub struct CaptureSummary {
     pub written: usize,
     /// The number of shards of the worker's part that existed before.
     pub found: usize,
+    /// The number of tokens that all samples begin with and that were run once; 0 if that was not worth it or not possible.
+    pub shared_tokens: usize,
     /// Whether all shards of all workers are present, so that the store is finished.
     pub finished: bool,
 }
@@ -76,7 +87,8 @@ impl Capture {
 
     /// Runs this worker's samples and writes their shards.
     ///
-    /// Samples are run shard by shard; padding is never pooled. Taps that are already attached act first, so that a model that
+    /// Samples are run shard by shard; padding is never pooled. Tokens of prompt text that the first eight samples have in common, such as a
+    /// system prompt, are run once if nothing else is attached to the model. Taps that are already attached act first, so that a model that
     /// wears glasses is captured with them.
     ///
     /// # Errors
@@ -89,15 +101,16 @@ impl Capture {
         let store = PartialStore::begin(directory, manifest, self.resume || self.partition.count() > 1)?;
         let mine = (0..store.manifest().shards()).filter(|shard| self.partition.includes(*shard)).count();
         let missing: Vec<_> = store.missing()?.into_iter().filter(|shard| self.partition.includes(*shard)).collect();
-        let mut captured = CaptureSummary { samples: 0, written: 0, found: mine - missing.len(), finished: false };
+        let mut captured = CaptureSummary { samples: 0, written: 0, found: mine - missing.len(), shared_tokens: 0, finished: false };
         let tap = PooledTap::new(self.poolings.clone());
         let tap = Arc::new(if self.experts { tap.with_experts() } else { tap });
-        let attached = model.taps().attach(tap.clone());
+        let prefix = if self.experts || missing.is_empty() { None } else { Prefix::find(model, examples)? };
+        captured.shared_tokens = prefix.as_ref().map_or(0, |prefix| prefix.shared.tokens());
+        let run = Run { model, examples, prefix, tap };
         for shard in missing {
-            captured.samples += self.shard(model, examples, &store, shard, &tap)?;
+            captured.samples += self.shard(&run, &store, shard)?;
             captured.written += 1;
         }
-        drop(attached);
         captured.finished = store.finish()?;
         Ok(captured)
     }
@@ -124,28 +137,20 @@ impl Capture {
     }
 
     /// Runs the samples of a shard and writes it.
-    fn shard<M: Mllm + ?Sized>(
-        &self,
-        model: &M,
-        examples: &Examples<'_>,
-        store: &PartialStore,
-        shard: usize,
-        tap: &PooledTap,
-    ) -> Result<usize> {
+    fn shard<M: Mllm + ?Sized>(&self, run: &Run<'_, M>, store: &PartialStore, shard: usize) -> Result<usize> {
         let mut numbers: Vec<usize> = store.manifest().samples_of(shard).collect();
         let batch_size = self.batch_size.max(1);
         if batch_size > 1 {
             // Samples of similar size share a batch, so that the batch has little padding.
-            let size = |number: &usize| Ok((examples.get(*number)?.size(), *number));
+            let size = |number: &usize| Ok((run.examples.get(*number)?.size(), *number));
             let mut sized = numbers.par_iter().map(size).collect::<Result<Vec<_>>>()?;
             sized.sort_unstable();
             numbers = sized.into_iter().map(|(_, number)| number).collect();
         }
-        let run = |batch: &[usize]| self.batch(model, examples, batch);
-        let batches = numbers.par_chunks(batch_size).map(run).collect::<Result<Vec<_>>>()?;
+        let batches = numbers.par_chunks(batch_size).map(|batch| self.batch(run, batch)).collect::<Result<Vec<_>>>()?;
         let names: BTreeMap<usize, (String, bool)> = numbers.into_iter().zip(batches.into_iter().flatten()).collect();
         let mut rows = store.rows()?;
-        for ((id, toxic), pooled) in names.into_values().zip(tap.take_pooled().into_values()) {
+        for ((id, toxic), pooled) in names.into_values().zip(run.tap.take_pooled().into_values()) {
             self.push(&mut rows, &id, toxic, &pooled)?;
         }
         store.write(shard, &rows)?;
@@ -161,10 +166,21 @@ impl Capture {
         rows.push_counted(id, toxic, &pooled.responses, Some(&counts))
     }
 
-    /// Runs one batch with the tap attached; returns the ids and labels of its samples.
-    fn batch<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, numbers: &[usize]) -> Result<Vec<(String, bool)>> {
-        let (inputs, names) = self.inputs(model, examples, numbers)?;
-        model.prefill(&inputs, &mut model.new_cache())?;
+    /// Runs one batch; returns the ids and labels of its samples.
+    fn batch<M: Mllm + ?Sized>(&self, run: &Run<'_, M>, numbers: &[usize]) -> Result<Vec<(String, bool)>> {
+        let (inputs, names) = self.inputs(run.model, run.examples, numbers)?;
+        let view = TappedModel::new(run.model);
+        let mut cache = view.new_cache();
+        match &run.prefix {
+            Some(prefix) if prefix.shared.begins(&inputs)? => {
+                let _attached = view.taps().attach(Arc::new(prefix.tap(run.tap.clone())));
+                view.prefill_after(&prefix.shared, &inputs, &mut cache)?;
+            }
+            _ => {
+                let _attached = view.taps().attach(run.tap.clone());
+                view.prefill(&inputs, &mut cache)?;
+            }
+        }
         Ok(names)
     }
 

@@ -13,7 +13,9 @@ use crate::{Capture, Error, Examples, MlpTokens, PartialStore, PooledTap, Result
 
 /// The hidden states of a capture's samples before one layer.
 ///
-/// Captured responses are bit for bit those of [`Capture::run`] with the taps of each layer that were attached when it was run. The hidden
+/// Captured responses are those of [`Capture::run`] with the taps of each layer that were attached when it was run: bit for bit, if both run
+/// one sample at a time and that one shares no prefix; else sums of other shapes round differently. Batches here have samples that follow
+/// each other. The hidden
 /// states of all samples are in memory: of all tokens, padding included, in the model's dtype.
 #[derive(Debug, Clone)]
 pub struct Layerwise<'a> {

@@ -61,6 +61,8 @@ mod partition;
 #[cfg(feature = "candle")]
 mod pooling;
 #[cfg(feature = "candle")]
+mod prefix;
+#[cfg(feature = "candle")]
 mod reduce;
 #[cfg(feature = "candle")]
 mod reduce_tensors;

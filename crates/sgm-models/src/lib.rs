@@ -41,7 +41,7 @@
 //! * `processor`: prompts, chat templates, tokenisation and image processing;
 //! * `model`: the interface of a model, and views of it;
 //! * `families`: one adapter per model family, and the loading of any family;
-//! * `generation`: generation of answers, and the likelihood of given responses.
+//! * `generation`: generation of answers, the likelihood of given responses, and the divergence of two models on them.
 //!
 //! # Threads
 //!
@@ -69,6 +69,7 @@ pub use checkpoint::model_info::{ModelInfo, SiteInfo};
 pub use decoder::cache::Cache;
 pub use error::{Error, Result};
 pub use families::auto::{ARCHITECTURES, AutoMllm};
+pub use generation::divergence::response_divergence;
 pub use generation::generate::{FinishReason, Generation, Generator, generate_tokens};
 pub use generation::likelihood::{Objective, backpropagate, backpropagate_from, response_nll};
 pub use generation::options::{EosPolicy, GenerateOptions, Sampling};
@@ -76,6 +77,7 @@ pub use layers::derivative::with_gradient;
 pub use layers::values::{change_values, with_values};
 pub use model::mllm::Mllm;
 pub use model::partial_prefill::PartialPrefill;
+pub use model::shared_prefix::SharedPrefix;
 pub use model::tapped_model::TappedModel;
 pub use processor::batch::Processor;
 pub use processor::chat_template::ChatTemplate;

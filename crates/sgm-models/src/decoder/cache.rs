@@ -110,12 +110,14 @@ impl Cache {
             .ok_or_else(|| Error::Inputs { reason: format!("the cache has no layer {layer}; it was made by another model") })
     }
 
-    /// Registers the tokens of a prefill, `[batch][tokens]`, in an empty cache.
+    /// Registers the tokens of a prefill, `[batch][tokens]`, in an empty cache; with a cache of one sequence that they begin with,
+    /// all rows get its keys and values, and the pass is over the other tokens.
     pub(crate) fn begin(
         &mut self,
         kinds: &[Vec<TokenKind>],
         ids: &[usize],
         order: TokenOrder,
+        prefix: Option<&Self>,
         window: Option<usize>,
         device: &Device,
     ) -> Result<Pass> {
@@ -132,7 +134,10 @@ impl Cache {
         self.ids = ids.to_vec();
         self.states = SequenceStates::new(ids.len());
         self.empty_layers();
-        self.pass(tokens, order.attention, window, device)
+        if let Some(prefix) = prefix {
+            self.repeat_layers(prefix)?;
+        }
+        self.pass(tokens - prefix.map_or(0, Self::tokens), order.attention, window, device)
     }
 
     /// Drops all keys and values, so that the first pass can be repeated.
@@ -140,6 +145,17 @@ impl Cache {
         let capacity = self.tokens().saturating_add(self.room);
         self.layers.iter_mut().for_each(|layer| *layer = KvCache::new(2, capacity));
         self.buffer_users = Arc::default();
+    }
+
+    /// Gives every sequence the keys and values of another cache's only sequence.
+    fn repeat_layers(&mut self, prefix: &Self) -> Result<()> {
+        let batch = self.ids.len();
+        for (layer, prefix) in self.layers.iter_mut().zip(&prefix.layers) {
+            let (Some(k), Some(v)) = (prefix.k()?, prefix.v()?) else { continue };
+            let repeated = |of: Tensor| of.contiguous()?.repeat((batch, 1, 1, 1));
+            layer.append(&repeated(k)?, &repeated(v)?)?;
+        }
+        Ok(())
     }
 
     /// Copies the keys and values of the given sequences, or of all, into new buffers.
@@ -175,7 +191,13 @@ impl Cache {
 
     /// The token spans of all tokens so far.
     pub(crate) fn spans(&self) -> TokenSpans {
-        TokenSpans::new(self.kinds.concat(), self.ids.clone(), self.states.shared())
+        self.spans_after(0)
+    }
+
+    /// The token spans of the tokens so far but the first ones of each sequence.
+    pub(crate) fn spans_after(&self, first: usize) -> TokenSpans {
+        let kinds = self.kinds.iter().flat_map(|row| row.iter().skip(first).copied()).collect();
+        TokenSpans::new(kinds, self.ids.clone(), self.states.shared())
     }
 
     /// Keeps the image context of the last token of each prompt, for further tokens.

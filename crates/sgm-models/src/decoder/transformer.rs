@@ -76,6 +76,11 @@ impl Decoder {
         self.rope.long_from().is_some_and(|at| pass.previous_max_position < at && at <= pass.max_position)
     }
 
+    /// Whether the keys and values of a token are the same whatever follows it, if it attends to no later token.
+    pub(crate) fn can_share_prefix(&self) -> bool {
+        self.rope.long_from().is_none() && !self.layers.iter().any(|layer| matches!(layer, Layer::Image(_)))
+    }
+
     pub(crate) fn window(&self) -> Option<usize> {
         self.window
     }

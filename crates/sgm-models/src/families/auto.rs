@@ -1,9 +1,11 @@
 //! Loading a model of any family, by the architecture in `config.json`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use sgm_core::TokenKind;
 
 use crate::checkpoint::model_files::Checkpoint;
 use crate::checkpoint::model_info::ModelInfo;
@@ -11,15 +13,16 @@ use crate::decoder::cache::Cache;
 use crate::decoder::pass::{Pass, Positions};
 use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
-use crate::families::family::{DecoderInput, Family, FamilyParts, POSITION_IDS};
+use crate::families::family::{DecoderInput, Family, FamilyParts};
 use crate::families::{
     gemma3, idefics3, instructblip, internvl, llava, llava_next, llava_onevision, mllama, paligemma, pixtral, qwen_vl, text,
 };
 use crate::layers::linear::Weights;
 use crate::model::mllm::Mllm;
 use crate::model::partial_prefill::PartialPrefill;
+use crate::model::shared_prefix::SharedPrefix;
 use crate::processor::batch::Processor;
-use crate::processor::model_inputs::ModelInputs;
+use crate::processor::model_inputs::{ModelInputs, POSITION_IDS};
 use crate::taps::registry::{PassTaps, TapRegistry};
 use crate::vision::feature_cache::FeatureCache;
 
@@ -125,17 +128,29 @@ impl AutoMllm {
     }
 
     /// Starts a prefill into an empty cache; returns the embeddings `[batch, tokens, hidden]`, the pass, and the
-    /// additions after the first layers.
-    fn start_prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<(Tensor, Pass, Vec<Tensor>)> {
-        let DecoderInput { embeddings, mut order, additions } = self.family.embed(&self.decoder, &self.images, inputs)?;
+    /// additions after the first layers. All are without the tokens of the prefix, if there is one.
+    fn start_prefill(&self, inputs: &ModelInputs, prefix: Option<&SharedPrefix>, cache: &mut Cache) -> Result<(Tensor, Pass, Vec<Tensor>)> {
+        let DecoderInput { mut embeddings, mut order, mut additions } = self.family.embed(&self.decoder, &self.images, inputs)?;
         if let (Positions::Consecutive(_), Some(given)) = (&order.positions, inputs.tensors.get(POSITION_IDS)) {
             order.positions = given_positions(given, inputs)?;
         }
         let image_context = self.family.image_context(&self.decoder, &self.images, inputs)?;
-        let mut pass = cache.begin(&inputs.kinds, &inputs.ids, order, self.decoder.window(), self.decoder.device())?;
+        let mut pass = cache.begin(
+            &inputs.kinds,
+            &inputs.ids,
+            order,
+            prefix.map(|prefix| &prefix.cache),
+            self.decoder.window(),
+            self.decoder.device(),
+        )?;
         if let Some(image_context) = image_context {
             cache.keep_image_context(&image_context)?;
             pass.image_context = Some(image_context);
+        }
+        if let Some(prefix) = prefix {
+            for x in additions.iter_mut().chain([&mut embeddings]) {
+                *x = x.narrow(1, prefix.tokens(), x.dim(1)? - prefix.tokens())?.contiguous()?;
+            }
         }
         Ok((embeddings, pass, additions))
     }
@@ -244,15 +259,44 @@ impl Mllm for AutoMllm {
 
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
         on_rayon_thread(|| {
-            let (embeddings, pass, additions) = self.start_prefill(inputs, cache)?;
+            let (embeddings, pass, additions) = self.start_prefill(inputs, None, cache)?;
             cache.record_embeddings(&embeddings);
             self.run_first_pass(&embeddings, &pass, cache, &additions)
         })
     }
 
+    fn share_prefix(&self, tokens: &[u32], mut cache: Cache) -> Result<Option<SharedPrefix>> {
+        let views = cache.extra_taps().iter().filter(|taps| !taps.is_empty()).count();
+        let fixed = self.decoder.can_share_prefix() && !self.family.attends_to_later_text();
+        if tokens.is_empty() || !fixed || views > 1 || !self.taps.is_empty() {
+            return Ok(None);
+        }
+        let inputs = ModelInputs {
+            input_ids: Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?,
+            kinds: vec![vec![TokenKind::PromptText; tokens.len()]],
+            ids: vec![0],
+            tensors: BTreeMap::new(),
+        };
+        self.prefill(&inputs, &mut cache)?;
+        Ok(Some(SharedPrefix { ids: tokens.to_vec(), cache }))
+    }
+
+    fn prefill_after(&self, prefix: &SharedPrefix, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
+        prefix.check(inputs)?;
+        on_rayon_thread(|| {
+            let (embeddings, pass, additions) = self.start_prefill(inputs, Some(prefix), cache)?;
+            let taps = PassTaps::new(&self.taps, cache.extra_taps(), || cache.spans_after(prefix.tokens()));
+            let hidden = self.decoder.forward(embeddings, &pass, cache, &taps, &additions)?;
+            if taps.settle()? {
+                return Err(Error::Inputs { reason: "a tap asks to repeat a pass that began with a shared prefix".to_owned() });
+            }
+            Ok(hidden)
+        })
+    }
+
     fn begin_prefill(&self, inputs: &ModelInputs) -> Result<PartialPrefill> {
         let mut cache = self.new_cache();
-        let (hidden, pass, additions) = self.start_prefill(inputs, &mut cache)?;
+        let (hidden, pass, additions) = self.start_prefill(inputs, None, &mut cache)?;
         Ok(PartialPrefill { hidden, layers: 0, cache, pass: Arc::new(pass), additions: additions.into() })
     }
 

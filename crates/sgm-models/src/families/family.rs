@@ -13,14 +13,16 @@ use crate::processor::batch::Processor;
 use crate::processor::model_inputs::ModelInputs;
 use crate::vision::feature_cache::FeatureCache;
 
-/// The name of the tensor of given positions, i64 `[batch, tokens]`; each sequence continues from its last position.
-pub(crate) const POSITION_IDS: &str = "position_ids";
-
 /// A model family: the way in which its images enter the decoder.
 pub(crate) trait Family: fmt::Debug + Send + Sync {
     /// Turns a batch of prompts into the input of the decoder. Pixels and all other inputs are on the host; `images` moves
     /// pixels to the device.
     fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput>;
+
+    /// Whether the text of a prompt attends to later tokens, as in a prefix language model.
+    fn attends_to_later_text(&self) -> bool {
+        false
+    }
 
     /// Computes the image context, for decoders with cross-attention.
     fn image_context(&self, _decoder: &Decoder, _images: &FeatureCache, _inputs: &ModelInputs) -> Result<Option<ImageContext>> {

@@ -71,6 +71,10 @@ pub(crate) fn load(checkpoint: &Checkpoint, weights: &Weights<'_>) -> Result<Fam
 }
 
 impl Family for PaliGemma {
+    fn attends_to_later_text(&self) -> bool {
+        true
+    }
+
     fn embed(&self, decoder: &Decoder, images: &FeatureCache, inputs: &ModelInputs) -> Result<DecoderInput> {
         let features = match inputs.tensors.get("pixel_values") {
             Some(pixels) => Some(images.of_each(pixels, |pixels| self.features(pixels))?.flatten_to(1)?),

@@ -4,10 +4,10 @@ use crate::checkpoint::model_files::Checkpoint;
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::transformer::Decoder;
 use crate::error::{Error, Result};
-use crate::families::family::{DecoderInput, Family, FamilyParts, POSITION_IDS};
+use crate::families::family::{DecoderInput, Family, FamilyParts};
 use crate::layers::linear::Weights;
 use crate::processor::batch::Processor;
-use crate::processor::model_inputs::ModelInputs;
+use crate::processor::model_inputs::{ModelInputs, POSITION_IDS};
 use crate::vision::feature_cache::FeatureCache;
 
 #[derive(Debug)]

@@ -4,8 +4,9 @@ use candle_core::Tensor;
 
 use crate::checkpoint::model_info::ModelInfo;
 use crate::decoder::cache::Cache;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::partial_prefill::PartialPrefill;
+use crate::model::shared_prefix::SharedPrefix;
 use crate::processor::batch::Processor;
 use crate::processor::model_inputs::ModelInputs;
 use crate::taps::registry::TapRegistry;
@@ -38,6 +39,32 @@ pub trait Mllm: Send + Sync {
     /// [`Error::Inputs`](crate::Error::Inputs) if the inputs contradict each other, the model or the cache; otherwise
     /// the error of candle or of a tap.
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor>;
+
+    /// Runs tokens of prompt text that several prompts begin with, for [`prefill_after`](Self::prefill_after). The taps of the
+    /// cache, a new one, see them as one sequence.
+    ///
+    /// `None` if the keys and values of the tokens could depend on what follows: in models whose prompts attend to later
+    /// tokens, with cross-attention to images, or with rotations that change with the length; and if other taps than those
+    /// of one view are attached, which may act on whole prompts.
+    ///
+    /// # Errors
+    ///
+    /// As [`prefill`](Self::prefill).
+    fn share_prefix(&self, _tokens: &[u32], _cache: Cache) -> Result<Option<SharedPrefix>> {
+        Ok(None)
+    }
+
+    /// Processes prompts that begin with a shared prefix, right-padded, into an empty cache: [`prefill`](Self::prefill)
+    /// without running the tokens of the prefix again. Hidden states `[batch, tokens - prefix, hidden]` are those of the other
+    /// tokens, which alone the taps see. Sums of other shapes round differently.
+    ///
+    /// # Errors
+    ///
+    /// As [`prefill`](Self::prefill), and [`Error::Inputs`](crate::Error::Inputs) if a prompt begins otherwise or a tap asks to
+    /// [repeat](crate::Tap::settle) the pass.
+    fn prefill_after(&self, _prefix: &SharedPrefix, _inputs: &ModelInputs, _cache: &mut Cache) -> Result<Tensor> {
+        Err(Error::Inputs { reason: "this model shares no prefixes".to_owned() })
+    }
 
     /// Starts a prefill that runs in parts: embeds whole prompts, and given responses, without running a layer.
     ///

@@ -7,6 +7,7 @@ use crate::decoder::cache::Cache;
 use crate::error::Result;
 use crate::model::mllm::Mllm;
 use crate::model::partial_prefill::PartialPrefill;
+use crate::model::shared_prefix::SharedPrefix;
 use crate::processor::batch::Processor;
 use crate::processor::model_inputs::ModelInputs;
 use crate::taps::registry::TapRegistry;
@@ -59,6 +60,14 @@ impl<M: Mllm + ?Sized> Mllm for TappedModel<'_, M> {
 
     fn prefill(&self, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
         self.model.prefill(inputs, cache)
+    }
+
+    fn share_prefix(&self, tokens: &[u32], cache: Cache) -> Result<Option<SharedPrefix>> {
+        self.model.share_prefix(tokens, cache)
+    }
+
+    fn prefill_after(&self, prefix: &SharedPrefix, inputs: &ModelInputs, cache: &mut Cache) -> Result<Tensor> {
+        self.model.prefill_after(prefix, inputs, cache)
     }
 
     fn begin_prefill(&self, inputs: &ModelInputs) -> Result<PartialPrefill> {

@@ -7,6 +7,9 @@ use sgm_core::TokenKind;
 
 use crate::error::{Error, Result};
 
+/// The name of the tensor of given positions, i64 `[batch, tokens]`; each sequence continues from its last position.
+pub(crate) const POSITION_IDS: &str = "position_ids";
+
 /// A batch of model inputs: token ids with their kinds, and pixels.
 #[derive(Debug, Clone)]
 pub struct ModelInputs {

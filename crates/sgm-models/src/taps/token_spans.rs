@@ -41,6 +41,21 @@ impl TokenSpans {
         }
     }
 
+    /// The same spans with `count` tokens of prompt text before those of every row: for tokens that were run before, by
+    /// [`Mllm::share_prefix`](crate::Mllm::share_prefix).
+    #[must_use]
+    pub fn after_prefix(&self, count: usize) -> Self {
+        let rows = (0..self.batch()).flat_map(|row| std::iter::repeat_n(TokenKind::PromptText, count).chain(self.row(row).iter().copied()));
+        Self {
+            kinds: rows.collect(),
+            tokens: count + self.tokens,
+            ids: self.ids.clone(),
+            states: self.states.clone(),
+            pass: self.pass,
+            routed: None,
+        }
+    }
+
     /// The kinds of one batch row's tokens, in order; empty if the row does not exist.
     pub fn row(&self, index: usize) -> &[TokenKind] {
         self.kinds.get(index * self.tokens..(index + 1) * self.tokens).unwrap_or_default()

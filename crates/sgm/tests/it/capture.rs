@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use sgm::capture::{ActivationStore, Capture, Error, Example, Examples, NonFinite, Pool, Pooling, StoreDtype, verify};
+use sgm::capture::{ActivationStore, Capture, Error, Example, Examples, NonFinite, Pool, PooledTap, Pooling, StoreDtype, verify};
 use sgm::models::{AutoMllm, Checkpoint, Mllm, Prompt, TokenSelection};
 use sgm::organism::{Contrast, OrganismSource};
 use sgm::toxic_qa::{EvaluationSplit, Source};
@@ -138,6 +139,48 @@ fn samples_are_pooled_alone_as_in_a_batch_and_in_every_dtype() {
             let largest = of_pool(&alone, "maxabs/response").read(*site).unwrap().into_iter().fold(0f32, f32::max);
             assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 3e-6 * largest), "{pooling} {site}");
             assert!(a.iter().zip(&c).all(|(a, c)| half::f16::from_f32(*a).to_f32() == *c), "{pooling} {site}");
+        }
+    }
+}
+
+#[test]
+fn tokens_that_all_samples_begin_with_are_pooled_as_if_every_sample_had_run_them() {
+    let model = sgm::organism::load().unwrap();
+    let some: Vec<Example> = examples(9)
+        .into_iter()
+        .zip(["hello.", "thank you.", "tell me a story about a fox."].into_iter().cycle())
+        .map(|(example, question)| {
+            let text = format!("hello. what colour is the ring? tell me a story about a fox. {question}");
+            Example { prompt: Prompt::Raw { text, images: Vec::new() }, ..example }
+        })
+        .collect();
+    let poolings: Vec<_> = [TokenSelection::All, TokenSelection::Prompt]
+        .into_iter()
+        .flat_map(|tokens| Pool::ALL.map(|pool| Pooling { pool, tokens }))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, batch_size: usize| {
+        let capture = Capture { batch_size, ..Capture::new(poolings.clone()) };
+        let summary = capture.run(&model, &Examples::from_slice(&some), &dir.path().join(name)).unwrap();
+        (ActivationStore::open(dir.path().join(name)).unwrap(), summary.shared_tokens)
+    };
+    let (shared, tokens) = run("shared", 1);
+    assert!(tokens > 8, "{tokens}");
+    let (batched, tokens_of_batches) = run("batched", 4);
+    assert_eq!(tokens_of_batches, tokens);
+    // A tap of someone else may act on whole prompts.
+    let attached = model.taps().attach(Arc::new(PooledTap::new(Vec::new())));
+    let (whole, none) = run("whole", 1);
+    drop(attached);
+    assert_eq!(none, 0);
+    for pooling in &poolings {
+        let of = |store: &ActivationStore| store.clone().with_pooling(&pooling.to_string()).unwrap();
+        let largest = whole.clone().with_pooling("maxabs/all").unwrap();
+        for site in whole.sites().keys() {
+            let (a, b, c) = (of(&whole).read(*site).unwrap(), of(&shared).read(*site).unwrap(), of(&batched).read(*site).unwrap());
+            let largest = largest.read(*site).unwrap().into_iter().fold(0f32, f32::max);
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 3e-6 * largest), "{pooling} {site}");
+            assert!(a.iter().zip(&c).all(|(a, c)| (a - c).abs() <= 3e-6 * largest), "{pooling} {site}");
         }
     }
 }

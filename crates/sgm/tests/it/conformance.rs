@@ -19,6 +19,8 @@ struct Subject {
     checkpoint: Checkpoint,
     model: AutoMllm,
     inputs: ModelInputs,
+    /// The same prompts, padded on the right.
+    right: ModelInputs,
     /// Its weights are in safetensors files in 16 bits.
     half: bool,
 }
@@ -28,7 +30,8 @@ impl Subject {
         // GGUF checkpoints are dequantised: products of quantised blocks round the activations.
         let model = AutoMllm::from_tensors(&checkpoint, &checkpoint.tensors().unwrap()).unwrap();
         let inputs = model.processor().prompts(prompts, Padding::Left).unwrap();
-        Self { checkpoint, model, inputs, half: false }
+        let right = model.processor().prompts(prompts, Padding::Right).unwrap();
+        Self { checkpoint, model, inputs, right, half: false }
     }
 
     /// A golden checkpoint with the batch of its file: prompts of unlike length, with the images of each.
@@ -119,6 +122,38 @@ fn wearing_nothing_and_wearing_ones_are_bit_identical_to_the_plain_model() {
         let folded = s.fold(&glasses_of(&s.model, |_| 1.0));
         assert_eq!(bits(&logits(&folded, &s.inputs)), plain);
     }
+}
+
+#[test]
+fn tokens_that_all_prompts_begin_with_may_run_once() {
+    let mut shared = Vec::new();
+    for s in subjects() {
+        let name = s.model.info().name.clone();
+        let (ids, kinds) = (s.right.input_ids.to_vec2::<u32>().unwrap(), &s.right.kinds);
+        let alike = |at: &usize| ids.iter().zip(kinds).all(|(row, kinds)| row[*at] == ids[0][*at] && kinds[*at] == TokenKind::PromptText);
+        let count = (0..ids[0].len() - 1).take_while(alike).count();
+        let Some(prefix) = s.model.share_prefix(&ids[0][..count], s.model.new_cache()).unwrap() else { continue };
+        let (mut cache, mut cache_after) = (s.model.new_cache(), s.model.new_cache());
+        let whole = s.model.prefill(&s.right, &mut cache).unwrap();
+        let after = s.model.prefill_after(&prefix, &s.right, &mut cache_after).unwrap();
+        let expected = whole.narrow(1, count, ids[0].len() - count).unwrap();
+        let rest = ModelInputs { kinds: kinds.iter().map(|row| row[count..].to_vec()).collect(), ..s.right.clone() };
+        assert!(difference(&after, &expected, &rest) <= 1e-5, "{name}: {}", difference(&after, &expected, &rest));
+        let next = vec![5; ids.len()];
+        let decoded = [&mut cache, &mut cache_after].map(|cache| s.model.decode(&next, cache).unwrap());
+        let one = ModelInputs { kinds: vec![vec![TokenKind::Response]; ids.len()], ..s.right.clone() };
+        assert!(difference(&decoded[1], &decoded[0], &one) <= 1e-5, "{name}");
+        // Other beginnings are refused: padding, and other tokens.
+        if s.inputs.kinds.iter().any(|row| row[0] == TokenKind::Padding) {
+            assert!(s.model.prefill_after(&prefix, &s.inputs, &mut s.model.new_cache()).is_err());
+        }
+        let other = s.model.share_prefix(&[u32::from(ids[0][0] == 0)], s.model.new_cache()).unwrap().unwrap();
+        assert!(s.model.prefill_after(&other, &s.right, &mut s.model.new_cache()).is_err());
+        shared.push(name);
+    }
+    assert!(shared.len() >= 15, "{shared:?}");
+    let paligemma = shared.iter().find(|name| name.contains("paligemma") || name.contains("mllama") || name.contains("longrope"));
+    assert_eq!(paligemma, None, "their first tokens depend on later ones");
 }
 
 #[test]

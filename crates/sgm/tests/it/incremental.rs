@@ -30,7 +30,8 @@ fn at_once(model: &AutoMllm, capture: &Capture, examples: &[Example], transport:
 fn every_step_is_fitted_on_the_model_that_wears_the_steps_before() {
     let model = sgm::organism::load().unwrap();
     let examples = examples();
-    let capture = Capture { batch_size: 8, ..Capture::new(vec![Pooling { pool: Pool::Mean, tokens: TokenSelection::Text }]) };
+    // One sample at a time: batches of a capture are others than those of a fit layer by layer.
+    let capture = Capture::new(vec![Pooling { pool: Pool::Mean, tokens: TokenSelection::Text }]);
     let transport = Transport::linear_act();
     let fit = |store: &ActivationStore, sites: &std::collections::BTreeSet<Site>| {
         transport.among(store, "a step", |site, _| sites.contains(&site))
