@@ -27,4 +27,5 @@ if __name__ == "__main__":
         for mean in sorted({0.0, limit / 10, limit / 2, 0.8 * limit, limit, round(n * limit / 2) / n})
         if mean <= limit
     ]
-    Path(sys.argv[1]).write_text(json.dumps({"scipy": scipy.__version__, "cases": cases}, indent=0) + "\n")
+    lines = ",\n".join(map(json.dumps, cases))
+    Path(sys.argv[1]).write_text(f'{{"scipy": "{scipy.__version__}", "cases": [\n{lines}\n]}}\n')

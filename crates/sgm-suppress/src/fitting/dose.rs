@@ -79,8 +79,8 @@ impl DoseSearch {
     /// Finds the largest strength at which `measure` gives no value above its limit.
     ///
     /// It begins at a quarter of the largest strength and continues by the quadratic law: the divergence that a small change of activations
-    /// causes grows with the square of its strength. As soon as a strength within the limits and one beyond are known, the next is where the
-    /// power law through both meets the limit. It ends when the dose spends [`enough`](Self::enough) or the measurements are used up.
+    /// causes grows with the square of its strength. From the second measurement on, the next strength is where the power law through the two
+    /// nearest to the limits meets them. It ends when the dose spends [`enough`](Self::enough) or the measurements are used up.
     ///
     /// # Errors
     ///
@@ -93,18 +93,21 @@ impl DoseSearch {
             tracing::info!(strength = next, share = point.share(), "measured a strength");
             points.push(point);
             points.sort_by(|a, b| a.strength.total_cmp(&b.strength));
-            let within = points.iter().take_while(|point| point.share() <= 1.0).last();
-            let beyond = points.iter().find(|point| point.share() > 1.0);
-            next = match (within, beyond) {
-                (Some(low), _) if low.share() >= self.enough => break,
-                (Some(low), None) if low.strength >= self.most => break,
-                (Some(low), None) => (low.strength * quadratic(low.share(), self.enough)).min(self.most),
-                (None, Some(high)) => high.strength * quadratic(high.share(), self.enough),
-                (Some(low), Some(high)) => between(low, high, self.enough),
-                (None, None) => break,
+            let within = first_beyond(&points);
+            let (low, high) = points.split_at(within);
+            let target = f64::midpoint(self.enough, 1.0);
+            next = match (low, high) {
+                ([.., low], _) if low.share() >= self.enough || low.strength >= self.most => break,
+                ([.., low], [high, ..]) => between(low, high, target),
+                ([.., other, low], []) => beyond(low, exponent(other, low), target).min(self.most),
+                ([low], []) => beyond(low, 2.0, target).min(self.most),
+                ([], [high, other, ..]) => beyond(high, exponent(high, other), target),
+                ([], [high]) => beyond(high, 2.0, target),
+                ([], []) => break,
             };
         }
-        let dose = points.iter().take_while(|point| point.share() <= 1.0).last().map(|point| point.strength);
+        let within = first_beyond(&points);
+        let dose = points.get(..within).and_then(<[DosePoint]>::last).map(|point| point.strength);
         match (dose, points.first().and_then(|point| Some((point, point.binding()?)))) {
             (Some(strength), _) => Ok(Dose { strength, points }),
             (None, Some((point, binding))) => Err(Error::NoDose { strength: point.strength, reason: binding.to_string() }),
@@ -113,22 +116,29 @@ impl DoseSearch {
     }
 }
 
-/// The factor between a strength that spends `share` and one that spends `enough`, midway to 1, if spending grows with the square; at most 4
-/// and at least a quarter, because far away the law need not hold.
-#[allow(clippy::cast_possible_truncation, reason = "strengths are f32")]
-fn quadratic(share: f64, enough: f64) -> f32 {
-    (f64::midpoint(enough, 1.0) / share).sqrt().clamp(0.25, 4.0) as f32
+/// The number of points, in the order of their strengths, before the first that is beyond a limit.
+fn first_beyond(points: &[DosePoint]) -> usize {
+    points.iter().position(|point| point.share() > 1.0).unwrap_or(points.len())
 }
 
-/// The strength at which the power law through two measurements spends midway from `enough` to 1; within the middle nine tenths between them.
+/// The exponent of the power law through two measurements; from 1/2 to 8.
+fn exponent(low: &DosePoint, high: &DosePoint) -> f64 {
+    let exponent = (high.share() / low.share()).ln() / f64::from(high.strength / low.strength).ln();
+    if exponent.is_nan() { 2.0 } else { exponent.clamp(0.5, 8.0) }
+}
+
+/// The strength at which a power law through one measurement spends `target`; at most 4 times as large and at least a quarter, because far
+/// away the law need not hold.
 #[allow(clippy::cast_possible_truncation, reason = "strengths are f32")]
-fn between(low: &DosePoint, high: &DosePoint, enough: f64) -> f32 {
-    let (from, to) = (f64::from(low.strength), f64::from(high.strength));
-    let exponent = (high.share() / low.share()).ln() / (to / from).ln();
-    let strength = from * (f64::midpoint(enough, 1.0) / low.share()).powf(1.0 / exponent);
-    let margin = 0.05 * (to - from);
-    let strength = if strength.is_finite() { strength } else { f64::midpoint(from, to) };
-    strength.clamp(from + margin, to - margin) as f32
+fn beyond(point: &DosePoint, exponent: f64, target: f64) -> f32 {
+    point.strength * (target / point.share()).powf(1.0 / exponent).clamp(0.25, 4.0) as f32
+}
+
+/// The strength at which the power law through two measurements spends `target`; within the middle nine tenths between them.
+#[allow(clippy::cast_possible_truncation, reason = "strengths are f32")]
+fn between(low: &DosePoint, high: &DosePoint, target: f64) -> f32 {
+    let margin = 0.05 * (high.strength - low.strength);
+    beyond(low, exponent(low, high), target).clamp(low.strength + margin, high.strength - margin)
 }
 
 #[cfg(test)]
