@@ -147,11 +147,15 @@ impl Capture {
             sized.sort_unstable();
             numbers = sized.into_iter().map(|(_, number)| number).collect();
         }
-        let batches = numbers.par_chunks(batch_size).map(|batch| self.batch(run, batch)).collect::<Result<Vec<_>>>()?;
-        let names: BTreeMap<usize, (String, bool)> = numbers.into_iter().zip(batches.into_iter().flatten()).collect();
+        // Batches of several samples are not in the order of the samples, so all must have run before the first response is stored.
+        let round = if batch_size > 1 { numbers.len() } else { rayon::current_num_threads() };
         let mut rows = store.rows()?;
-        for ((id, toxic), pooled) in names.into_values().zip(run.tap.take_pooled().into_values()) {
-            self.push(&mut rows, &id, toxic, &pooled)?;
+        for numbers in numbers.chunks(round.max(1)) {
+            let batches = numbers.par_chunks(batch_size).map(|batch| self.batch(run, batch)).collect::<Result<Vec<_>>>()?;
+            let names: BTreeMap<usize, (String, bool)> = numbers.iter().copied().zip(batches.into_iter().flatten()).collect();
+            for ((id, toxic), pooled) in names.into_values().zip(run.tap.take_pooled().into_values()) {
+                self.push(&mut rows, &id, toxic, &pooled)?;
+            }
         }
         store.write(shard, &rows)?;
         Ok(rows.len())
