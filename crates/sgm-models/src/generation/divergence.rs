@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::generation::generate::can_be_chosen_from;
-use crate::generation::likelihood::{sum_of_exponentials, target_logits, targets};
+use crate::generation::likelihood::{Numbered, in_batches, sum_of_exponentials, target_logits, targets};
 use crate::model::mllm::Mllm;
 use crate::processor::model_inputs::Padding;
 use crate::processor::prompt::Prompt;
@@ -27,22 +27,10 @@ pub fn response_divergence<M: Mllm + ?Sized, N: Mllm + ?Sized>(
     examples: &[(Prompt, String)],
     batch_size: usize,
 ) -> Result<Vec<Vec<f64>>> {
-    if batch_size == 0 {
-        return Err(Error::Inputs { reason: "batch_size must not be 0".to_owned() });
-    }
-    let mut order: Vec<(usize, &(Prompt, String))> = examples.iter().enumerate().collect();
-    order.sort_by_cached_key(|(_, (prompt, response))| (prompt.size().0, prompt.size().1 + response.len()));
-    let batches = order.par_chunks(batch_size).map(|batch| batch_divergence(model, other, batch)).collect::<Result<Vec<_>>>()?;
-    let mut divergences: Vec<(usize, Vec<f64>)> = order.iter().map(|(index, _)| *index).zip(batches.into_iter().flatten()).collect();
-    divergences.sort_by_key(|(index, _)| *index);
-    Ok(divergences.into_iter().map(|(_, divergences)| divergences).collect())
+    in_batches(examples, batch_size, |batch| batch_divergence(model, other, batch))
 }
 
-fn batch_divergence<M: Mllm + ?Sized, N: Mllm + ?Sized>(
-    model: &M,
-    other: &N,
-    examples: &[(usize, &(Prompt, String))],
-) -> Result<Vec<Vec<f64>>> {
+fn batch_divergence<M: Mllm + ?Sized, N: Mllm + ?Sized>(model: &M, other: &N, examples: &[Numbered<'_>]) -> Result<Vec<Vec<f64>>> {
     let inputs = model.processor().responses(examples.iter().map(|(_, (p, r))| (p, r.as_str())), Padding::Right);
     let inputs = inputs.map_err(|e| e.renumbered(|row| examples.get(row).map_or(row, |(index, _)| *index)))?;
     let targets = targets(&inputs)?;

@@ -21,15 +21,27 @@ use crate::processor::prompt::Prompt;
 /// [`Error::Inputs`] if `batch_size` is 0, [`Error::NotFinite`] when logits are NaN or infinite; otherwise the error of the
 /// processor or the model.
 pub fn response_nll<M: Mllm + ?Sized>(model: &M, examples: &[(Prompt, String)], batch_size: usize) -> Result<Vec<Vec<f64>>> {
+    in_batches(examples, batch_size, |batch| batch_nll(model, batch))
+}
+
+/// A prompt with a given response, and its place among the examples.
+pub(crate) type Numbered<'a> = (usize, &'a (Prompt, String));
+
+/// Runs examples of similar size together; returns what `run` gives for each, in order.
+pub(crate) fn in_batches<T: Send>(
+    examples: &[(Prompt, String)],
+    batch_size: usize,
+    run: impl Fn(&[Numbered<'_>]) -> Result<Vec<T>> + Sync,
+) -> Result<Vec<T>> {
     if batch_size == 0 {
         return Err(Error::Inputs { reason: "batch_size must not be 0".to_owned() });
     }
-    let mut order: Vec<(usize, &(Prompt, String))> = examples.iter().enumerate().collect();
+    let mut order: Vec<Numbered<'_>> = examples.iter().enumerate().collect();
     order.sort_by_cached_key(|(_, (prompt, response))| (prompt.size().0, prompt.size().1 + response.len()));
-    let batches: Vec<Vec<Vec<f64>>> = order.par_chunks(batch_size).map(|batch| batch_nll(model, batch)).collect::<Result<_>>()?;
-    let mut nll: Vec<(usize, Vec<f64>)> = order.iter().map(|(index, _)| *index).zip(batches.into_iter().flatten()).collect();
-    nll.sort_by_key(|(index, _)| *index);
-    Ok(nll.into_iter().map(|(_, nll)| nll).collect())
+    let batches = order.par_chunks(batch_size).map(&run).collect::<Result<Vec<_>>>()?;
+    let mut results: Vec<(usize, T)> = order.iter().map(|(index, _)| *index).zip(batches.into_iter().flatten()).collect();
+    results.sort_by_key(|(index, _)| *index);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
 /// The objective of [`backpropagate`].
@@ -98,7 +110,7 @@ fn backpropagate_with<M: Mllm + ?Sized>(
     Ok(likelihoods)
 }
 
-fn batch_nll<M: Mllm + ?Sized>(model: &M, examples: &[(usize, &(Prompt, String))]) -> Result<Vec<Vec<f64>>> {
+fn batch_nll<M: Mllm + ?Sized>(model: &M, examples: &[Numbered<'_>]) -> Result<Vec<Vec<f64>>> {
     let inputs = model.processor().responses(examples.iter().map(|(_, (p, r))| (p, r.as_str())), Padding::Right);
     let inputs = inputs.map_err(|e| e.renumbered(|row| examples.get(row).map_or(row, |(index, _)| *index)))?;
     let targets = targets(&inputs)?;

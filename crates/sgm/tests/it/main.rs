@@ -25,6 +25,7 @@ mod conditional;
 mod conditional_patches;
 mod conformance;
 mod defend_organism;
+mod divergence;
 mod dtypes;
 mod experts;
 mod gradient_steering;
