@@ -86,21 +86,33 @@ def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def measure(rounds, contenders, threads):
-    """The times of all contenders, their ratios to those of their peers, and how far their logits are from their peers'."""
+def measure(rounds, contenders, threads, known):
+    """The times of all contenders, their ratios to those of their peers, and how far their logits are from their peers'.
+
+    Of a model whose times are known, only what glasses add is measured.
+    """
+    if known:
+        contenders = {name: how for name, how in contenders.items() if "glasses" in known[name]}
     running = {name: Contender(command, threads) for name, (command, _) in contenders.items()}
     answers, steps, peaks = {name: [] for name in running}, {name: [] for name in running}, []
-    for number in range(rounds):
+    for number in range(0 if known else rounds):
         for name, contender in running.items():
             answers[name].append(contender.ask("round"))
     for number in range(rounds):
         for name, contender in running.items():
-            if name == F32:
+            if name == F32 and not known:
                 peaks.append(contender.ask("peak")["gflops"])
             if name.startswith("ours") and "widen" not in name:
                 steps[name].append(contender.ask("glasses"))
     for contender in running.values():
         contender.close()
+    glasses = {
+        name: {what: spread([step[what] for step in of_name]) for what in ("plain", "worn", "ratio", "control")}
+        for name, of_name in steps.items()
+        if of_name
+    }
+    if known:
+        return {name: row | ({"glasses": glasses[name]} if name in glasses else {}) for name, row in known.items()}
     table = {}
     for name, (_, peer) in contenders.items():
         row = {what: spread([answer[what] for answer in answers[name]]) for what in ("prefill", "decode")}
@@ -110,8 +122,8 @@ def measure(rounds, contenders, threads):
             row |= {f"{what}_ratio": spread([a[what] / b[what] for a, b in pairs]) for what in ("prefill", "decode")}
             a, b = pairs[0][0]["logits"], pairs[0][1]["logits"]
             row["logits_apart"] = max(abs(x - y) for x, y in zip(a, b, strict=True)) / max(map(abs, b))
-        if steps[name]:
-            row["glasses"] = {what: spread([step[what] for step in steps[name]]) for what in ("plain", "worn", "ratio")}
+        if name in glasses:
+            row["glasses"] = glasses[name]
         if name == F32:
             row["peak_gflops"] = spread(peaks)
         table[name] = row
@@ -188,18 +200,21 @@ def markdown(report):
         "## Glasses",
         "",
         "What glasses add to the decoding of a token, in per cent: random scales from 0.5 to 1 on a tenth of the neurons of every site. Steps",
-        "with and without alternate in one process, 256 pairs a round, whose median is the figure of the round. The goal is 0.5 %.",
+        "with and without alternate in one process, 128 pairs a round, whose median is the figure of the round. The two caches change hands",
+        "every other pair, because the place of a cache in memory alone makes some 0.5 %. *Control* is the same measurement without glasses on",
+        "either side. The goal is 0.5 %.",
         "",
     ]
     counts = list(report["threads"])
     lines += [
-        "| model | contender | " + " | ".join(f"{n} thread{'s' if n != '1' else ''}" for n in counts) + " |",
-        "|---|---|" + "---|" * len(counts),
+        "| model | contender | " + " | ".join(f"{n} thread{'s' if n != '1' else ''} | control" for n in counts) + " |",
+        "|---|---|" + "---|---|" * len(counts),
     ]
     for model, rows in report["threads"][counts[0]].items():
         for name, row in rows.items():
             if "glasses" in row:
-                cells = [percent(report["threads"][n][model][name]["glasses"]["ratio"]) for n in counts]
+                worn = [report["threads"][n][model][name]["glasses"] for n in counts]
+                cells = [percent(of_count[what]) for of_count in worn for what in ("ratio", "control")]
                 lines.append(f"| {model} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -218,7 +233,10 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", default="", help="only models with this in their name")
+    parser.add_argument("--glasses-only", action="store_true", help="keep the times in the file, measure only what glasses add")
     args = parser.parse_args()
+    previous = json.loads(args.out.read_text()) if args.glasses_only else {}
+    known = previous.get("threads", {})
     load = [round(os.getloadavg()[0], 2)]
     threads = {}
     for count in args.threads:
@@ -226,7 +244,7 @@ if __name__ == "__main__":
         for model, contenders in groups(args.work, sys.executable, args.binary):
             if args.only in model:
                 start = time.perf_counter()
-                models[model] = measure(args.rounds, contenders, count)
+                models[model] = measure(args.rounds, contenders, count, known.get(str(count), {}).get(model))
                 print(f"{model}, {count} threads: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     packages = ("torch", "transformers", "llama-cpp-python")
     report = {
@@ -236,6 +254,8 @@ if __name__ == "__main__":
         "rounds": args.rounds,
         "threads": threads,
     }
+    if args.glasses_only:
+        report = previous | {"threads": threads}
     args.out.write_text(json.dumps(rounded(report), indent=1) + "\n")
     page = markdown(report)
     args.out.with_suffix(".md").write_text(page)
