@@ -12,9 +12,11 @@ use clap::Parser;
 use sgm::capture::Pooling;
 use sgm::defend::DefenceResources;
 use sgm::models::Mllm;
+use sgm::suppress::Error::NoDose;
 use sgm::suppress::{Calibrator, Preset};
 use sgm::toxic_qa::html_report::AurocDistribution;
 use sgm::toxic_qa::{DetectionOutcome, EvaluationSplit, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
+use sgm_examples::budget_arguments::BudgetArguments;
 use sgm_examples::comparison;
 use sgm_examples::measure::{self, Answering};
 use sgm_examples::progress::Progress;
@@ -27,6 +29,8 @@ use sgm_examples::{calibration, html_report, process};
 struct Arguments {
     #[command(flatten)]
     subject: Subject,
+    #[command(flatten)]
+    budget: BudgetArguments,
     /// All rows, and three seeds.
     #[arg(long)]
     full: bool,
@@ -76,6 +80,7 @@ fn main() -> Result<()> {
     let seeds = if arguments.reuse.is_some() { 1 } else { arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 }) };
     let names = comparison::names_of_glasses(&rows);
     let scorers = rows.iter().any(|(_, defences)| defences.needs_scorers());
+    let budget = arguments.budget.budget(&arguments.subject);
     let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
 
     let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); rows.len()];
@@ -86,13 +91,22 @@ fn main() -> Result<()> {
         let mut glasses = arguments.reuse.as_deref().map_or_else(|| Ok(BTreeMap::new()), comparison::load)?;
         let mut resources = DefenceResources::default();
         if arguments.reuse.is_none() {
-            let calibrator = progress.step(of_seed("calibration"), || {
+            let mut calibrator = progress.step(of_seed("calibration"), || {
                 let samples: Vec<Sample> = arguments.calibration(source.calibration(seed)?);
                 calibration::calibrate(&model, source.as_ref(), &samples, &judge, arguments.pooling, arguments.batch_size)
             })?;
+            if budget.is_some() {
+                calibrator = calibrator.with_neutral(arguments.budget.texts(&arguments.subject, source.as_ref(), seed)?);
+            }
             for name in &names {
-                let fitted = progress.step(of_seed(&format!("fit of {name}")), || comparison::fit(&model, &calibrator, name))?;
-                glasses.insert((*name).to_owned(), fitted);
+                let fit = || comparison::fit(&model, &calibrator, name, arguments.budget.gate_rate, budget.as_ref());
+                match progress.step(of_seed(&format!("fit of {name}")), fit) {
+                    Ok(fitted) => _ = glasses.insert((*name).to_owned(), fitted),
+                    Err(error) if matches!(error.downcast_ref(), Some(NoDose { .. })) => {
+                        tracing::warn!("there are no glasses `{name}`: {error:#}")
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             if scorers {
                 resources = measure::resources(&model, &calibrator)?;
@@ -106,6 +120,9 @@ fn main() -> Result<()> {
         let mut detected: BTreeMap<&str, Option<DetectionOutcome>> = BTreeMap::new();
         for (row, outcomes) in rows.iter().zip(&mut outcomes) {
             let worn = comparison::glasses_of(row);
+            if budget.is_some() && worn.is_some_and(|name| !glasses.contains_key(name)) {
+                continue;
+            }
             resources.intervention =
                 worn.map(|name| glasses.get(name).cloned().with_context(|| format!("there are no glasses `{name}`"))).transpose()?;
             let mut measured = progress.step(of_seed(&format!("answers of {}", row.0)), || {
@@ -130,7 +147,8 @@ fn main() -> Result<()> {
     provenance.calibration = arguments.provenance();
     let neurons = model.info().neurons();
     let shown = ["conditional", "bakeable", "sgm"].into_iter().find(|name| arguments.reuse.is_none() && names.contains(name));
-    let runs = rows.into_iter().zip(&outcomes).map(|((name, _), outcomes)| Run::from_seeds(name, neurons, outcomes));
+    let measured = rows.into_iter().zip(&outcomes).filter(|(_, outcomes)| !outcomes.is_empty());
+    let runs = measured.map(|((name, _), outcomes)| Run::from_seeds(name, neurons, outcomes));
     let report = Report::new(provenance, runs.collect::<Result<_, _>>()?);
     report.write(&arguments.out.join("report.json"))?;
     println!("{}", report.table());
@@ -154,7 +172,8 @@ impl Arguments {
             "reused": self.reuse,
             "worn throughout": self.subject.wear,
             "transport pooling": Preset::TEXT.to_string(),
-            "condition": {"pooling": Calibrator::PROMPT_END.to_string(), "false positive rate": Preset::FALSE_POSITIVE_RATE},
+            "condition": {"pooling": Calibrator::PROMPT_END.to_string(), "false positive rate": self.budget.gate_rate},
+            "budget": self.budget.budget(&self.subject).map(|budget| budget.divergence),
         })
     }
 }

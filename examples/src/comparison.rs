@@ -7,7 +7,7 @@ use anyhow::Result;
 use sgm::core::Intervention;
 use sgm::defend::DefenceStack;
 use sgm::models::Mllm;
-use sgm::suppress::{Calibrator, Component, Preset, SuppressionRule, Transport};
+use sgm::suppress::{Budget, Calibrator, Component, Preset, SuppressionRule, Transport};
 
 /// A row of the comparison: its name, and the defences around the model.
 pub type Row = (String, DefenceStack);
@@ -73,24 +73,33 @@ pub fn names_of_glasses(rows: &[Row]) -> BTreeSet<&str> {
     rows.iter().filter_map(glasses_of).collect()
 }
 
-/// Fits glasses by name.
+/// Fits glasses by name: conditions hold for at most a share of benign prompts, and with a budget the strength is the largest within it.
 ///
 /// # Errors
 ///
 /// Those of the fit.
-pub fn fit<M: Mllm>(model: &M, calibrator: &Calibrator, name: &str) -> Result<Intervention> {
-    let rule = match name {
-        "det0" => SuppressionRule::det0(50),
-        "damp" => SuppressionRule::damp(0.5, 200),
-        "aura" => SuppressionRule::aura(),
-        "sgm" => SuppressionRule::sgm(),
+pub fn fit<M: Mllm>(model: &M, calibrator: &Calibrator, name: &str, gate_rate: f64, budget: Option<&Budget>) -> Result<Intervention> {
+    let soft = |rule| calibrator.fit(model, &Component::Soft(rule));
+    let glasses = match name {
+        "det0" => soft(SuppressionRule::det0(50)),
+        "damp" => soft(SuppressionRule::damp(0.5, 200)),
+        "aura" => soft(SuppressionRule::aura()),
+        "sgm" => soft(SuppressionRule::sgm()),
         "linear-act" => {
             let component = Component::AtOnce(Transport::linear_act(), Preset::TEXT);
-            return Ok(calibrator.fit(model, &component)?.with_strength(0.5)?);
+            // A budget chooses the strength; without one, half was the best on the organism.
+            Ok(calibrator.fit(model, &component)?.with_strength(if budget.is_some() { 1.0 } else { 0.5 })?)
         }
-        preset => return Ok(Preset::named(preset)?.fit(model, calibrator)?),
-    };
-    Ok(calibrator.fit(model, &Component::Soft(rule))?)
+        preset => {
+            let preset = Preset::named(preset)?;
+            let false_positive_rate = preset.false_positive_rate.map(|_| gate_rate);
+            Preset { false_positive_rate, ..preset }.fit(model, calibrator)
+        }
+    }?;
+    Ok(match budget {
+        None => glasses,
+        Some(budget) => calibrator.within(model, &glasses, budget)?,
+    })
 }
 
 /// The file of a row's glasses.

@@ -3,6 +3,7 @@
 //! * [`subject`]: the arguments that name model, data and judge; [`judge_arguments`] has the judges, [`compute_arguments`] the devices;
 //! * [`process`] and [`progress`]: threads, logging and the progress bar of a program;
 //! * [`calibration`] and [`measure`]: from labelled samples to glasses, and from glasses to answers and metrics;
+//! * [`budget_arguments`]: the limits for what glasses may change, and the neutral texts on which they are measured;
 //! * [`comparison`]: the rows that the example `glasses` compares; [`html_report`]: the page it writes;
 //! * [`bad_samples`]: the arguments for samples that a model cannot be shown;
 //! * [`suppress_arguments`], [`dataset_arguments`] with [`question_set_arguments`], [`plan_arguments`], [`export_arguments`]: the arguments
@@ -10,6 +11,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a part of binaries")]
 
 pub mod bad_samples;
+pub mod budget_arguments;
 pub mod calibration;
 pub mod comparison;
 pub mod compute_arguments;

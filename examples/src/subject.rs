@@ -95,6 +95,16 @@ impl Subject {
         Ok(model)
     }
 
+    /// Whether the model is the embedded organism.
+    pub fn is_organism_model(&self) -> bool {
+        self.model.is_none()
+    }
+
+    /// Whether the model sees prompts without its chat template.
+    pub fn plain(&self) -> bool {
+        self.plain
+    }
+
     /// Whether model and data are the embedded ones.
     pub fn is_embedded_organism(&self) -> bool {
         self.model.is_none() && self.manifest.is_none() && self.organism_data.is_none()

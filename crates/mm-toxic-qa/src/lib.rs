@@ -84,7 +84,7 @@ mod runs;
 pub use data::without_bad_samples;
 pub use data::{
     BuildOutput, BuildPlan, Condition, Datasheet, Evaluation, EvaluationSplit, ImageFolder, ImageRef, MM_TOXIC_QA_CATEGORIES,
-    ManifestSource, Reference, Sample, Scene, Source, Split, Task, World, resample_calibration, shortcuts,
+    ManifestSource, Reference, Sample, Scene, Source, Split, Task, World, neutral_texts, resample_calibration, shortcuts,
 };
 pub use data::{attacks, builder, datasets, manifest};
 pub use error::{BoxError, Error};

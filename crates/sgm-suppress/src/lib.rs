@@ -27,6 +27,7 @@
 //!   strength for each request; [`ConditionalGlasses`] check the intervention's condition first and leave all other sequences unchanged;
 //! * a [`Preset`] combines components that a [`Calibrator`] fits: suppression rules, transports fitted [at once](Transport::intervention)
 //!   or [layer by layer](fit_incrementally), [`ConditionalPatches`] and [`GradientSteering`];
+//! * a [`Budget`] limits what glasses may change in a model; [`Calibrator::within`] finds the largest strength within it;
 //! * [`Ablation`] measures the effect of an intervention on the likelihood of given answers.
 #![forbid(unsafe_code)]
 
@@ -41,8 +42,8 @@ mod runtime;
 pub use error::{Error, Result};
 #[cfg(feature = "candle")]
 pub use fitting::{
-    Ablation, Calibrator, Component, ConditionalPatches, Dose, DosePoint, DoseSearch, GradientSteering, LikelihoodChange, Preset, Spent,
-    fit_incrementally,
+    Ablation, Budget, Calibrator, Component, ConditionalPatches, Dose, DosePoint, DoseSearch, GradientSteering, LikelihoodChange, Preset,
+    Spent, fit_incrementally,
 };
 pub use kernel::{Element, ScaleLayout, Scaling};
 pub use rules::{

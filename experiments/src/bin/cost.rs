@@ -90,7 +90,7 @@ fn calibrate(arguments: &Arguments, source: &dyn Source, model: &AutoMllm) -> Re
         timed(&format!("fit of {layers} layers, {component}"), || Ok(calibrator.fit(model, component)?))?;
     }
     if let Some(rate) = preset.false_positive_rate {
-        timed("fit of the condition", || Ok(calibrator.condition(rate)?))?;
+        timed("fit of the condition", || Ok(calibrator.condition(model, rate)?))?;
     }
     let rest = if preset.steering.is_some() { "fit of gradient steering, and blending" } else { "blending" };
     let glasses = timed(rest, || Ok(preset.fit(model, &calibrator)?))?;

@@ -6,10 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sgm_capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
 use sgm_core::{Amplify, Condition, Expertise, Intervention, TokenSelection};
 use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel};
-use sgm_score::{FittedProbe, ProbeOptions, fit_probe, score_store};
+use sgm_score::{FittedProbe, ProbeOptions, conformal_threshold, fit_probe, score_store};
 use tempfile::TempDir;
 
-use crate::{ConditionalPatches, Error, Glasses, GradientSteering, Result, SuppressionRule, Transport, fit_incrementally};
+use crate::{
+    Budget, ConditionalPatches, Error, Glasses, GradientSteering, Result, SuppressionRule, Transport, fit_incrementally, score_prompts,
+};
+
+use super::budget::evenly;
+use super::neutral_texts::NeutralTexts;
 
 /// A component of glasses that can be fitted to calibration samples. Displays as a short name.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,11 +52,12 @@ pub struct Calibrator {
     /// temperature 1, seed 1000, up to 56 tokens, batches of 64 prompts.
     pub own_answers: GenerateOptions,
     judge: Option<Judge>,
+    neutral: NeutralTexts,
     store: ActivationStore,
     examples: Vec<Example>,
     capture: Capture,
     fitted: Mutex<Vec<(Component, Intervention)>>,
-    probe: Mutex<Option<FittedProbe>>,
+    probe: Mutex<Option<(FittedProbe, Vec<bool>)>>,
     answers: Mutex<Option<Vec<Example>>>,
     _directory: TempDir,
 }
@@ -84,6 +90,7 @@ impl Calibrator {
         let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
         Ok(Self {
             judge: None,
+            neutral: NeutralTexts::default(),
             own_answers: GenerateOptions { max_new_tokens: 56, batch_size: 64, sampling, seed: 1000, ..GenerateOptions::default() },
             store: ActivationStore::open(&path)?,
             examples,
@@ -105,6 +112,19 @@ impl Calibrator {
         judge: impl Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync + 'static,
     ) -> Self {
         self.judge = Some(Arc::new(judge));
+        self
+    }
+
+    /// Sets neutral texts: text of many forms, unlike the samples of either class, as the model meets it when nothing is risky.
+    ///
+    /// They are divided in turn into three parts: the probe of the condition and the gates of conditional patch neurons are fitted to the
+    /// first, as non-toxic samples; the threshold of the condition and the strength of glasses are chosen by the second; the strength is
+    /// tested on the third. Give texts of one form one after the
+    /// other, and at least 150 of them: a false positive rate of 2 % takes 49 in a part.
+    #[must_use]
+    pub fn with_neutral(mut self, texts: Vec<Example>) -> Self {
+        self.neutral = NeutralTexts::new(texts);
+        (self.probe, self.fitted) = (Mutex::default(), Mutex::default());
         self
     }
 
@@ -150,29 +170,83 @@ impl Calibrator {
             Component::ConditionalPatches(patches) => {
                 // Every answer to a risky prompt counts as toxic, independent of its content.
                 let own = self.answers(model)?.into_iter().map(|example| Example { toxic: true, ..example });
-                let examples: Vec<Example> = self.examples.iter().cloned().chain(own).collect();
-                patches.fit(model, &Examples::from_slice(&examples), self.capture.calibration.clone())?
+                let mut examples: Vec<Example> = self.examples.iter().cloned().chain(own).collect();
+                let samples = examples.len();
+                examples.extend_from_slice(&self.neutral.fit);
+                patches.fit_beside_neutral(model, &Examples::from_slice(&examples), samples, self.capture.calibration.clone())?
             }
         };
         known().push((component.clone(), fitted.clone()));
         Ok(fitted)
     }
 
-    /// A condition on the prompts' last tokens that holds for at most this share of the benign prompts.
+    /// A condition on the prompts' last tokens that holds for at most this share of benign prompts.
+    ///
+    /// The threshold is the lowest at which, by cross-validation, it holds for at most this share of the non-toxic samples. With
+    /// [neutral texts](Self::with_neutral) it is also at least their [conformal threshold](conformal_threshold): at a further text that is
+    /// exchangeable with them, the condition holds with a probability of at most `false_positive_rate`.
     ///
     /// # Errors
     ///
-    /// The errors of [`fit_probe`].
-    pub fn condition(&self, false_positive_rate: f64) -> Result<Condition> {
-        let store = self.store.clone().with_pooling(&Self::PROMPT_END.to_string())?;
+    /// The errors of [`fit_probe`] and [`conformal_threshold`], which names the number of texts that a rate takes; [`Error::Fit`] when the
+    /// probe finds more of the neutral texts as risky as can be.
+    pub fn condition<M: Mllm>(&self, model: &M, false_positive_rate: f64) -> Result<Condition> {
         let _span = tracing::info_span!("fit of the condition").entered();
         let mut known = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitted = match known.take() {
-            Some(fitted) => fitted,
-            None => fit_probe(&store, ProbeOptions::default(), |_, _| true)?,
+        if known.is_none() {
+            *known = Some(self.fit_probe(model)?);
+        }
+        let Some((fitted, labels)) = &*known else { return Err(Error::NoCondition) };
+        let mut threshold = fitted.threshold_at(false_positive_rate, labels);
+        if !self.neutral.calibration.is_empty() {
+            let prompts: Vec<Prompt> = self.neutral.calibration.iter().map(|text| text.prompt.clone()).collect();
+            let scores = score_prompts(model, &fitted.probe, &prompts, self.capture.batch_size.max(1))?;
+            let exceeded = conformal_threshold(&scores, false_positive_rate)?;
+            if exceeded >= 1.0 {
+                let reason = "the probe finds neutral texts as risky as risky prompts; give risky and benign samples that differ in nothing but \
+                              risk, and more neutral texts";
+                return Err(Error::Fit { reason: reason.to_owned() });
+            }
+            threshold = threshold.max(exceeded.next_up());
+        }
+        Ok(Condition { probe: fitted.probe.clone(), threshold })
+    }
+
+    /// The probe, with the labels of the samples that it was fitted to.
+    fn fit_probe<M: Mllm>(&self, model: &M) -> Result<(FittedProbe, Vec<bool>)> {
+        let directory = temporary()?;
+        let pooling = Self::PROMPT_END.to_string();
+        let store = if self.neutral.fit.is_empty() {
+            self.store.clone().with_pooling(&pooling)?
+        } else {
+            let path = directory.path().join("activations");
+            let examples: Vec<Example> = self.examples.iter().chain(&self.neutral.fit).cloned().collect();
+            self.pooled(Self::PROMPT_END).run(model, &Examples::from_slice(&examples), &path)?;
+            ActivationStore::open(&path)?
         };
-        let threshold = fitted.threshold_at(false_positive_rate, store.labels());
-        Ok(Condition { probe: known.insert(fitted).probe.clone(), threshold })
+        Ok((fit_probe(&store, ProbeOptions::default(), |_, _| true)?, store.labels().to_vec()))
+    }
+
+    /// The glasses at the largest strength, up to 1, that keeps within a budget. The metadata entry `strength` is the strength, `budget` says
+    /// what is kept, and `budget_measurements` is a JSON object of all that was measured.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoDose`] when no strength keeps within the budget, with what binds; [`Error::Fit`] without
+    /// [neutral texts](Self::with_neutral); and the errors of the model.
+    pub fn within<M: Mllm>(&self, model: &M, glasses: &Intervention, budget: &Budget) -> Result<Intervention> {
+        if self.neutral.calibration.is_empty() || self.neutral.test.is_empty() {
+            let reason = "a budget is measured on neutral texts; see `Calibrator::with_neutral`".to_owned();
+            return Err(Error::Fit { reason });
+        }
+        let _span = tracing::info_span!("search of the strength").entered();
+        let mut risky: Vec<Prompt> = Vec::new();
+        for example in self.examples.iter().filter(|example| example.toxic) {
+            if !risky.contains(&example.prompt) {
+                risky.push(example.prompt.clone());
+            }
+        }
+        budget.dose(model, glasses, &self.neutral, &evenly(&risky, budget.prompts))
     }
 
     /// Fits steering to the model's own answers to risky prompts while the model wears other glasses, which always act; the result does not

@@ -56,6 +56,18 @@ impl ConditionalPatches {
     ///
     /// [`Error::Fit`] when a class has no samples or a setting is out of range, and the errors of the model and the samples.
     pub fn fit<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, calibration: Option<Calibration>) -> Result<Intervention> {
+        self.fit_beside_neutral(model, examples, examples.len(), calibration)
+    }
+
+    /// The same with neutral texts after the first `samples` examples: the neurons learn to leave their tokens alone, but the shift is that
+    /// between the samples of the two classes.
+    pub(super) fn fit_beside_neutral<M: Mllm + ?Sized>(
+        &self,
+        model: &M,
+        examples: &Examples<'_>,
+        samples: usize,
+        calibration: Option<Calibration>,
+    ) -> Result<Intervention> {
         if !(0.0..1.0).contains(&self.false_positive_rate) || !self.strength.is_finite() {
             let (rate, strength) = (self.false_positive_rate, self.strength);
             let reason = format!("a false positive rate of {rate} and a strength of {strength}; expected one in 0..1 and a finite number");
@@ -73,7 +85,7 @@ impl ConditionalPatches {
         let mut layers: Vec<usize> = info.sites.iter().map(|info| info.site.layer).collect();
         layers.dedup();
         let capture = Capture { batch_size: self.batch_size, ..Capture::new(Vec::new()) };
-        let mut samples = capture.layerwise(model, examples)?;
+        let mut passed = capture.layerwise(model, examples)?;
         for layer in layers.into_iter().filter(|layer| self.layers.as_ref().is_none_or(|layers| layers.contains(layer))) {
             let _span = tracing::info_span!("patch neuron of layer", layer).entered();
             let tapped = TappedModel::new(model);
@@ -84,20 +96,20 @@ impl ConditionalPatches {
                 (false, TokenKind::Image) => place.is_multiple_of(stride),
                 (false, _) => true,
             };
-            samples.advance_to(&tapped, layer)?;
-            let tokens = samples.mlp_tokens(&tapped, chosen)?;
+            passed.advance_to(&tapped, layer)?;
+            let tokens = passed.mlp_tokens(&tapped, chosen)?;
             drop(glasses);
-            let neuron = self.neuron(tokens)?;
+            let neuron = self.neuron(tokens, samples)?;
             fitted.insert_patches(layer, vec![neuron])?;
         }
         Ok(fitted)
     }
 
-    /// The neuron of one layer.
-    fn neuron(&self, mut samples: Vec<MlpTokens>) -> Result<PatchNeuron> {
+    /// The neuron of one layer; the first `matched` samples determine the shift.
+    fn neuron(&self, mut samples: Vec<MlpTokens>, matched: usize) -> Result<PatchNeuron> {
         let (mut toxic_end, mut other_end) = (Mean::default(), Mean::default());
-        for sample in &mut samples {
-            for (_, _, _, output) in sample.tokens().filter(|(_, end, ..)| *end) {
+        for (number, sample) in samples.iter_mut().enumerate() {
+            for (_, _, _, output) in sample.tokens().filter(|(_, end, ..)| *end && number < matched) {
                 if sample.toxic { &mut toxic_end } else { &mut other_end }.add(output);
             }
             // All outputs together take as much memory as all inputs, and no more than the means of some is needed.

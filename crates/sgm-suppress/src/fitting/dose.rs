@@ -9,7 +9,7 @@ use crate::{Error, Result};
 pub struct Spent {
     /// What is measured, for reports and errors.
     pub what: String,
-    /// The value at a strength; not negative.
+    /// The value at a strength; below 0 it counts as 0.
     pub value: f64,
     /// The largest value that is allowed; above 0.
     pub limit: f64,
@@ -90,7 +90,8 @@ impl DoseSearch {
         let mut next = self.most / 4.0;
         for _ in 0..self.evaluations.max(2) {
             let point = DosePoint { strength: next, spent: measure(next)? };
-            tracing::info!(strength = next, share = point.share(), "measured a strength");
+            let binding = point.binding().map(ToString::to_string).unwrap_or_default();
+            tracing::info!(strength = next, share = point.share(), binding, "measured a strength");
             points.push(point);
             points.sort_by(|a, b| a.strength.total_cmp(&b.strength));
             let within = first_beyond(&points);

@@ -1,18 +1,21 @@
 //! The fitting of interventions to running models.
 //!
 //! A calibrator holds labelled samples and fits the components of presets to them: suppression rules, transports, conditional patch neurons
-//! and gradient steering. Ablation measures the effect of an intervention on the likelihood of given answers.
+//! and gradient steering. A budget limits what they may change. Ablation measures the effect of an intervention on the likelihood of given answers.
 
 mod ablation;
+mod budget;
 mod calibrator;
 mod conditional_patches;
 mod dose;
 mod gradient_steering;
 mod incremental;
 mod linear_algebra;
+mod neutral_texts;
 mod preset;
 
 pub use ablation::{Ablation, LikelihoodChange};
+pub use budget::Budget;
 pub use calibrator::{Calibrator, Component};
 pub use conditional_patches::ConditionalPatches;
 pub use dose::{Dose, DosePoint, DoseSearch, Spent};

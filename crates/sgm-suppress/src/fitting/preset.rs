@@ -24,8 +24,8 @@ use crate::{Calibrator, Component, ConditionalPatches, Error, GradientSteering, 
 /// # Ok(()) }
 /// ```
 ///
-/// The weights of the named presets were chosen on the dev split of the embedded organism (`docs/history.md`) and need not suit another
-/// model: measure.
+/// The weights of the named presets were chosen on the dev split of the embedded organism (`docs/history.md`). On another model their
+/// strength has to be found: [`Calibrator::within`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preset {
     /// The components to [blend](Intervention::blend), with their weights.
@@ -98,7 +98,7 @@ impl Preset {
             glasses = Intervention::blend(&[(&glasses, 1.0), (&steered, 1.0)])?;
         }
         if let Some(rate) = self.false_positive_rate {
-            glasses.condition = Some(calibrator.condition(rate)?);
+            glasses.condition = Some(calibrator.condition(model, rate)?);
         }
         Ok(glasses)
     }

@@ -16,6 +16,7 @@ mod attribution_patching;
 mod bad_input;
 mod bad_samples;
 mod bake;
+mod budget;
 mod candle_models;
 mod capture;
 #[cfg(target_os = "linux")]

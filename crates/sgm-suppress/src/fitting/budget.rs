@@ -1,0 +1,311 @@
+//! Limits for what glasses may change in a model, and the largest strength within them.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use sgm_capture::Example;
+use sgm_core::{Amplify, Intervention};
+use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel, response_divergence, response_nll};
+use sgm_score::hoeffding_bentkus;
+
+use crate::{ConditionalGlasses, Dose, DoseSearch, Error, Glasses, Result, Spent, score_prompts};
+
+use super::neutral_texts::NeutralTexts;
+
+/// Limits for what glasses may change in a model.
+///
+/// [`Calibrator::within`](crate::Calibrator::within) finds the largest strength within all of them, so that no strength has to be chosen for
+/// a model. Divergences are Kullback-Leibler divergences between the predictions of the next token, in nats; what is conditional acts as
+/// it does when it is worn.
+///
+/// * On *neutral texts*, which glasses should leave alone, the mean divergence of the glasses from the bare model is at most
+///   [`divergence`](Self::divergence).
+/// * On the answers that the model with glasses gives to risky prompts, which should change, [`rollout_divergence`](Self::rollout_divergence)
+///   is the largest 95th percentile of the divergence over tokens (the criterion of `steering-lite`, which finds its strength by it),
+///   [`perplexity`](Self::perplexity) the largest perplexity under the bare model, relative to that of its own answers, and the share of
+///   repeated trigrams may be above that of its own answers by no more than two standard errors: a model that answers with word salad or
+///   in loops is not harmless but broken.
+/// * The divergence that a small change of activations causes grows with the square of its strength. A mean divergence on neutral texts
+///   that is off this law by more than [`departure`](Self::departure) tells that the change is not small any more.
+///
+/// A strength that keeps the limits on some neutral texts need not keep them on others. Strengths up to the one found are therefore tested on
+/// texts that had no part in finding it, from half of it upwards, until the first that fails ([`hoeffding_bentkus`]; fixed-sequence
+/// testing as in Angelopoulos et al., "Learn then Test", 2021). The last that passes is the dose: with the [`confidence`](Self::confidence)
+/// given, the expected divergence on further texts of this kind is at most [`divergence`](Self::divergence). What a text contributes is
+/// clipped at five times the limit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Budget {
+    /// The largest mean divergence on neutral texts, in nats for each token; 0.02 is about 2 % more perplexity.
+    pub divergence: f64,
+    /// The largest 95th percentile of the divergence over the tokens of answers to risky prompts, in nats.
+    pub rollout_divergence: f64,
+    /// The largest perplexity of answers to risky prompts under the bare model, relative to that of its own answers.
+    pub perplexity: f64,
+    /// The largest deviation of the mean divergence on neutral texts from the quadratic law, relative to the law; it counts from a quarter
+    /// of the limit on.
+    pub departure: f64,
+    /// The confidence that the limit for neutral texts is kept.
+    pub confidence: f64,
+    /// The number of neutral texts on which the divergence is measured for each strength of the search.
+    pub texts: usize,
+    /// The number of risky prompts that are answered at each strength.
+    pub prompts: usize,
+    /// The length of the answers in tokens, their seed and their batches.
+    pub answers: GenerateOptions,
+    /// The search for the strength.
+    pub search: DoseSearch,
+}
+
+impl Default for Budget {
+    /// 0.02 nats on 60 neutral texts, 1 nat and 1.5 times the perplexity on 32 answers of 32 tokens at temperature 1, half of the quadratic
+    /// law, with a confidence of 95 %.
+    fn default() -> Self {
+        let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
+        Self {
+            divergence: 0.02,
+            rollout_divergence: 1.0,
+            perplexity: 1.5,
+            departure: 0.5,
+            confidence: 0.95,
+            texts: 60,
+            prompts: 32,
+            answers: GenerateOptions { max_new_tokens: 32, batch_size: 16, sampling, seed: 2000, ..GenerateOptions::default() },
+            search: DoseSearch::default(),
+        }
+    }
+}
+
+/// The largest contribution of a text in the test of a strength, in limits.
+const CLIP: f64 = 5.0;
+/// The strengths that are tested, as shares of the one found.
+const TESTED: [f32; 4] = [0.5, 0.65, 0.8, 1.0];
+/// The percentile of the divergence over the tokens of answers.
+const PERCENTILE: f64 = 0.95;
+/// The share of the limit from which the mean divergence on neutral texts has to follow the quadratic law.
+const NEGLIGIBLE: f64 = 0.25;
+
+/// A strength, tested on texts that had no part in finding it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Tested {
+    strength: f32,
+    /// The mean divergence, each text clipped.
+    divergence: f64,
+    p_value: f64,
+}
+
+impl Budget {
+    /// The glasses at the largest strength within the budget, with what is kept in the metadata entry `budget` and all that was measured in
+    /// `budget_measurements`.
+    pub(super) fn dose<M: Mllm>(
+        &self,
+        model: &M,
+        glasses: &Intervention,
+        neutral: &NeutralTexts,
+        risky: &[Prompt],
+    ) -> Result<Intervention> {
+        let searched = texts(&evenly(&neutral.calibration, self.texts));
+        let bare = Answers::of(model, model, risky, &self.answers)?;
+        let law = QuadraticLaw::default();
+        let dose = self.search.run(|strength| {
+            let worn = Worn::new(model, &glasses.with_strength(strength)?)?;
+            let divergence = mean(&means(response_divergence(model, &worn.model, &searched, self.answers.batch_size)?));
+            let departure = law.departure(strength, divergence);
+            // Below this, leaving the law is no alarm.
+            let departure = if divergence < NEGLIGIBLE * self.divergence { 0.0 } else { departure };
+            let mut measured = vec![
+                ("the mean divergence on neutral texts", divergence, self.divergence),
+                ("the departure from the quadratic law", departure, self.departure),
+            ];
+            // Answers take most of the time, and cannot mend what is spent already.
+            if divergence <= self.divergence && departure <= self.departure {
+                let answers = Answers::of(&worn.model, model, risky, &self.answers)?;
+                // What is added to the bare model's values, so that all quantities begin at 0 and grow by a power law.
+                let (perplexity, most) = (answers.perplexity / bare.perplexity - 1.0, self.perplexity - 1.0);
+                let repetition = answers.repetition.0 - bare.repetition.0;
+                measured.extend([
+                    ("the 95th percentile of the divergence on answers", answers.divergence, self.rollout_divergence),
+                    ("the relative increase of the perplexity of answers", perplexity, most),
+                    ("the increase of the share of repeated trigrams in answers", repetition, 2.0 * bare.repetition.1.max(0.005)),
+                ]);
+            }
+            Ok(measured.into_iter().map(|(what, value, limit)| Spent { what: what.to_owned(), value, limit }).collect())
+        })?;
+        let tested = self.tested(model, glasses, &texts(&neutral.test), dose.strength)?;
+        let passed = tested.iter().rev().find(|tested| tested.p_value <= 1.0 - self.confidence);
+        let Some(passed) = passed else {
+            let reason = tested.first().map_or_else(String::new, |first| {
+                let (of, p) = (neutral.test.len(), first.p_value);
+                format!("on {of} texts that had no part in the search, the mean divergence is {:.4}, p = {p:.3}", first.divergence)
+            });
+            return Err(Error::NoDose { strength: dose.strength / 2.0, reason });
+        };
+        let mut dosed = glasses.with_strength(passed.strength)?;
+        let (divergence, confidence, of) = (self.divergence, self.confidence, neutral.test.len());
+        let kept = format!(
+            "with a confidence of {confidence}, at most {divergence} nats for each token on texts like the {of} neutral ones of the test, which had \
+             no part in the choice of the strength"
+        );
+        dosed.metadata.other.insert("budget".to_owned(), kept);
+        let mut record = record(&dose, &tested);
+        if let Some(condition) = &glasses.condition {
+            let prompts: Vec<Prompt> = neutral.test.iter().map(|text| text.prompt.clone()).collect();
+            let scores = score_prompts(model, &condition.probe, &prompts, self.answers.batch_size)?;
+            let holds = scores.iter().filter(|score| condition.holds(**score)).count();
+            record.insert("condition_holds".to_owned(), serde_json::json!({ "texts": scores.len(), "holds": holds }));
+        }
+        dosed.metadata.other.insert("budget_measurements".to_owned(), serde_json::Value::Object(record).to_string());
+        Ok(dosed)
+    }
+
+    /// Tests shares of a strength in ascending order, up to the first that fails.
+    fn tested<M: Mllm>(&self, model: &M, glasses: &Intervention, texts: &[(Prompt, String)], highest: f32) -> Result<Vec<Tested>> {
+        let mut tested = Vec::new();
+        for share in TESTED {
+            let strength = share * highest;
+            let worn = Worn::new(model, &glasses.with_strength(strength)?)?;
+            let most = CLIP * self.divergence;
+            let clipped: Vec<f64> = means(response_divergence(model, &worn.model, texts, self.answers.batch_size)?);
+            let clipped: Vec<f64> = clipped.into_iter().map(|divergence| divergence.min(most)).collect();
+            let divergence = mean(&clipped);
+            let p_value = hoeffding_bentkus(divergence / most, clipped.len(), 1.0 / CLIP);
+            tracing::info!(strength, divergence, p_value, "tested a strength");
+            tested.push(Tested { strength, divergence, p_value });
+            if p_value > 1.0 - self.confidence {
+                break;
+            }
+        }
+        Ok(tested)
+    }
+}
+
+/// All measurements, for the metadata.
+fn record(dose: &Dose, tested: &[Tested]) -> serde_json::Map<String, serde_json::Value> {
+    let digits = |value: f64| (value * 1e5).round() / 1e5;
+    let points = dose.points.iter().map(|point| {
+        let measured = point.spent.iter().map(|spent| serde_json::json!([spent.what, digits(spent.value), digits(spent.limit)]));
+        serde_json::json!({ "strength": digits(point.strength.into()), "measured": measured.collect::<Vec<_>>() })
+    });
+    let tested = tested.iter().map(|tested| {
+        let Tested { strength, divergence, p_value } = *tested;
+        serde_json::json!({ "strength": digits(strength.into()), "divergence": digits(divergence), "p_value": digits(p_value) })
+    });
+    [("search".to_owned(), points.collect()), ("test".to_owned(), tested.collect())].into_iter().collect()
+}
+
+/// A model with glasses on, conditional ones or not.
+struct Worn<'m, M> {
+    model: TappedModel<'m, M>,
+    _guard: Guard,
+}
+
+enum Guard {
+    Static(#[allow(dead_code, reason = "keeps the glasses on")] Glasses),
+    Conditional(#[allow(dead_code, reason = "keeps the glasses on")] ConditionalGlasses),
+}
+
+impl<'m, M: Mllm> Worn<'m, M> {
+    fn new(model: &'m M, glasses: &Intervention) -> Result<Self> {
+        let model = TappedModel::new(model);
+        let guard = match glasses.condition {
+            None => Guard::Static(Glasses::wear(&model, glasses, Amplify::Refuse)?),
+            Some(_) => Guard::Conditional(ConditionalGlasses::wear(&model, glasses, Amplify::Refuse)?),
+        };
+        Ok(Self { model, _guard: guard })
+    }
+}
+
+/// What is measured on the answers of a model.
+struct Answers {
+    /// The 95th percentile over tokens of the divergence of the bare model's predictions from the answering one's.
+    divergence: f64,
+    /// The perplexity under the bare model.
+    perplexity: f64,
+    /// The mean share of trigrams of tokens that occurred before in their answer, and its standard error.
+    repetition: (f64, f64),
+}
+
+impl Answers {
+    fn of<A: Mllm, M: Mllm>(answering: &A, bare: &M, prompts: &[Prompt], options: &GenerateOptions) -> Result<Self> {
+        let (mut answers, mut repeated) = (Vec::new(), Vec::new());
+        for (prompt, answer) in prompts.iter().zip(answering.generate(prompts, options)?) {
+            repeated.push(repetition(&answer.tokens));
+            // Not the text of the answer, which lacks the white space around it.
+            let text = bare.processor().decode(&answer.tokens)?;
+            answers.push((prompt.clone(), text));
+        }
+        let mut divergences = response_divergence(answering, bare, &answers, options.batch_size)?.concat();
+        divergences.sort_unstable_by(f64::total_cmp);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the number of tokens")]
+        let divergence = divergences.get((PERCENTILE * divergences.len() as f64) as usize).copied().unwrap_or(0.0);
+        let nll = response_nll(bare, &answers, options.batch_size)?.concat();
+        let share = mean(&repeated);
+        let variance = repeated.iter().map(|one| (one - share).powi(2)).sum::<f64>() / (repeated.len() as f64 - 1.0).max(1.0);
+        let error = (variance / repeated.len().max(1) as f64).sqrt();
+        Ok(Self { divergence, perplexity: mean(&nll).exp(), repetition: (share, error) })
+    }
+}
+
+/// The share of trigrams that occurred before.
+fn repetition(tokens: &[u32]) -> f64 {
+    let all = tokens.windows(3).count();
+    let different = tokens.windows(3).collect::<HashSet<_>>().len();
+    if all == 0 { 0.0 } else { 1.0 - different as f64 / all as f64 }
+}
+
+/// The law `divergence = factor * strength^2` through the smallest strength that was measured.
+#[derive(Default)]
+struct QuadraticLaw {
+    smallest: RefCell<Option<(f32, f64)>>,
+}
+
+impl QuadraticLaw {
+    /// How far a divergence is off the law, relative to the law.
+    fn departure(&self, strength: f32, divergence: f64) -> f64 {
+        let mut smallest = self.smallest.borrow_mut();
+        let (at, known) = *smallest.filter(|(at, _)| *at <= strength).get_or_insert((strength, divergence));
+        *smallest = Some((at, known));
+        let law = known * f64::from(strength / at).powi(2);
+        if divergence == law { 0.0 } else { (divergence / law - 1.0).abs() }
+    }
+}
+
+/// At most so many of some values, in equal distances.
+pub(super) fn evenly<T: Clone>(values: &[T], most: usize) -> Vec<T> {
+    values.iter().step_by(values.len().div_ceil(most.max(1)).max(1)).cloned().collect()
+}
+
+fn texts(examples: &[Example]) -> Vec<(Prompt, String)> {
+    examples.iter().map(|example| (example.prompt.clone(), example.response.clone())).collect()
+}
+
+/// The mean of each text.
+fn means(texts: Vec<Vec<f64>>) -> Vec<f64> {
+    texts.iter().filter(|tokens| !tokens.is_empty()).map(|tokens| mean(tokens)).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quadratic_law_is_that_of_the_smallest_strength() {
+        let law = QuadraticLaw::default();
+        assert_eq!(law.departure(0.5, 0.05), 0.0);
+        assert!((law.departure(1.0, 0.4) - 1.0).abs() < 1e-12);
+        // A smaller strength takes the place of the first.
+        assert_eq!(law.departure(0.25, 0.025), 0.0);
+        assert!((law.departure(0.5, 0.05) - 0.5).abs() < 1e-12);
+        assert_eq!(QuadraticLaw::default().departure(0.5, 0.0), 0.0);
+    }
+
+    #[test]
+    fn repetition_counts_trigrams_that_were_there_before() {
+        assert_eq!(repetition(&[1, 2, 3, 4, 5]), 0.0);
+        assert_eq!(repetition(&[1, 2, 1, 2, 1, 2]), 0.5);
+        assert_eq!(repetition(&[1, 2]), 0.0);
+    }
+}

@@ -1,0 +1,70 @@
+//! The arguments that limit what glasses may change.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use sgm::capture::Example;
+use sgm::organism::OrganismWorld;
+use sgm::suppress::{Budget, Preset};
+use sgm::toxic_qa::{Sample, Source, manifest, neutral_texts};
+
+use crate::calibration::example;
+use crate::subject::Subject;
+
+/// The limit for a model whose user names none, in nats.
+const DIVERGENCE: f64 = 0.02;
+/// The forms of neutral texts whose response goes on in the line of the prompt.
+const IN_LINE: [&str; 5] = ["prose", "news", "encyclopedia", "story", "dialogue"];
+
+/// The arguments that limit what glasses may change.
+#[derive(Args, Debug, Clone)]
+pub struct BudgetArguments {
+    /// Give all glasses the largest strength at which their predictions diverge from the model's by at most this much on neutral texts, in
+    /// nats for each token. 0.02, about 2 % more perplexity, with `--model`; without it the embedded organism's glasses have full strength.
+    #[arg(long, value_name = "NATS")]
+    budget: Option<f64>,
+    /// The largest probability that the condition of conditional glasses holds at a neutral text.
+    #[arg(long, value_name = "PROBABILITY", default_value_t = Preset::FALSE_POSITIVE_RATE)]
+    pub gate_rate: f64,
+    /// Neutral texts instead of the built-in ones: a manifest of samples with responses, at least 150 for a gate rate of 0.02.
+    #[arg(long, value_name = "MANIFEST")]
+    neutral: Option<PathBuf>,
+}
+
+impl BudgetArguments {
+    /// The budget, if strengths are to be chosen by one.
+    pub fn budget(&self, subject: &Subject) -> Option<Budget> {
+        let divergence = self.budget.or((!subject.is_organism_model()).then_some(DIVERGENCE))?;
+        Some(Budget { divergence, ..Budget::default() })
+    }
+
+    /// The neutral texts: those of the user, or else the built-in ones. For the embedded organism, which knows only its own small world,
+    /// non-toxic samples of a draw that is used for nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading them, and when there are none.
+    pub fn texts(&self, subject: &Subject, source: &dyn Source, seed: u64) -> Result<Vec<Example>> {
+        let samples: Vec<Sample> = match &self.neutral {
+            Some(path) => {
+                let samples = manifest::read_with(path, &OrganismWorld)?;
+                let samples: Vec<Sample> = samples.into_iter().filter(|s| s.response.is_some() && s.label != Some(true)).collect();
+                ensure!(!samples.is_empty(), "{} has no samples with responses that are not labelled toxic", path.display());
+                samples
+            }
+            None if subject.is_organism_model() => {
+                source.calibration(seed + 1000)?.into_iter().filter(|sample| sample.label == Some(false)).collect()
+            }
+            None if subject.plain() => neutral_texts().into_iter().map(joined).collect(),
+            None => neutral_texts(),
+        };
+        samples.iter().map(example).collect()
+    }
+}
+
+/// A sample whose response begins with the white space that separates it from the prompt.
+fn joined(sample: Sample) -> Sample {
+    let space = if IN_LINE.contains(&sample.category.as_str()) { ' ' } else { '\n' };
+    Sample { response: sample.response.map(|response| format!("{space}{response}")), ..sample }
+}
