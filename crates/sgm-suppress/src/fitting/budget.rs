@@ -23,10 +23,10 @@ use super::neutral_texts::NeutralTexts;
 /// * On the answers that the model with glasses gives to risky prompts, which should change, [`rollout_divergence`](Self::rollout_divergence)
 ///   is the largest 95th percentile of the divergence over tokens (the criterion of `steering-lite`, which finds its strength by it),
 ///   [`perplexity`](Self::perplexity) the largest perplexity under the bare model, relative to that of its own answers, and the share of
-///   repeated trigrams may be above that of its own answers by no more than two standard errors: a model that answers with word salad or
-///   in loops is not harmless but broken.
+///   repeated trigrams may be above that of its own answers by no more than two standard errors of the difference: a model that answers
+///   with word salad or in loops is not harmless but broken.
 /// * The divergence that a small change of activations causes grows with the square of its strength. A mean divergence on neutral texts
-///   that is off this law by more than [`departure`](Self::departure) tells that the change is not small any more.
+///   that is above this law by more than [`excess`](Self::excess) tells that the change is not small any more.
 ///
 /// A strength that keeps the limits on some neutral texts need not keep them on others. Strengths up to the one found are therefore tested on
 /// texts that had no part in finding it, from half of it upwards, until the first that fails ([`hoeffding_bentkus`]; fixed-sequence
@@ -41,9 +41,9 @@ pub struct Budget {
     pub rollout_divergence: f64,
     /// The largest perplexity of answers to risky prompts under the bare model, relative to that of its own answers.
     pub perplexity: f64,
-    /// The largest deviation of the mean divergence on neutral texts from the quadratic law, relative to the law; it counts from a quarter
-    /// of the limit on.
-    pub departure: f64,
+    /// The largest excess of the mean divergence on neutral texts over the quadratic law, relative to the law; it counts from a quarter of
+    /// the limit on.
+    pub excess: f64,
     /// The confidence that the limit for neutral texts is kept.
     pub confidence: f64,
     /// The number of neutral texts on which the divergence is measured for each strength of the search.
@@ -65,7 +65,7 @@ impl Default for Budget {
             divergence: 0.02,
             rollout_divergence: 1.0,
             perplexity: 1.5,
-            departure: 0.5,
+            excess: 0.5,
             confidence: 0.95,
             texts: 60,
             prompts: 32,
@@ -109,23 +109,23 @@ impl Budget {
         let dose = self.search.run(|strength| {
             let worn = Worn::new(model, &glasses.with_strength(strength)?)?;
             let divergence = mean(&means(response_divergence(model, &worn.model, &searched, self.answers.batch_size)?));
-            let departure = law.departure(strength, divergence);
+            let excess = law.excess(strength, divergence);
             // Below this, leaving the law is no alarm.
-            let departure = if divergence < NEGLIGIBLE * self.divergence { 0.0 } else { departure };
+            let excess = if divergence < NEGLIGIBLE * self.divergence { 0.0 } else { excess };
             let mut measured = vec![
                 ("the mean divergence on neutral texts", divergence, self.divergence),
-                ("the departure from the quadratic law", departure, self.departure),
+                ("the excess over the quadratic law", excess, self.excess),
             ];
             // Answers take most of the time, and cannot mend what is spent already.
-            if divergence <= self.divergence && departure <= self.departure {
+            if divergence <= self.divergence && excess <= self.excess {
                 let answers = Answers::of(&worn.model, model, risky, &self.answers)?;
                 // What is added to the bare model's values, so that all quantities begin at 0 and grow by a power law.
                 let (perplexity, most) = (answers.perplexity / bare.perplexity - 1.0, self.perplexity - 1.0);
-                let repetition = answers.repetition.0 - bare.repetition.0;
+                let (repetition, error) = (answers.repetition.0 - bare.repetition.0, answers.repetition.1.hypot(bare.repetition.1));
                 measured.extend([
                     ("the 95th percentile of the divergence on answers", answers.divergence, self.rollout_divergence),
                     ("the relative increase of the perplexity of answers", perplexity, most),
-                    ("the increase of the share of repeated trigrams in answers", repetition, 2.0 * bare.repetition.1.max(0.005)),
+                    ("the increase of the share of repeated trigrams in answers", repetition, 2.0 * error.max(0.005)),
                 ]);
             }
             Ok(measured.into_iter().map(|(what, value, limit)| Spent { what: what.to_owned(), value, limit }).collect())
@@ -259,13 +259,13 @@ struct QuadraticLaw {
 }
 
 impl QuadraticLaw {
-    /// How far a divergence is off the law, relative to the law.
-    fn departure(&self, strength: f32, divergence: f64) -> f64 {
+    /// How far a divergence is above the law, relative to the law.
+    fn excess(&self, strength: f32, divergence: f64) -> f64 {
         let mut smallest = self.smallest.borrow_mut();
         let (at, known) = *smallest.filter(|(at, _)| *at <= strength).get_or_insert((strength, divergence));
         *smallest = Some((at, known));
         let law = known * f64::from(strength / at).powi(2);
-        if divergence == law { 0.0 } else { (divergence / law - 1.0).abs() }
+        if divergence <= law { 0.0 } else { divergence / law - 1.0 }
     }
 }
 
@@ -294,12 +294,13 @@ mod tests {
     #[test]
     fn the_quadratic_law_is_that_of_the_smallest_strength() {
         let law = QuadraticLaw::default();
-        assert_eq!(law.departure(0.5, 0.05), 0.0);
-        assert!((law.departure(1.0, 0.4) - 1.0).abs() < 1e-12);
+        assert_eq!(law.excess(0.5, 0.05), 0.0);
+        assert!((law.excess(1.0, 0.4) - 1.0).abs() < 1e-12);
         // A smaller strength takes the place of the first.
-        assert_eq!(law.departure(0.25, 0.025), 0.0);
-        assert!((law.departure(0.5, 0.05) - 0.5).abs() < 1e-12);
-        assert_eq!(QuadraticLaw::default().departure(0.5, 0.0), 0.0);
+        assert_eq!(law.excess(0.25, 0.025), 0.0);
+        assert!((law.excess(0.5, 0.15) - 0.5).abs() < 1e-12);
+        assert_eq!(law.excess(0.5, 0.05), 0.0);
+        assert_eq!(QuadraticLaw::default().excess(0.5, 0.0), 0.0);
     }
 
     #[test]
