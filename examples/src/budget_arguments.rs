@@ -21,9 +21,10 @@ const IN_LINE: [&str; 5] = ["prose", "news", "encyclopedia", "story", "dialogue"
 #[derive(Args, Debug, Clone)]
 pub struct BudgetArguments {
     /// Give all glasses the largest strength at which their predictions diverge from the model's by at most this much on neutral texts, in
-    /// nats for each token. 0.02, about 2 % more perplexity, with `--model`; without it the embedded organism's glasses have full strength.
-    #[arg(long, value_name = "NATS")]
-    budget: Option<f64>,
+    /// nats for each token; `none` for full strength. 0.02, about 2 % more perplexity, with `--model`; the embedded organism's glasses have
+    /// full strength by default.
+    #[arg(long, value_name = "NATS", value_parser = limit)]
+    budget: Option<Limit>,
     /// The largest probability that the condition of conditional glasses holds at a neutral text.
     #[arg(long, value_name = "PROBABILITY", default_value_t = Preset::FALSE_POSITIVE_RATE)]
     pub gate_rate: f64,
@@ -32,10 +33,23 @@ pub struct BudgetArguments {
     neutral: Option<PathBuf>,
 }
 
+/// A limit in nats, or none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Limit(Option<f64>);
+
+fn limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    let nats = text.parse().ok().filter(|nats: &f64| *nats > 0.0 && nats.is_finite());
+    nats.map(|nats| Limit(Some(nats))).ok_or_else(|| "expected a number above 0, or none".to_owned())
+}
+
 impl BudgetArguments {
     /// The budget, if strengths are to be chosen by one.
     pub fn budget(&self, subject: &Subject) -> Option<Budget> {
-        let divergence = self.budget.or((!subject.is_organism_model()).then_some(DIVERGENCE))?;
+        let by_default = if subject.is_organism_model() { None } else { Some(DIVERGENCE) };
+        let divergence = self.budget.map_or(by_default, |Limit(nats)| nats)?;
         Some(Budget { divergence, ..Budget::default() })
     }
 
@@ -67,4 +81,18 @@ impl BudgetArguments {
 fn joined(sample: Sample) -> Sample {
     let space = if IN_LINE.contains(&sample.category.as_str()) { ' ' } else { '\n' };
     Sample { response: sample.response.map(|response| format!("{space}{response}")), ..sample }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_positive_numbers_or_none() {
+        assert_eq!(limit("0.02"), Ok(Limit(Some(0.02))));
+        assert_eq!(limit("none"), Ok(Limit(None)));
+        for wrong in ["0", "-1", "inf", "nan", "some"] {
+            assert!(limit(wrong).is_err(), "{wrong}");
+        }
+    }
 }
