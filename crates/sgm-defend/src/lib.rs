@@ -53,7 +53,6 @@ mod eta;
 mod eta_options;
 mod eta_trace;
 mod filter;
-mod model_with_glasses;
 mod own_similarity;
 mod pass_name;
 mod passes;
@@ -71,12 +70,12 @@ pub use eta::Eta;
 pub use eta_options::EtaOptions;
 pub use eta_trace::{Candidate, EtaBranch, EtaTrace, Sentence};
 pub use filter::{Check, FilterBranch, FilterOptions, FilterTrace, ResponseFilter};
-pub use model_with_glasses::ModelWithGlasses;
 pub use own_similarity::OwnSimilarity;
 pub use pass_name::{PassName, Scope};
 pub use passes::{Pass, PassOptions, Passes};
 pub use prompt_defence::{DefencePrompt, PromptDefence};
 pub use scorer::{ImageTextSimilarity, RewardModel};
+pub use sgm_suppress::ModelWithGlasses;
 pub use word_reward::WordReward;
 
 /// The result of an operation of this crate.

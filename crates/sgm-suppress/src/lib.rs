@@ -25,6 +25,7 @@
 //!
 //! * [`Glasses::wear`] applies an intervention at its selected tokens until it is dropped, and [`Glasses::wear_with`] at a separate
 //!   strength for each request; [`ConditionalGlasses`] check the intervention's condition first and leave all other sequences unchanged;
+//! * a [`ModelWithGlasses`] wears either kind, while the model itself goes without;
 //! * a [`Preset`] combines components that a [`Calibrator`] fits: suppression rules, transports fitted [at once](Transport::intervention)
 //!   or [layer by layer](fit_incrementally), [`ConditionalPatches`] and [`GradientSteering`];
 //! * a [`Budget`] limits what glasses may change in a model; [`Calibrator::within`] finds the largest strength within it;
@@ -50,7 +51,7 @@ pub use rules::{
     Affine, ExpertScale, Grid, Imported, ImportedTree, SuppressionRule, Transport, TransportMap, import, linear_act, mean_act,
 };
 #[cfg(feature = "candle")]
-pub use runtime::{ConditionalGlasses, Detector, Glasses, WearOptions, score_prompts};
+pub use runtime::{ConditionalGlasses, Detector, Glasses, ModelWithGlasses, WearOptions, score_prompts};
 pub use sgm_core::Amplify;
 
 #[cfg(doctest)]

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 
 use sgm_capture::Example;
 use sgm_core::{Amplify, Intervention};
-use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel, response_divergence, response_nll};
+use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, response_divergence, response_nll};
 use sgm_score::hoeffding_bentkus;
 
-use crate::{ConditionalGlasses, Dose, DoseSearch, Error, Glasses, Result, Spent, score_prompts};
+use crate::{Dose, DoseSearch, Error, ModelWithGlasses, Result, Spent, score_prompts};
 
 use super::neutral_texts::NeutralTexts;
 
@@ -107,8 +107,8 @@ impl Budget {
         let bare = Answers::of(model, model, risky, &self.answers)?;
         let law = QuadraticLaw::default();
         let dose = self.search.run(|strength| {
-            let worn = Worn::new(model, &glasses.with_strength(strength)?)?;
-            let divergence = mean(&means(response_divergence(model, &worn.model, &searched, self.answers.batch_size)?));
+            let worn = ModelWithGlasses::new(model, &glasses.with_strength(strength)?, Amplify::Refuse)?;
+            let divergence = mean(&means(response_divergence(model, worn.model(), &searched, self.answers.batch_size)?));
             let excess = law.excess(strength, divergence);
             // Below this, leaving the law is no alarm.
             let excess = if divergence < NEGLIGIBLE * self.divergence { 0.0 } else { excess };
@@ -118,7 +118,7 @@ impl Budget {
             ];
             // Answers take most of the time, and cannot mend what is spent already.
             if divergence <= self.divergence && excess <= self.excess {
-                let answers = Answers::of(&worn.model, model, risky, &self.answers)?;
+                let answers = Answers::of(worn.model(), model, risky, &self.answers)?;
                 // What is added to the bare model's values, so that all quantities begin at 0 and grow by a power law.
                 let (perplexity, most) = (answers.perplexity / bare.perplexity - 1.0, self.perplexity - 1.0);
                 let (repetition, error) = (answers.repetition.0 - bare.repetition.0, answers.repetition.1.hypot(bare.repetition.1));
@@ -162,9 +162,9 @@ impl Budget {
         let mut tested = Vec::new();
         for share in TESTED {
             let strength = share * highest;
-            let worn = Worn::new(model, &glasses.with_strength(strength)?)?;
+            let worn = ModelWithGlasses::new(model, &glasses.with_strength(strength)?, Amplify::Refuse)?;
             let most = CLIP * self.divergence;
-            let clipped: Vec<f64> = means(response_divergence(model, &worn.model, texts, self.answers.batch_size)?);
+            let clipped: Vec<f64> = means(response_divergence(model, worn.model(), texts, self.answers.batch_size)?);
             let clipped: Vec<f64> = clipped.into_iter().map(|divergence| divergence.min(most)).collect();
             let divergence = mean(&clipped);
             let p_value = hoeffding_bentkus(divergence / most, clipped.len(), 1.0 / CLIP);
@@ -190,28 +190,6 @@ fn record(dose: &Dose, tested: &[Tested]) -> serde_json::Map<String, serde_json:
         serde_json::json!({ "strength": digits(strength.into()), "divergence": digits(divergence), "p_value": digits(p_value) })
     });
     [("search".to_owned(), points.collect()), ("test".to_owned(), tested.collect())].into_iter().collect()
-}
-
-/// A model with glasses on, conditional ones or not.
-struct Worn<'m, M> {
-    model: TappedModel<'m, M>,
-    _guard: Guard,
-}
-
-enum Guard {
-    Static(#[allow(dead_code, reason = "keeps the glasses on")] Glasses),
-    Conditional(#[allow(dead_code, reason = "keeps the glasses on")] ConditionalGlasses),
-}
-
-impl<'m, M: Mllm> Worn<'m, M> {
-    fn new(model: &'m M, glasses: &Intervention) -> Result<Self> {
-        let model = TappedModel::new(model);
-        let guard = match glasses.condition {
-            None => Guard::Static(Glasses::wear(&model, glasses, Amplify::Refuse)?),
-            Some(_) => Guard::Conditional(ConditionalGlasses::wear(&model, glasses, Amplify::Refuse)?),
-        };
-        Ok(Self { model, _guard: guard })
-    }
 }
 
 /// What is measured on the answers of a model.

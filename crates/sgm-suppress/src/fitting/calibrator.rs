@@ -193,10 +193,11 @@ impl Calibrator {
     pub fn condition<M: Mllm>(&self, model: &M, false_positive_rate: f64) -> Result<Condition> {
         let _span = tracing::info_span!("fit of the condition").entered();
         let mut known = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_none() {
-            *known = Some(self.fit_probe(model)?);
-        }
-        let Some((fitted, labels)) = &*known else { return Err(Error::NoCondition) };
+        let fitted = match known.take() {
+            Some(fitted) => fitted,
+            None => self.fit_probe(model)?,
+        };
+        let (fitted, labels) = known.insert(fitted);
         let mut threshold = fitted.threshold_at(false_positive_rate, labels);
         if !self.neutral.calibration.is_empty() {
             let prompts: Vec<Prompt> = self.neutral.calibration.iter().map(|text| text.prompt.clone()).collect();

@@ -5,8 +5,10 @@
 
 mod conditional_glasses;
 mod glasses;
+mod model_with_glasses;
 mod patches;
 mod sites;
 
 pub use conditional_glasses::{ConditionalGlasses, Detector, score_prompts};
 pub use glasses::{Glasses, WearOptions};
+pub use model_with_glasses::ModelWithGlasses;

@@ -1,9 +1,10 @@
 //! A model that wears glasses.
 
-use sgm_core::Intervention;
+use sgm_core::{Amplify, Intervention};
 use sgm_models::{GenerateOptions, Generation, Generator, Mllm, Prompt, TappedModel};
-use sgm_suppress::{Amplify, ConditionalGlasses, Glasses};
 
+use super::conditional_glasses::ConditionalGlasses;
+use super::glasses::Glasses;
 use crate::Result;
 
 /// A model that wears glasses, while the model itself goes without.
