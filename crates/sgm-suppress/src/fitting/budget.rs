@@ -143,7 +143,7 @@ impl Budget {
         let (divergence, confidence, of) = (self.divergence, self.confidence, neutral.test.len());
         let kept = format!(
             "with a confidence of {confidence}, at most {divergence} nats for each token on texts like the {of} neutral ones of the test, which had \
-             no part in the choice of the strength"
+             no part in the choice of the strength; a text counts for at most {CLIP} times the limit"
         );
         dosed.metadata.other.insert("budget".to_owned(), kept);
         let mut record = record(&dose, &tested);
