@@ -12,13 +12,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use sgm_bake::{Amplify, bake};
 use sgm_core::{Intervention, Projection, Site};
 use weight_files::{Gguf, glasses, safetensors};
 
 const KILLS: u32 = 40;
+/// Those of them that depend on the number of bytes written.
+const WRITING: u32 = 30;
 /// Enough rows for kills in the middle of a bake.
 const ROWS: usize = 2 << 20;
 
@@ -47,13 +48,29 @@ fn files(place: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fs::read_dir(place).unwrap().map(|e| e.unwrap()).map(|e| (e.file_name().into(), fs::read(e.path()).unwrap())).collect()
 }
 
-/// Kills bakes of a model at times spread evenly over the duration of one bake.
+/// The number of bytes in all files below a directory; a file that is being renamed counts or not.
+fn written(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(about) if about.is_dir() => written(&entry.path()),
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+/// Whether something in a directory has its final name.
+fn named(directory: &Path) -> bool {
+    fs::read_dir(directory).unwrap().flatten().any(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+}
+
+/// Kills bakes of a model when they have written some of the bytes of a whole bake, none to all of them in even steps, and others when the
+/// first file gets its name.
 fn kill(model: &Path) {
     let place = tempfile::tempdir().unwrap();
     let (original, whole) = (files(model), place.path().join("whole"));
-    let started = Instant::now();
     assert!(start(model, &whole).wait().unwrap().success());
-    let duration = started.elapsed();
+    let total: u64 = files(&whole).values().map(|bytes| bytes.len() as u64).sum();
     let expected = files(&whole);
     assert!(!expected.is_empty() && expected != original);
     let (mut absent, mut halfway) = (0, 0);
@@ -62,7 +79,11 @@ fn kill(model: &Path) {
         let out = directory.join("baked");
         fs::create_dir(&directory).unwrap();
         let mut victim = start(model, &out);
-        std::thread::sleep(duration * kill / KILLS);
+        let due =
+            |kill| if kill < WRITING { written(&directory) >= total * u64::from(kill) / u64::from(WRITING) } else { named(&directory) };
+        while !due(kill) && victim.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
         victim.kill().unwrap();
         victim.wait().unwrap();
         assert!(files(model) == original, "kill {kill} has changed the original");
@@ -83,7 +104,7 @@ fn kill(model: &Path) {
         halfway += u32::from(found.is_empty() && !left.is_empty());
         fs::remove_dir_all(&directory).unwrap();
     }
-    println!("{KILLS} kills within {duration:?}: {absent} before there was a result, {halfway} of them in the middle of writing");
+    println!("{KILLS} kills: {absent} before there was a result, {halfway} of them in the middle of writing");
     assert!(halfway >= KILLS / 4, "the kills came too early or too late: {halfway}");
 }
 
