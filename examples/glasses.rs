@@ -4,22 +4,22 @@
 //! `--model` and `--manifest` on any other model, with `--plain` on a language model that continues the text of its prompts.
 #![allow(clippy::print_stdout, reason = "a binary")]
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use sgm::capture::Pooling;
 use sgm::defend::DefenceResources;
-use sgm::models::Mllm;
-use sgm::suppress::Error::NoDose;
+use sgm::models::{AutoMllm, Mllm};
 use sgm::suppress::{Calibrator, Preset};
 use sgm::toxic_qa::html_report::AurocDistribution;
-use sgm::toxic_qa::{DetectionOutcome, EvaluationSplit, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome};
+use sgm::toxic_qa::{EvaluationSplit, Judge, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome, Source};
 use sgm_examples::budget_arguments::BudgetArguments;
 use sgm_examples::comparison;
 use sgm_examples::measure::{self, Answering};
 use sgm_examples::progress::Progress;
+use sgm_examples::seed_comparison::{FittedGlasses, SeedComparison};
 use sgm_examples::subject::Subject;
 use sgm_examples::{calibration, html_report, process};
 
@@ -79,7 +79,6 @@ fn main() -> Result<()> {
     let rows = comparison::rows(&arguments.rows, arguments.full, &arguments.defences)?;
     let seeds = if arguments.reuse.is_some() { 1 } else { arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 }) };
     let names = comparison::names_of_glasses(&rows);
-    let scorers = rows.iter().any(|(_, defences)| defences.needs_scorers());
     let budget = arguments.budget.budget(&arguments.subject);
     let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
 
@@ -87,56 +86,27 @@ fn main() -> Result<()> {
     let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
     let mut auroc = None;
     for seed in 0..seeds {
-        let of_seed = |what: &str| if seeds > 1 { format!("seed {seed}, {what}") } else { what.to_owned() };
-        let mut glasses = arguments.reuse.as_deref().map_or_else(|| Ok(BTreeMap::new()), comparison::load)?;
+        let prefix = if seeds > 1 { format!("seed {seed}, ") } else { String::new() };
+        let comparison = SeedComparison { model: &model, rows: &rows, progress: &progress, prefix: &prefix };
         let mut resources = DefenceResources::default();
-        if arguments.reuse.is_none() {
-            let mut calibrator = progress.step(of_seed("calibration"), || {
-                let samples: Vec<Sample> = arguments.calibration(source.calibration(seed)?);
-                calibration::calibrate(&model, source.as_ref(), &samples, &judge, arguments.pooling, arguments.batch_size)
-            })?;
-            if budget.is_some() {
-                calibrator = calibrator.with_neutral(arguments.budget.texts(&arguments.subject, source.as_ref(), seed)?);
-            }
-            for name in &names {
-                let fit = || comparison::fit(&model, &calibrator, name, arguments.budget.gate_rate, budget.as_ref());
-                match progress.step(of_seed(&format!("fit of {name}")), fit) {
-                    Ok(fitted) => _ = glasses.insert((*name).to_owned(), fitted),
-                    Err(error) if matches!(error.downcast_ref(), Some(NoDose { .. })) => {
-                        tracing::warn!("there are no glasses `{name}`: {error:#}")
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            if scorers {
+        let fitted = if let Some(directory) = &arguments.reuse {
+            FittedGlasses { glasses: comparison::load(directory)?, ..FittedGlasses::default() }
+        } else {
+            let calibrator =
+                progress.step(format!("{prefix}calibration"), || arguments.calibrator(&model, source.as_ref(), &judge, seed))?;
+            let fitted = comparison.fit(&calibrator, arguments.budget.gate_rate, budget.as_ref())?;
+            if rows.iter().any(|(_, defences)| defences.needs_scorers()) {
                 resources = measure::resources(&model, &calibrator)?;
             }
             if seed == 0 {
                 auroc = Some(AurocDistribution::new(&calibrator.expertise()?, None));
-                glasses.iter().try_for_each(|(name, glasses)| glasses.save(comparison::file(&arguments.out, name)))?;
+                fitted.glasses.iter().try_for_each(|(name, glasses)| glasses.save(comparison::file(&arguments.out, name)))?;
             }
-        }
+            fitted
+        };
         let answering = Answering { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
-        let mut detected: BTreeMap<&str, Option<DetectionOutcome>> = BTreeMap::new();
-        for (row, outcomes) in rows.iter().zip(&mut outcomes) {
-            let worn = comparison::glasses_of(row);
-            if budget.is_some() && worn.is_some_and(|name| !glasses.contains_key(name)) {
-                continue;
-            }
-            resources.intervention =
-                worn.map(|name| glasses.get(name).cloned().with_context(|| format!("there are no glasses `{name}`"))).transpose()?;
-            let mut measured = progress.step(of_seed(&format!("answers of {}", row.0)), || {
-                measure::measure(&model, &benchmark, judge.as_ref(), (&row.1, &resources), answering)
-            })?;
-            if let (Some(name), Some(glasses)) = (worn, &resources.intervention) {
-                if !detected.contains_key(name) {
-                    detected.insert(name, measure::detected(&model, &benchmark, glasses, answering)?);
-                }
-                measured.outcome.detection = detected.get(name).cloned().flatten();
-            }
-            measured.records.iter().try_for_each(|record| answers.write(record))?;
-            outcomes.push(measured.outcome);
-        }
+        let measured = comparison.measure(&benchmark, judge.as_ref(), &fitted, resources, answering, &mut answers)?;
+        outcomes.iter_mut().zip(measured).for_each(|(outcomes, measured)| outcomes.extend(measured));
     }
     drop(answers);
     let seconds = progress.elapsed().as_secs();
@@ -159,10 +129,16 @@ fn main() -> Result<()> {
 }
 
 impl Arguments {
-    /// The calibration samples to use.
-    fn calibration(&self, samples: Vec<Sample>) -> Vec<Sample> {
+    /// Captures the calibration samples of a seed, with neutral texts if there is a budget.
+    fn calibrator(&self, model: &AutoMllm, source: &dyn Source, judge: &Arc<dyn Judge>, seed: u64) -> Result<Calibrator> {
         let left_out = |sample: &Sample| self.without.as_ref().is_some_and(|name| calibration::is_of(sample, name));
-        samples.into_iter().step_by(if self.quick { 5 } else { 1 }).filter(|sample| !left_out(sample)).collect()
+        let samples = source.calibration(seed)?.into_iter().step_by(if self.quick { 5 } else { 1 });
+        let samples: Vec<Sample> = samples.filter(|sample| !left_out(sample)).collect();
+        let calibrator = calibration::calibrate(model, source, &samples, judge, self.pooling, self.batch_size)?;
+        Ok(match self.budget.budget(&self.subject) {
+            None => calibrator,
+            Some(_) => calibrator.with_neutral(self.budget.texts(&self.subject, source, seed)?),
+        })
     }
 
     fn provenance(&self) -> serde_json::Value {

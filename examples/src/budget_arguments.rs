@@ -26,7 +26,7 @@ pub struct BudgetArguments {
     #[arg(long, value_name = "NATS", value_parser = limit)]
     budget: Option<Limit>,
     /// The largest probability that the condition of conditional glasses holds at a neutral text.
-    #[arg(long, value_name = "PROBABILITY", default_value_t = Preset::FALSE_POSITIVE_RATE)]
+    #[arg(long, value_name = "PROBABILITY", default_value_t = Preset::FALSE_POSITIVE_RATE, value_parser = probability)]
     pub gate_rate: f64,
     /// Neutral texts instead of the built-in ones: a manifest of samples with responses, at least 150 for a gate rate of 0.02.
     #[arg(long, value_name = "MANIFEST")]
@@ -43,6 +43,11 @@ fn limit(text: &str) -> Result<Limit, String> {
     }
     let nats = text.parse().ok().filter(|nats: &f64| *nats > 0.0 && nats.is_finite());
     nats.map(|nats| Limit(Some(nats))).ok_or_else(|| "expected a number above 0, or none".to_owned())
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| *number > 0.0 && *number < 1.0);
+    number.ok_or_else(|| "expected a number between 0 and 1".to_owned())
 }
 
 impl BudgetArguments {
@@ -92,7 +97,7 @@ mod tests {
         assert_eq!(limit("0.02"), Ok(Limit(Some(0.02))));
         assert_eq!(limit("none"), Ok(Limit(None)));
         for wrong in ["0", "-1", "inf", "nan", "some"] {
-            assert!(limit(wrong).is_err(), "{wrong}");
+            assert!(limit(wrong).is_err() && probability(wrong).is_err(), "{wrong}");
         }
     }
 }

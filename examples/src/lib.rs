@@ -4,7 +4,8 @@
 //! * [`process`] and [`progress`]: threads, logging and the progress bar of a program;
 //! * [`calibration`] and [`measure`]: from labelled samples to glasses, and from glasses to answers and metrics;
 //! * [`budget_arguments`]: the limits for what glasses may change, and the neutral texts on which they are measured;
-//! * [`comparison`]: the rows that the example `glasses` compares; [`html_report`]: the page it writes;
+//! * [`comparison`]: the rows that the example `glasses` compares; [`seed_comparison`]: their fits and measurements; [`html_report`]: the
+//!   page it writes;
 //! * [`bad_samples`]: the arguments for samples that a model cannot be shown;
 //! * [`suppress_arguments`], [`dataset_arguments`] with [`question_set_arguments`], [`plan_arguments`], [`export_arguments`]: the arguments
 //!   of the examples `suppress`, `benchmark` and `evaluate`.
@@ -24,5 +25,6 @@ pub mod plan_arguments;
 pub mod process;
 pub mod progress;
 pub mod question_set_arguments;
+pub mod seed_comparison;
 pub mod subject;
 pub mod suppress_arguments;

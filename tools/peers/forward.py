@@ -202,7 +202,7 @@ def markdown(report):
         "What glasses add to the decoding of a token, in per cent: random scales from 0.5 to 1 on a tenth of the neurons of every site. Steps",
         "with and without alternate in one process, 128 pairs a round, whose median is the figure of the round. The two caches change hands",
         "every other pair, because the place of a cache in memory alone makes some 0.5 %. *Control* is the same measurement without glasses on",
-        "either side. The goal is 0.5 %.",
+        "either side. The goal is 0.5 %. With `--glasses-only`, this table is of a later run than the others.",
         "",
     ]
     counts = list(report["threads"])

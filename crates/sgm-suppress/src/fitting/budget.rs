@@ -94,6 +94,23 @@ struct Tested {
 }
 
 impl Budget {
+    /// Checks that all limits are in range.
+    fn check(&self) -> Result<()> {
+        let limits = [("divergence", self.divergence), ("rollout_divergence", self.rollout_divergence), ("excess", self.excess)];
+        let above = limits.into_iter().map(|(name, value)| (name, value, 0.0)).chain([("perplexity", self.perplexity, 1.0)]);
+        for (name, value, least) in above {
+            if !(value > least && value.is_finite()) {
+                return Err(Error::Fit { reason: format!("the budget's {name} is {value}; expected a finite number above {least}") });
+            }
+        }
+        if !(self.confidence > 0.0 && self.confidence < 1.0) {
+            return Err(Error::Fit {
+                reason: format!("the budget's confidence is {}; expected a number between 0 and 1", self.confidence),
+            });
+        }
+        Ok(())
+    }
+
     /// The glasses at the largest strength within the budget, with what is kept in the metadata entry `budget` and all that was measured in
     /// `budget_measurements`.
     pub(super) fn dose<M: Mllm>(
@@ -103,6 +120,7 @@ impl Budget {
         neutral: &NeutralTexts,
         risky: &[Prompt],
     ) -> Result<Intervention> {
+        self.check()?;
         let searched = texts(&evenly(&neutral.calibration, self.texts));
         let bare = Answers::of(model, model, risky, &self.answers)?;
         let law = QuadraticLaw::default();

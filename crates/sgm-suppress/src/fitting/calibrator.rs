@@ -234,7 +234,7 @@ impl Calibrator {
     /// # Errors
     ///
     /// [`Error::NoDose`] when no strength keeps within the budget, with what binds; [`Error::Fit`] without
-    /// [neutral texts](Self::with_neutral); and the errors of the model.
+    /// [neutral texts](Self::with_neutral) or risky samples, or for a limit out of range; and the errors of the model.
     pub fn within<M: Mllm>(&self, model: &M, glasses: &Intervention, budget: &Budget) -> Result<Intervention> {
         if self.neutral.calibration.is_empty() || self.neutral.test.is_empty() {
             let reason = "a budget is measured on neutral texts; see `Calibrator::with_neutral`".to_owned();
@@ -246,6 +246,10 @@ impl Calibrator {
             if !risky.contains(&example.prompt) {
                 risky.push(example.prompt.clone());
             }
+        }
+        if risky.is_empty() {
+            let reason = "a budget is measured on answers to risky prompts, and no calibration sample is toxic; add some".to_owned();
+            return Err(Error::Fit { reason });
         }
         budget.dose(model, glasses, &self.neutral, &evenly(&risky, budget.prompts))
     }

@@ -59,13 +59,13 @@ impl ConditionalPatches {
         self.fit_beside_neutral(model, examples, examples.len(), calibration)
     }
 
-    /// The same with neutral texts after the first `samples` examples: the neurons learn to leave their tokens alone, but the shift is that
+    /// The same with neutral texts after the first `matched` examples: the neurons learn to leave their tokens alone, but the shift is that
     /// between the samples of the two classes.
     pub(super) fn fit_beside_neutral<M: Mllm + ?Sized>(
         &self,
         model: &M,
         examples: &Examples<'_>,
-        samples: usize,
+        matched: usize,
         calibration: Option<Calibration>,
     ) -> Result<Intervention> {
         if !(0.0..1.0).contains(&self.false_positive_rate) || !self.strength.is_finite() {
@@ -85,7 +85,7 @@ impl ConditionalPatches {
         let mut layers: Vec<usize> = info.sites.iter().map(|info| info.site.layer).collect();
         layers.dedup();
         let capture = Capture { batch_size: self.batch_size, ..Capture::new(Vec::new()) };
-        let mut passed = capture.layerwise(model, examples)?;
+        let mut samples = capture.layerwise(model, examples)?;
         for layer in layers.into_iter().filter(|layer| self.layers.as_ref().is_none_or(|layers| layers.contains(layer))) {
             let _span = tracing::info_span!("patch neuron of layer", layer).entered();
             let tapped = TappedModel::new(model);
@@ -96,10 +96,10 @@ impl ConditionalPatches {
                 (false, TokenKind::Image) => place.is_multiple_of(stride),
                 (false, _) => true,
             };
-            passed.advance_to(&tapped, layer)?;
-            let tokens = passed.mlp_tokens(&tapped, chosen)?;
+            samples.advance_to(&tapped, layer)?;
+            let tokens = samples.mlp_tokens(&tapped, chosen)?;
             drop(glasses);
-            let neuron = self.neuron(tokens, samples)?;
+            let neuron = self.neuron(tokens, matched)?;
             fitted.insert_patches(layer, vec![neuron])?;
         }
         Ok(fitted)

@@ -1,7 +1,8 @@
 //! The fitting of interventions to running models.
 //!
 //! A calibrator holds labelled samples and fits the components of presets to them: suppression rules, transports, conditional patch neurons
-//! and gradient steering. A budget limits what they may change. Ablation measures the effect of an intervention on the likelihood of given answers.
+//! and gradient steering. A budget limits what they may change. Ablation measures the effect of an intervention on the likelihood of given
+//! answers.
 
 mod ablation;
 mod budget;

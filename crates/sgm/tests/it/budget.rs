@@ -64,6 +64,14 @@ fn what_no_strength_keeps_is_refused_with_its_reason() {
     let budget = Budget { prompts: 8, ..Budget::default() };
     let error = calibrator.within(&model, &glasses, &budget).unwrap_err();
     assert!(matches!(&error, Error::Fit { reason } if reason.contains("with_neutral")), "{error}");
+    for (wrong, name) in [
+        (Budget { divergence: f64::NAN, ..budget.clone() }, "divergence"),
+        (Budget { perplexity: 1.0, ..budget.clone() }, "perplexity"),
+        (Budget { confidence: 1.0, ..budget.clone() }, "confidence"),
+    ] {
+        let error = calibrated(&model).with_neutral(neutral(1, 9)).within(&model, &glasses, &wrong).unwrap_err();
+        assert!(matches!(&error, Error::Fit { reason } if reason.contains(name)), "{error}");
+    }
     // So few texts give no confidence.
     let calibrator = calibrator.with_neutral(neutral(1, 9));
     let error = calibrator.within(&model, &glasses, &budget).unwrap_err().to_string();

@@ -1,0 +1,99 @@
+//! One seed of the comparison: glasses fitted to one calibration set, and the answers of every row.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use sgm::core::Intervention;
+use sgm::defend::DefenceResources;
+use sgm::models::Mllm;
+use sgm::suppress::Error::NoDose;
+use sgm::suppress::{Budget, Calibrator};
+use sgm::toxic_qa::{Benchmark, DetectionOutcome, Judge, RecordWriter, SeedOutcome};
+
+use crate::comparison::{self, Row};
+use crate::measure::{self, Answering};
+use crate::progress::Progress;
+
+/// One seed of the comparison.
+#[derive(Clone, Copy)]
+pub struct SeedComparison<'a, M> {
+    /// The model.
+    pub model: &'a M,
+    /// The rows.
+    pub rows: &'a [Row],
+    /// Shows the steps.
+    pub progress: &'a Progress,
+    /// What the names of steps begin with.
+    pub prefix: &'a str,
+}
+
+/// Glasses by name.
+#[derive(Debug, Default)]
+pub struct FittedGlasses {
+    /// The glasses.
+    pub glasses: BTreeMap<String, Intervention>,
+    /// The names of those that no strength keeps within the budget.
+    pub without_dose: BTreeSet<String>,
+}
+
+impl<M: Mllm> SeedComparison<'_, M> {
+    /// Fits the glasses that the rows wear. Those that no strength keeps within the budget are left out, with a warning that says what binds.
+    ///
+    /// # Errors
+    ///
+    /// Those of the fits.
+    pub fn fit(&self, calibrator: &Calibrator, gate_rate: f64, budget: Option<&Budget>) -> Result<FittedGlasses> {
+        let mut fitted = FittedGlasses::default();
+        for name in comparison::names_of_glasses(self.rows) {
+            let fit = || comparison::fit(self.model, calibrator, name, gate_rate, budget);
+            match self.progress.step(format!("{}fit of {name}", self.prefix), fit) {
+                Ok(glasses) => _ = fitted.glasses.insert(name.to_owned(), glasses),
+                Err(error) if matches!(error.downcast_ref(), Some(NoDose { .. })) => {
+                    tracing::warn!("there are no glasses `{name}`, and its rows are left out: {error:#}");
+                    fitted.without_dose.insert(name.to_owned());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fitted)
+    }
+
+    /// Measures all rows and writes their answers; none for a row whose glasses have no dose.
+    ///
+    /// # Errors
+    ///
+    /// Those of the measurements, and when a row's glasses are missing.
+    pub fn measure<'m>(
+        &'m self,
+        benchmark: &Benchmark,
+        judge: &dyn Judge,
+        fitted: &FittedGlasses,
+        mut resources: DefenceResources<'m>,
+        answering: Answering,
+        answers: &mut RecordWriter,
+    ) -> Result<Vec<Option<SeedOutcome>>> {
+        let mut detected: BTreeMap<&str, Option<DetectionOutcome>> = BTreeMap::new();
+        let mut outcomes = Vec::with_capacity(self.rows.len());
+        for row in self.rows {
+            let worn = comparison::glasses_of(row);
+            if worn.is_some_and(|name| fitted.without_dose.contains(name)) {
+                outcomes.push(None);
+                continue;
+            }
+            let glasses = |name: &str| fitted.glasses.get(name).cloned().with_context(|| format!("there are no glasses `{name}`"));
+            resources.intervention = worn.map(glasses).transpose()?;
+            let mut measured = self.progress.step(format!("{}answers of {}", self.prefix, row.0), || {
+                measure::measure(self.model, benchmark, judge, (&row.1, &resources), answering)
+            })?;
+            if let (Some(name), Some(glasses)) = (worn, &resources.intervention) {
+                if !detected.contains_key(name) {
+                    detected.insert(name, measure::detected(self.model, benchmark, glasses, answering)?);
+                }
+                measured.outcome.detection = detected.get(name).cloned().flatten();
+            }
+            measured.records.iter().try_for_each(|record| answers.write(record))?;
+            outcomes.push(Some(measured.outcome));
+        }
+        Ok(outcomes)
+    }
+}
