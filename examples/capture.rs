@@ -35,7 +35,7 @@ struct Arguments {
     experts: bool,
     /// The dtype of stored responses: f32, bf16 or f16.
     #[arg(long, default_value_t = StoreDtype::F32)]
-    dtype: StoreDtype,
+    store_dtype: StoreDtype,
     /// Samples run together.
     #[arg(long, default_value_t = 16)]
     batch_size: usize,
@@ -78,7 +78,7 @@ fn main() -> Result<()> {
     let capture = Capture {
         experts: arguments.experts,
         batch_size: arguments.batch_size,
-        dtype: arguments.dtype,
+        dtype: arguments.store_dtype,
         non_finite: if arguments.keep_non_finite { NonFinite::Keep } else { NonFinite::Refuse },
         shard_samples: arguments.shard_samples,
         calibration: Some(provenance),

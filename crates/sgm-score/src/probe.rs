@@ -44,6 +44,27 @@ impl FittedProbe {
         // Just above the highest benign score that must not reach the threshold.
         benign.get(allowed).map_or(0.0, |score| score.next_up().min(1.0))
     }
+
+    /// The threshold halfway, in log-odds, from `lowest` to the cross-validated score that all but this share of the toxic samples reach;
+    /// `lowest` itself if that score is not above it.
+    ///
+    /// When the classes are far apart, the [lowest threshold](Self::threshold_at) is next to the non-toxic samples, and text that is a little
+    /// different from them reaches it. The threshold halfway is as far from them as from the toxic ones.
+    pub fn threshold_halfway(&self, lowest: f32, false_negative_rate: f64, labels: &[bool]) -> f32 {
+        let mut toxic: Vec<f32> = self.unseen.iter().zip(labels).filter(|(_, toxic)| **toxic).map(|(score, _)| *score).collect();
+        toxic.sort_unstable_by(f32::total_cmp);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the number of samples")]
+        let allowed = (false_negative_rate.clamp(0.0, 1.0) * toxic.len() as f64) as usize;
+        // Scores of f32 can be rounded to 0 and 1, whose log-odds are infinite.
+        let log_odds = |score: f32| {
+            let score = f64::from(score).clamp(f64::from(f32::EPSILON), 1.0 - f64::from(f32::EPSILON));
+            (score / (1.0 - score)).ln()
+        };
+        let reached = toxic.get(allowed).copied().unwrap_or(lowest);
+        let halfway = 1.0 / (1.0 + (-f64::midpoint(log_odds(lowest), log_odds(reached))).exp());
+        #[allow(clippy::cast_possible_truncation, reason = "thresholds are f32")]
+        (halfway as f32).max(lowest)
+    }
 }
 
 /// Fits a probe to the responses of a store, by the store's current pooling: for a [`Condition`](sgm_core::Condition) `last/prompt`.

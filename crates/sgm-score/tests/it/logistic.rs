@@ -58,3 +58,22 @@ fn a_threshold_keeps_the_rate_of_false_positives() {
     };
     assert_eq!([0.0, 0.2, 0.4, 0.5, 1.0].map(passed), [0, 1, 2, 2, 5]);
 }
+
+#[test]
+fn between_classes_far_apart_the_threshold_is_halfway() {
+    let labels = [true, true, true, false, false];
+    let halfway = |toxic: [f32; 3], rate: f64| {
+        let fitted = FittedProbe { probe: sgm_core::Probe::default(), unseen: [&toxic[..], &[0.01, 0.002]].concat() };
+        let lowest = fitted.threshold_at(0.0, &labels);
+        (lowest, fitted.threshold_halfway(lowest, rate, &labels))
+    };
+    // The log-odds of 0.01 and 0.99 are opposite.
+    let (lowest, threshold) = halfway([0.99, 0.999, 0.9999], 0.0);
+    assert!(lowest < 0.0101 && (threshold - 0.5).abs() < 1e-4, "{lowest} {threshold}");
+    // Rounded scores have no infinite log-odds.
+    assert!((0.9..1.0).contains(&halfway([1.0; 3], 0.0).1));
+    // One of three may be missed.
+    let (lowest, threshold) = halfway([0.001, 0.99, 0.99], 0.0);
+    assert_eq!(lowest, threshold);
+    assert!((halfway([0.001, 0.99, 0.99], 0.34).1 - 0.5).abs() < 1e-4);
+}

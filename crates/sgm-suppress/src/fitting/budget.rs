@@ -21,10 +21,12 @@ use super::neutral_texts::NeutralTexts;
 /// * On *neutral texts*, which glasses should leave alone, the mean divergence of the glasses from the bare model is at most
 ///   [`divergence`](Self::divergence).
 /// * On the answers that the model with glasses gives to risky prompts, which should change, [`rollout_divergence`](Self::rollout_divergence)
-///   is the largest 95th percentile of the divergence over tokens (the criterion of `steering-lite`, which finds its strength by it),
-///   [`perplexity`](Self::perplexity) the largest perplexity under the bare model, relative to that of its own answers, and the share of
-///   repeated trigrams may be above that of its own answers by no more than two standard errors of the difference: a model that answers
-///   with word salad or in loops is not harmless but broken.
+///   is the largest 95th percentile of the divergence over tokens (the criterion of `steering-lite`, which finds its strength by it). The
+///   token of each answer where the models differ most does not count: an answer that turns away from harm does so somewhere, and in a
+///   short answer this one token is more than 5 % of all.
+/// * On the same answers, [`perplexity`](Self::perplexity) is the largest perplexity under the bare model, relative to that of its own
+///   answers, and the share of repeated trigrams may be above that of its own answers by no more than two standard errors of the
+///   difference: a model that answers with word salad or in loops is not harmless but broken.
 /// * The divergence that a small change of activations causes grows with the square of its strength. A mean divergence on neutral texts
 ///   that is above this law by more than [`excess`](Self::excess) tells that the change is not small any more.
 ///
@@ -37,7 +39,8 @@ use super::neutral_texts::NeutralTexts;
 pub struct Budget {
     /// The largest mean divergence on neutral texts, in nats for each token; 0.02 is about 2 % more perplexity.
     pub divergence: f64,
-    /// The largest 95th percentile of the divergence over the tokens of answers to risky prompts, in nats.
+    /// The largest 95th percentile of the divergence over the tokens of answers to risky prompts, in nats; the token of each answer where it
+    /// is largest does not count.
     pub rollout_divergence: f64,
     /// The largest perplexity of answers to risky prompts under the bare model, relative to that of its own answers.
     pub perplexity: f64,
@@ -212,7 +215,8 @@ fn record(dose: &Dose, tested: &[Tested]) -> serde_json::Map<String, serde_json:
 
 /// What is measured on the answers of a model.
 struct Answers {
-    /// The 95th percentile over tokens of the divergence of the bare model's predictions from the answering one's.
+    /// The 95th percentile over tokens, but for the one of each answer where it is largest, of the divergence of the bare model's
+    /// predictions from the answering one's.
     divergence: f64,
     /// The perplexity under the bare model.
     perplexity: f64,
@@ -229,7 +233,8 @@ impl Answers {
             let text = bare.processor().decode(&answer.tokens)?;
             answers.push((prompt.clone(), text));
         }
-        let mut divergences = response_divergence(answering, bare, &answers, options.batch_size)?.concat();
+        let divergences = response_divergence(answering, bare, &answers, options.batch_size)?;
+        let mut divergences: Vec<f64> = divergences.into_iter().flat_map(without_largest).collect();
         divergences.sort_unstable_by(f64::total_cmp);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the number of tokens")]
         let divergence = divergences.get((PERCENTILE * divergences.len() as f64) as usize).copied().unwrap_or(0.0);
@@ -239,6 +244,13 @@ impl Answers {
         let error = (variance / repeated.len().max(1) as f64).sqrt();
         Ok(Self { divergence, perplexity: mean(&nll).exp(), repetition: (share, error) })
     }
+}
+
+/// The values of all tokens but the one with the largest.
+fn without_largest(mut tokens: Vec<f64>) -> Vec<f64> {
+    tokens.sort_unstable_by(f64::total_cmp);
+    tokens.pop();
+    tokens
 }
 
 /// The share of trigrams that occurred before.

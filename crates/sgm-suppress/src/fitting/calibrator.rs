@@ -182,9 +182,10 @@ impl Calibrator {
 
     /// A condition on the prompts' last tokens that holds for at most this share of benign prompts.
     ///
-    /// The threshold is the lowest at which, by cross-validation, it holds for at most this share of the non-toxic samples. With
-    /// [neutral texts](Self::with_neutral) it is also at least their [conformal threshold](conformal_threshold): at a further text that is
-    /// exchangeable with them, the condition holds with a probability of at most `false_positive_rate`.
+    /// By cross-validation, the condition holds for at most this share of the non-toxic samples. With [neutral texts](Self::with_neutral) the
+    /// threshold is also at least their [conformal threshold](conformal_threshold): at a further text that is exchangeable with them, the
+    /// condition holds with a probability of at most `false_positive_rate`. If the toxic samples are further away than that, the threshold is
+    /// [halfway](FittedProbe::threshold_halfway) to them, so that the condition does not hold for text of which calibration has too little.
     ///
     /// # Errors
     ///
@@ -210,6 +211,7 @@ impl Calibrator {
             }
             threshold = threshold.max(exceeded.next_up());
         }
+        threshold = fitted.threshold_halfway(threshold, false_positive_rate, labels);
         Ok(Condition { probe: fitted.probe.clone(), threshold })
     }
 
