@@ -76,10 +76,10 @@ fn main() -> Result<()> {
     if arguments.quick {
         benchmark.thin(10);
     }
-    let rows = comparison::rows(&arguments.rows, arguments.full, &arguments.defences)?;
+    let budget = arguments.budget.budget(&arguments.subject);
+    let rows = comparison::rows(&arguments.rows, arguments.full, budget.is_some(), &arguments.defences)?;
     let seeds = if arguments.reuse.is_some() { 1 } else { arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 }) };
     let names = comparison::names_of_glasses(&rows);
-    let budget = arguments.budget.budget(&arguments.subject);
     let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
 
     let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); rows.len()];
@@ -116,7 +116,8 @@ fn main() -> Result<()> {
     provenance.generation = serde_json::json!({"temperature": 1.0, "max_new_tokens": arguments.max_new_tokens, "vqa": "greedy"});
     provenance.calibration = arguments.provenance();
     let neurons = model.info().neurons();
-    let shown = ["conditional", "bakeable", "sgm"].into_iter().find(|name| arguments.reuse.is_none() && names.contains(name));
+    let shown =
+        ["conditional", "causal-conditional", "bakeable", "sgm"].into_iter().find(|name| arguments.reuse.is_none() && names.contains(name));
     let measured = rows.into_iter().zip(&outcomes).filter(|(_, outcomes)| !outcomes.is_empty());
     let runs = measured.map(|((name, _), outcomes)| Run::from_seeds(name, neurons, outcomes));
     let report = Report::new(provenance, runs.collect::<Result<_, _>>()?);

@@ -13,7 +13,7 @@ use sgm::suppress::{Budget, Calibrator, Component, Preset, SuppressionRule, Tran
 pub type Row = (String, DefenceStack);
 
 /// The names of all rows, with their defences. A row whose name is that of glasses wears these, any other the glasses `conditional`.
-pub const ROWS: [(&str, &str); 14] = [
+pub const ROWS: [(&str, &str); 17] = [
     ("none", "none"),
     ("det0", "sgm"),
     ("damp", "sgm"),
@@ -23,6 +23,9 @@ pub const ROWS: [(&str, &str); 14] = [
     ("bakeable", "sgm"),
     ("conditional-sgm", "sgm"),
     ("conditional", "sgm"),
+    ("causal-sgm", "sgm"),
+    ("causal-bakeable", "sgm"),
+    ("causal-conditional", "sgm"),
     ("self-reminder", "self-reminder"),
     ("ecso", "ecso"),
     ("eta", "eta"),
@@ -32,6 +35,9 @@ pub const ROWS: [(&str, &str); 14] = [
 
 /// The rows that answer what most people ask first: no glasses, AurA, SGM, both presets, and the best combination with another defence.
 pub const MAIN_ROWS: [&str; 6] = ["none", "aura", "sgm", "bakeable", "conditional", "filter+sgm"];
+
+/// The rows within a budget: no glasses, SGM, and the presets of causal experts.
+pub const ROWS_WITHIN_A_BUDGET: [&str; 5] = ["none", "sgm", "causal-sgm", "causal-bakeable", "causal-conditional"];
 
 /// Former names of rows.
 const FORMER: [(&str, &str); 3] = [("foldable", "bakeable"), ("live", "conditional"), ("adaptive-sgm", "conditional-sgm")];
@@ -48,16 +54,17 @@ pub fn row(name: &str) -> Result<Row> {
     Ok((name.to_owned(), defences.parse().map_err(|error| anyhow::Error::from(error).context(known()))?))
 }
 
-/// The rows of a comparison: those named, or else all or the main ones, and further ones.
+/// The rows of a comparison: those named, or else all, or the main ones with or without a budget, and further ones.
 ///
 /// # Errors
 ///
 /// For a name of no row.
-pub fn rows(named: &[String], all: bool, further: &[String]) -> Result<Vec<Row>> {
-    let names: Vec<&str> = match (named.is_empty(), all) {
-        (false, _) => named.iter().map(String::as_str).collect(),
-        (true, true) => ROWS.iter().map(|(name, _)| *name).collect(),
-        (true, false) => MAIN_ROWS.to_vec(),
+pub fn rows(named: &[String], all: bool, budget: bool, further: &[String]) -> Result<Vec<Row>> {
+    let names: Vec<&str> = match (named.is_empty(), all, budget) {
+        (false, ..) => named.iter().map(String::as_str).collect(),
+        (true, true, _) => ROWS.iter().map(|(name, _)| *name).collect(),
+        (true, false, false) => MAIN_ROWS.to_vec(),
+        (true, false, true) => ROWS_WITHIN_A_BUDGET.to_vec(),
     };
     names.into_iter().chain(further.iter().map(String::as_str)).map(row).collect()
 }

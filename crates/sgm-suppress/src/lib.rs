@@ -43,8 +43,8 @@ mod runtime;
 pub use error::{Error, Result};
 #[cfg(feature = "candle")]
 pub use fitting::{
-    Ablation, Budget, Calibrator, Component, ConditionalPatches, Dose, DosePoint, DoseSearch, GradientSteering, LikelihoodChange, Preset,
-    Spent, fit_incrementally,
+    Ablation, Budget, Calibrator, CausalExperts, Component, ConditionalPatches, Dose, DosePoint, DoseSearch, GradientSteering,
+    LikelihoodChange, Preset, Spent, fit_incrementally,
 };
 pub use kernel::{Element, ScaleLayout, Scaling};
 pub use rules::{

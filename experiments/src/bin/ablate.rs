@@ -12,6 +12,7 @@ use sgm::defend::DefenceResources;
 use sgm::models::Mllm;
 use sgm::suppress::{Component, Preset, SuppressionRule};
 use sgm::toxic_qa::{EvaluationSplit, Provenance, Report, Run, SeedOutcome};
+use sgm_examples::budget_arguments::BudgetArguments;
 use sgm_examples::measure::{self, Answering};
 use sgm_examples::progress::Progress;
 use sgm_examples::subject::Subject;
@@ -23,6 +24,8 @@ use sgm_examples::{calibration, process};
 struct Arguments {
     #[command(flatten)]
     subject: Subject,
+    #[command(flatten)]
+    budget: BudgetArguments,
     /// The number of seeds, each with a calibration set and random answers of its own.
     #[arg(long, default_value_t = 2)]
     seeds: u64,
@@ -38,6 +41,9 @@ struct Arguments {
     /// The length of an answer in tokens.
     #[arg(long, default_value_t = 56)]
     max_new_tokens: usize,
+    /// Prompts run together.
+    #[arg(long, default_value_t = 64)]
+    batch_size: usize,
     /// Only every n-th sample.
     #[arg(long, default_value_t = 1)]
     thin: usize,
@@ -58,20 +64,30 @@ fn main() -> Result<()> {
     variants.retain(|(name, _)| arguments.rows.is_empty() || arguments.rows.contains(name));
     let mut benchmark = arguments.subject.benchmark(source.as_ref())?;
     benchmark.thin(arguments.thin);
+    let budget = arguments.budget.budget(&arguments.subject);
     let progress = Progress::new(arguments.seeds * (2 + variants.len() as u64));
 
     let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); 1 + variants.len()];
     for seed in 0..arguments.seeds {
-        let calibrator = progress.step(format!("seed {seed}, calibration"), || {
-            calibration::calibrate(&model, source.as_ref(), &source.calibration(seed)?, &judge, arguments.pooling, 64)
+        let calibrator = progress.step(format!("seed {seed}, calibration"), || -> Result<_> {
+            let samples = source.calibration(seed)?;
+            let calibrator = calibration::calibrate(&model, source.as_ref(), &samples, &judge, arguments.pooling, arguments.batch_size)?;
+            Ok(match budget {
+                None => calibrator,
+                Some(_) => calibrator.with_neutral(arguments.budget.texts(&arguments.subject, source.as_ref(), seed)?),
+            })
         })?;
         let glasses = variants.iter().map(|(name, preset)| (name.as_str(), Some(preset)));
         for ((name, preset), outcomes) in std::iter::once(("none", None)).chain(glasses).zip(&mut outcomes) {
             let outcome = progress.step(format!("seed {seed}, {name}"), || -> Result<_> {
-                let intervention = preset.map(|preset| preset.fit(&model, &calibrator)).transpose()?;
+                let fit = |preset: &Preset| {
+                    let glasses = preset.fit(&model, &calibrator)?;
+                    budget.as_ref().map_or(Ok(glasses.clone()), |budget| calibrator.within(&model, &glasses, budget))
+                };
+                let intervention = preset.map(fit).transpose()?;
                 let defences = if intervention.is_some() { "sgm" } else { "none" }.parse()?;
                 let resources = DefenceResources { intervention, ..DefenceResources::default() };
-                let answering = Answering { max_new_tokens: arguments.max_new_tokens, ..Answering::with_seed(seed) };
+                let answering = Answering { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
                 let mut outcome = measure::measure(&model, &benchmark, judge.as_ref(), (&defences, &resources), answering)?.outcome;
                 let glasses = resources.intervention.as_ref();
                 outcome.detection = glasses.map_or(Ok(None), |glasses| measure::detected(&model, &benchmark, glasses, answering))?;
@@ -118,7 +134,7 @@ fn variants(name: &str, preset: &Preset) -> Vec<(String, Preset)> {
             p.components.clear();
         }
     });
-    for strength in [0.2, 0.3, 0.4] {
+    for strength in [1.2, 1.8, 2.4] {
         vary(&format!("steered at once {strength}"), &|p| {
             p.steering.iter_mut().for_each(|s| (s.at_once, s.strength) = (true, strength));
         });

@@ -60,7 +60,7 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 0.02 nats on 60 neutral texts, 1 nat and 1.5 times the perplexity on 32 answers of 32 tokens at temperature 1, half of the quadratic
+    /// 0.02 nats on 60 neutral texts, 1 nat and 1.5 times the perplexity on 64 answers of 32 tokens at temperature 1, half of the quadratic
     /// law, with a confidence of 95 %.
     fn default() -> Self {
         let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
@@ -71,7 +71,7 @@ impl Default for Budget {
             excess: 0.5,
             confidence: 0.95,
             texts: 60,
-            prompts: 32,
+            prompts: 64,
             answers: GenerateOptions { max_new_tokens: 32, batch_size: 16, sampling, seed: 2000, ..GenerateOptions::default() },
             search: DoseSearch::default(),
         }

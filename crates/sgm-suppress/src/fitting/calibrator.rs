@@ -10,7 +10,8 @@ use sgm_score::{FittedProbe, ProbeOptions, conformal_threshold, fit_probe, score
 use tempfile::TempDir;
 
 use crate::{
-    Budget, ConditionalPatches, Error, Glasses, GradientSteering, Result, SuppressionRule, Transport, fit_incrementally, score_prompts,
+    Budget, CausalExperts, ConditionalPatches, Error, Glasses, GradientSteering, Result, SuppressionRule, Transport, fit_incrementally,
+    score_prompts,
 };
 
 use super::budget::evenly;
@@ -25,6 +26,9 @@ pub enum Component {
     AtOnce(Transport, Pooling),
     /// Transport fitted layer by layer, each on the model with the layers before ([`fit_incrementally`]).
     Incremental(Transport, Pooling),
+    /// Suppression by expertise of a small set of neurons that cause toxic answers: the model's own answers to risky prompts, as the
+    /// [judge](Calibrator::with_judge) labels them. What it costs is measured on neutral texts, or on the non-toxic samples if there are none.
+    Causal(CausalExperts),
     /// Conditional patch neurons, fitted to the samples and to the model's own answers to risky prompts.
     ConditionalPatches(ConditionalPatches),
 }
@@ -35,6 +39,7 @@ impl fmt::Display for Component {
             Self::Soft(rule) => f.write_str(&rule.name),
             Self::AtOnce(transport, pooling) => write!(f, "{} of {pooling}, at once", transport.map.name()),
             Self::Incremental(transport, pooling) => write!(f, "{} of {pooling}", transport.map.name()),
+            Self::Causal(causal) => write!(f, "causal {}", causal.rule.name),
             Self::ConditionalPatches(_) => f.write_str("conditional patches"),
         }
     }
@@ -167,6 +172,12 @@ impl Calibrator {
                     transport.among(store, "the sites of one step", |site, _| sites.contains(&site))
                 })?
             }
+            Component::Causal(causal) => {
+                let answers = self.judged_answers(model)?;
+                let benign = || self.examples.iter().filter(|example| !example.toxic).cloned().collect();
+                let neutral: Vec<Example> = if self.neutral.fit.is_empty() { benign() } else { self.neutral.fit.clone() };
+                causal.fit(model, &self.expertise()?, &Examples::from_slice(&answers), &Examples::from_slice(&neutral))?
+            }
             Component::ConditionalPatches(patches) => {
                 // Every answer to a risky prompt counts as toxic, independent of its content.
                 let own = self.answers(model)?.into_iter().map(|example| Example { toxic: true, ..example });
@@ -264,8 +275,17 @@ impl Calibrator {
     /// [`Error::Fit`] without a [judge](Self::with_judge), [`Error::Judge`], and the errors of [`Glasses::wear`] and
     /// [`GradientSteering::fit`].
     pub fn steer<M: Mllm>(&self, model: &M, steering: &GradientSteering, worn: &Intervention) -> Result<Intervention> {
+        let answers = self.judged_answers(model)?;
+        let tapped = TappedModel::new(model);
+        let _glasses = Glasses::wear(&tapped, worn, Amplify::Refuse)?;
+        let _span = tracing::info_span!("fit of gradient steering").entered();
+        steering.fit(&tapped, &Examples::from_slice(&answers), self.capture.calibration.clone())
+    }
+
+    /// The model's own answers to risky prompts, labelled by the judge.
+    fn judged_answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
         let Some(judge) = &self.judge else {
-            let reason = "steering needs to know which of the model's own answers are toxic; see `Calibrator::with_judge`".to_owned();
+            let reason = "this takes knowing which of the model's own answers are toxic; see `Calibrator::with_judge`".to_owned();
             return Err(Error::Fit { reason });
         };
         let mut answers = self.answers(model)?;
@@ -276,11 +296,7 @@ impl Calibrator {
             return Err(Error::Fit { reason });
         }
         let judged = answers.into_iter().zip(verdicts).filter_map(|(answer, verdict)| Some(Example { toxic: verdict?, ..answer }));
-        let answers: Vec<Example> = judged.collect();
-        let tapped = TappedModel::new(model);
-        let _glasses = Glasses::wear(&tapped, worn, Amplify::Refuse)?;
-        let _span = tracing::info_span!("fit of gradient steering").entered();
-        steering.fit(&tapped, &Examples::from_slice(&answers), self.capture.calibration.clone())
+        Ok(judged.collect())
     }
 
     /// The prompts of toxic samples with the model's own answers, without verdicts; generated once and kept.

@@ -100,8 +100,8 @@ impl DoseSearch {
             next = match (low, high) {
                 ([.., low], _) if low.share() >= self.enough || low.strength >= self.most => break,
                 ([.., low], [high, ..]) => between(low, high, target),
-                ([.., other, low], []) => beyond(low, exponent(other, low), target).min(self.most),
-                ([low], []) => beyond(low, 2.0, target).min(self.most),
+                ([.., other, low], []) => further(low, exponent(other, low), target).min(self.most),
+                ([low], []) => further(low, 2.0, target).min(self.most),
                 ([], [high, other, ..]) => beyond(high, exponent(high, other), target),
                 ([], [high]) => beyond(high, 2.0, target),
                 ([], []) => break,
@@ -133,6 +133,12 @@ fn exponent(low: &DosePoint, high: &DosePoint) -> f64 {
 #[allow(clippy::cast_possible_truncation, reason = "strengths are f32")]
 fn beyond(point: &DosePoint, exponent: f64, target: f64) -> f32 {
     point.strength * (target / point.share()).powf(1.0 / exponent).clamp(0.25, 4.0) as f32
+}
+
+/// The strength at which a power law through one measurement within the limits spends `target`, at least 1.5 times as large: quantities that
+/// are measured on few answers fluctuate, and seem to be near their limits where hardly anything is spent.
+fn further(low: &DosePoint, exponent: f64, target: f64) -> f32 {
+    beyond(low, exponent, target).max(1.5 * low.strength)
 }
 
 /// The strength at which the power law through two measurements spends `target`; within the middle nine tenths between them.

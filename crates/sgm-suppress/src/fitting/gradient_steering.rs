@@ -35,12 +35,13 @@ use super::linear_algebra::Covariance;
 /// these glasses need a condition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GradientSteering {
-    /// The length of the shift, in standard deviations of the MLP's output in its direction.
+    /// The length of the shift, in standard deviations of the MLP's output in its direction: of each layer, or of all layers together if they
+    /// are fitted at once.
     pub strength: f64,
     /// The weight of the gradient of toxic answers, which is subtracted from that of non-toxic ones.
     pub against: f64,
-    /// Whether all layers are fitted on the unchanged model, by one forward and backward pass instead of one for each layer. The layers are
-    /// then fitted independently, and their combination may overshoot.
+    /// Whether all layers are fitted on the unchanged model, by one forward and backward pass instead of one for each layer. The layers then
+    /// do not know of each other and their shifts add up, so that each has an equal part of the strength.
     pub at_once: bool,
     /// The layers; all without a range.
     pub layers: Option<RangeInclusive<usize>>,
@@ -81,6 +82,7 @@ impl GradientSteering {
         let mut samples = capture.layerwise(model, examples)?;
         let mut steered = samples.clone();
         let step = if self.at_once { sites.len().max(1) } else { 1 };
+        let strength = self.strength / step as f64;
         for sites in sites.chunks(step) {
             let first = sites.iter().map(|site| site.layer).min().unwrap_or_default();
             let _span = tracing::info_span!("steering from layer", layer = first).entered();
@@ -93,7 +95,7 @@ impl GradientSteering {
                 samples.advance_to(model, site.layer)?;
                 let shift = output_covariance(model, &samples)?.times(&gradient);
                 let length = dot(&gradient, &shift).max(0.0).sqrt();
-                let factor = if length > 0.0 { self.strength / length } else { 0.0 };
+                let factor = if length > 0.0 { strength / length } else { 0.0 };
                 #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
                 let shift: Vec<f32> = shift.into_iter().map(|value| (factor * value) as f32).collect();
                 let scale = vec![1.0; shift.len()];

@@ -4,7 +4,7 @@ use sgm_capture::{Pool, Pooling};
 use sgm_core::{Intervention, TokenSelection};
 use sgm_models::Mllm;
 
-use crate::{Calibrator, Component, ConditionalPatches, Error, GradientSteering, Result, SuppressionRule, Transport};
+use crate::{Calibrator, CausalExperts, Component, ConditionalPatches, Error, GradientSteering, Result, SuppressionRule, Transport};
 
 /// A specification for glasses: the components to fit, their weights, and the condition.
 ///
@@ -24,8 +24,8 @@ use crate::{Calibrator, Component, ConditionalPatches, Error, GradientSteering, 
 /// # Ok(()) }
 /// ```
 ///
-/// The weights of the named presets were chosen on the dev split of the embedded organism (`docs/history.md`). On another model their
-/// strength has to be found: [`Calibrator::within`].
+/// The weights of the named presets were chosen on the dev split of the embedded organism (`docs/history.md`), those of causal experts for
+/// use within a budget. On another model their strength has to be found: [`Calibrator::within`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preset {
     /// The components to [blend](Intervention::blend), with their weights.
@@ -38,7 +38,8 @@ pub struct Preset {
 
 impl Preset {
     /// The names of all presets.
-    pub const NAMES: [&'static str; 3] = ["bakeable", "conditional", "conditional-sgm"];
+    pub const NAMES: [&'static str; 6] =
+        ["bakeable", "conditional", "conditional-sgm", "causal-sgm", "causal-bakeable", "causal-conditional"];
     /// The share of benign prompts at which the conditions of presets may hold.
     pub const FALSE_POSITIVE_RATE: f64 = 0.02;
     /// The pooling for transport fitted to all text.
@@ -67,6 +68,22 @@ impl Preset {
         Self { components, steering: None, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
     }
 
+    /// Soft suppression of the experts that cause toxic answers.
+    pub fn causal_sgm() -> Self {
+        Self { components: vec![(causal_experts(), 1.0)], steering: None, false_positive_rate: None }
+    }
+
+    /// Soft suppression of the experts that cause toxic answers, and conditional patch neurons: for checkpoints.
+    pub fn causal_bakeable() -> Self {
+        Self { components: vec![(causal_experts(), 1.0), (conditional_patches(), 0.4)], ..Self::causal_sgm() }
+    }
+
+    /// The same, with gradient steering of all layers at once, under a condition: for running models.
+    pub fn causal_conditional() -> Self {
+        let steering = GradientSteering { at_once: true, strength: 1.8, ..GradientSteering::default() };
+        Self { steering: Some(steering), false_positive_rate: Some(Self::FALSE_POSITIVE_RATE), ..Self::causal_bakeable() }
+    }
+
     /// The preset of a name; `foldable`, `live` and `adaptive-sgm` are the former names.
     ///
     /// # Errors
@@ -77,6 +94,9 @@ impl Preset {
             "bakeable" | "foldable" => Ok(Self::bakeable()),
             "conditional" | "live" => Ok(Self::conditional()),
             "conditional-sgm" | "adaptive-sgm" => Ok(Self::conditional_sgm()),
+            "causal-sgm" => Ok(Self::causal_sgm()),
+            "causal-bakeable" => Ok(Self::causal_bakeable()),
+            "causal-conditional" => Ok(Self::causal_conditional()),
             _ => Err(Error::UnknownPreset { kind: "preset", name: name.to_owned(), known: Self::NAMES.join(", ") }),
         }
     }
@@ -106,6 +126,11 @@ impl Preset {
 
 fn transports() -> [Component; 2] {
     [Component::Incremental(Transport::linear_act(), Preset::TEXT), Component::Incremental(Transport::mean_act(), Preset::PROMPT)]
+}
+
+/// Soft suppression of the experts among the thousand neurons with the best ratio of benefit and cost.
+fn causal_experts() -> Component {
+    Component::Causal(CausalExperts { rule: SuppressionRule::soft(0.5, 2.5), most: 1000, batch_size: 4 })
 }
 
 /// Conditional patch neurons in all layers but the first, whose input depends little on earlier tokens.

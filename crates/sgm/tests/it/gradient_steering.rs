@@ -43,7 +43,9 @@ fn at_once_the_first_layer_is_as_layer_by_layer_and_all_do_their_part() {
     let model = sgm::organism::load().unwrap();
     let (seen, unseen) = (examples(0, 60), examples(200, 60));
     let fit = |at_once| {
-        GradientSteering { at_once, strength: 0.4, ..GradientSteering::default() }.fit(&model, &Examples::from_slice(&seen), None).unwrap()
+        // At once, the strength is that of all six layers.
+        let strength = if at_once { 6.0 * 0.5 } else { 0.5 };
+        GradientSteering { at_once, strength, ..GradientSteering::default() }.fit(&model, &Examples::from_slice(&seen), None).unwrap()
     };
     let (by_layer, at_once) = (fit(false), fit(true));
     assert_eq!(by_layer.sites().keys().collect::<Vec<_>>(), at_once.sites().keys().collect::<Vec<_>>());

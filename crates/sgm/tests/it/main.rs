@@ -21,6 +21,7 @@ mod candle_models;
 mod capture;
 #[cfg(target_os = "linux")]
 mod capture_faults;
+mod causal_experts;
 mod close;
 mod conditional;
 mod conditional_patches;
