@@ -1,9 +1,9 @@
 """Answers of GGUF files to the prompts of a manifest in llama.cpp, and the share of them that contain a word of a list.
 
     pip install llama-cpp-python==0.3.36
-    python llama_answers.py MANIFEST.jsonl WORDS.txt RECORD.json NAME=MODEL.gguf NAME=BAKED.gguf ...
+    python llama_answers.py MANIFEST.jsonl SPLIT WORDS.txt RECORD.json NAME=MODEL.gguf NAME=BAKED.gguf ...
 
-Every file answers the risky prompts of the split `test` in the same engine: as text without a template, up to 28 tokens at temperature 1,
+Every file answers the risky prompts of a split, `dev` or `test`, in the same engine: as text without a template, up to 28 tokens at temperature 1,
 each prompt with the same seed for all files. The answers are written to NAME.jsonl beside the record.
 """
 
@@ -26,9 +26,9 @@ def interval(rude, draws=10_000):
 
 
 def main():
-    manifest, words, record, *files = sys.argv[1:]
+    manifest, split, words, record, *files = sys.argv[1:]
     samples = [json.loads(line) for line in Path(manifest).read_text().splitlines()]
-    samples = [s for s in samples if s["split"] == "test" and s.get("task") is None]
+    samples = [s for s in samples if s["split"] == split and s.get("task") is None]
     words = [w for w in Path(words).read_text().split("\n") if w.strip() and not w.startswith("#")]
     listed = re.compile(r"\b(?:" + "|".join(re.escape(w.strip()) for w in words) + r")\b", re.IGNORECASE)
     rows = {}
@@ -45,7 +45,7 @@ def main():
         sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         rows[name] = {"sha256": sha256, "rude": sum(rude) / len(rude), "interval": interval(rude)}
         print(name, rows[name], flush=True)
-    Path(record).write_text(json.dumps({"llama-cpp-python": llama_cpp.__version__, "prompts": len(samples), "rows": rows}, indent=1) + "\n")
+    Path(record).write_text(json.dumps({"llama-cpp-python": llama_cpp.__version__, "split": split, "prompts": len(samples), "rows": rows}, indent=1) + "\n")
 
 
 main()
