@@ -47,8 +47,9 @@ fn few_neurons_make_toxic_answers_unlikely() {
     };
     let (caused, detected) = (worn(&fitted), worn(&detectors));
     println!("nats per token of unseen toxic and polite answers: {before:.3?}, causal {caused:.3?}, detectors {detected:.3?}");
-    assert!(caused[0] > before[0] + 0.1 && caused[1] < before[1], "{before:?} {caused:?}");
-    assert!(caused[0] - caused[1] > detected[0] - detected[1] + 0.1, "{caused:?} {detected:?}");
+    assert!(caused[0] > before[0] + 0.1 && caused[1] < before[1] - 0.03, "{before:?} {caused:?}");
+    // Those make polite answers unlikely too: what tells a provocation is needed for an apology.
+    assert!(detected[1] > before[1], "{before:?} {detected:?}");
     // The same to the bit in one thread.
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     assert_eq!(alone.install(|| fit(&model, &expertise, &seen, 200)).unwrap(), fitted);
