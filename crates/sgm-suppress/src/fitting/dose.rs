@@ -80,7 +80,8 @@ impl DoseSearch {
     ///
     /// It begins at a quarter of the largest strength and continues by the quadratic law: the divergence that a small change of activations
     /// causes grows with the square of its strength. From the second measurement on, the next strength is where the power law through the two
-    /// nearest to the limits meets them. It ends when the dose spends [`enough`](Self::enough) or the measurements are used up.
+    /// nearest to the limits meets them. As long as no limit is exceeded, each strength is at least 1.5 times the one before. It ends when the
+    /// dose spends [`enough`](Self::enough) or the measurements are used up.
     ///
     /// # Errors
     ///
@@ -167,12 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn a_quadratic_law_takes_two_measurements() {
-        for factor in [0.03, 0.19, 0.365, 4.0] {
+    fn a_quadratic_law_takes_two_measurements_or_three_if_the_first_is_near_the_limit() {
+        for (factor, most) in [(0.03, 2), (0.19, 3), (0.365, 2), (4.0, 2)] {
             let (found, count) = dose(|s| factor * s * s);
             let exact = (0.02f64 / factor).sqrt().min(1.0);
             assert!(found <= exact && found >= 0.9 * exact, "{factor}: {found} {exact}");
-            assert!(count <= 2, "{factor}: {count}");
+            assert!(count <= most, "{factor}: {count}");
         }
     }
 
