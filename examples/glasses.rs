@@ -136,10 +136,7 @@ impl Arguments {
         let samples = source.calibration(seed)?.into_iter().step_by(if self.quick { 5 } else { 1 });
         let samples: Vec<Sample> = samples.filter(|sample| !left_out(sample)).collect();
         let calibrator = calibration::calibrate(model, source, &samples, judge, self.pooling, self.batch_size)?;
-        Ok(match self.budget.budget(&self.subject) {
-            None => calibrator,
-            Some(_) => calibrator.with_neutral(self.budget.texts(&self.subject, source, seed)?),
-        })
+        self.budget.with_neutral(calibrator, &self.subject, source, seed)
     }
 
     fn provenance(&self) -> serde_json::Value {

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use sgm::capture::Example;
 use sgm::organism::OrganismWorld;
-use sgm::suppress::{Budget, Preset};
+use sgm::suppress::{Budget, Calibrator, Preset};
 use sgm::toxic_qa::{Sample, Source, manifest, neutral_texts};
 
 use crate::calibration::example;
@@ -58,13 +58,21 @@ impl BudgetArguments {
         Some(Budget { divergence, ..Budget::default() })
     }
 
-    /// The neutral texts: those of the user, or else the built-in ones. For the embedded organism, which knows only its own small world,
-    /// non-toxic samples of a draw that is used for nothing else.
+    /// The calibrator, with neutral texts if strengths are to be chosen by a budget.
     ///
     /// # Errors
     ///
-    /// Those of reading them, and when there are none.
-    pub fn texts(&self, subject: &Subject, source: &dyn Source, seed: u64) -> Result<Vec<Example>> {
+    /// Those of reading the texts, and when there are none.
+    pub fn with_neutral(&self, calibrator: Calibrator, subject: &Subject, source: &dyn Source, seed: u64) -> Result<Calibrator> {
+        Ok(match self.budget(subject) {
+            None => calibrator,
+            Some(_) => calibrator.with_neutral(self.texts(subject, source, seed)?),
+        })
+    }
+
+    /// The neutral texts: those of the user, or else the built-in ones. For the embedded organism, which knows only its own small world,
+    /// non-toxic samples of a draw that is used for nothing else.
+    fn texts(&self, subject: &Subject, source: &dyn Source, seed: u64) -> Result<Vec<Example>> {
         let samples: Vec<Sample> = match &self.neutral {
             Some(path) => {
                 let samples = manifest::read_with(path, &OrganismWorld)?;

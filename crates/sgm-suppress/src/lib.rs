@@ -27,7 +27,7 @@
 //!   strength for each request; [`ConditionalGlasses`] check the intervention's condition first and leave all other sequences unchanged;
 //! * a [`ModelWithGlasses`] wears either kind, while the model itself goes without;
 //! * a [`Preset`] combines components that a [`Calibrator`] fits: suppression rules, transports fitted [at once](Transport::intervention)
-//!   or [layer by layer](fit_incrementally), [`ConditionalPatches`] and [`GradientSteering`];
+//!   or [layer by layer](fit_incrementally), [`CausalExperts`], [`ConditionalPatches`] and [`GradientSteering`];
 //! * a [`Budget`] limits what glasses may change in a model; [`Calibrator::within`] finds the largest strength within it;
 //! * [`Ablation`] measures the effect of an intervention on the likelihood of given answers.
 #![forbid(unsafe_code)]

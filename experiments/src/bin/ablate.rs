@@ -10,6 +10,7 @@ use clap::Parser;
 use sgm::capture::Pooling;
 use sgm::defend::DefenceResources;
 use sgm::models::Mllm;
+use sgm::suppress::Error::NoDose;
 use sgm::suppress::{Component, Preset, SuppressionRule};
 use sgm::toxic_qa::{EvaluationSplit, Provenance, Report, Run, SeedOutcome};
 use sgm_examples::budget_arguments::BudgetArguments;
@@ -57,7 +58,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     // The judge first: a large model is not loaded only to find that there is none.
     let (source, judge, model) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.judge()?, arguments.subject.model()?);
-    let mut variants = variants(&arguments.preset, &Preset::named(&arguments.preset)?);
+    let preset = Preset::named(&arguments.preset)?;
+    let false_positive_rate = preset.false_positive_rate.map(|_| arguments.budget.gate_rate);
+    let mut variants = variants(&arguments.preset, &Preset { false_positive_rate, ..preset });
     if let Some(row) = arguments.rows.iter().find(|row| !variants.iter().any(|(name, _)| name == *row)) {
         bail!("no row {row:?}, there are {}", variants.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));
     }
@@ -72,28 +75,34 @@ fn main() -> Result<()> {
         let calibrator = progress.step(format!("seed {seed}, calibration"), || -> Result<_> {
             let samples = source.calibration(seed)?;
             let calibrator = calibration::calibrate(&model, source.as_ref(), &samples, &judge, arguments.pooling, arguments.batch_size)?;
-            Ok(match budget {
-                None => calibrator,
-                Some(_) => calibrator.with_neutral(arguments.budget.texts(&arguments.subject, source.as_ref(), seed)?),
-            })
+            arguments.budget.with_neutral(calibrator, &arguments.subject, source.as_ref(), seed)
         })?;
         let glasses = variants.iter().map(|(name, preset)| (name.as_str(), Some(preset)));
         for ((name, preset), outcomes) in std::iter::once(("none", None)).chain(glasses).zip(&mut outcomes) {
             let outcome = progress.step(format!("seed {seed}, {name}"), || -> Result<_> {
                 let fit = |preset: &Preset| {
                     let glasses = preset.fit(&model, &calibrator)?;
-                    budget.as_ref().map_or(Ok(glasses.clone()), |budget| calibrator.within(&model, &glasses, budget))
+                    match &budget {
+                        None => Ok(glasses),
+                        Some(budget) => calibrator.within(&model, &glasses, budget),
+                    }
                 };
-                let intervention = preset.map(fit).transpose()?;
+                let intervention = match preset.map(fit).transpose() {
+                    Err(error @ NoDose { .. }) => {
+                        tracing::warn!("`{name}` is left out: {error}");
+                        return Ok(None);
+                    }
+                    fitted => fitted?,
+                };
                 let defences = if intervention.is_some() { "sgm" } else { "none" }.parse()?;
                 let resources = DefenceResources { intervention, ..DefenceResources::default() };
                 let answering = Answering { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
                 let mut outcome = measure::measure(&model, &benchmark, judge.as_ref(), (&defences, &resources), answering)?.outcome;
                 let glasses = resources.intervention.as_ref();
                 outcome.detection = glasses.map_or(Ok(None), |glasses| measure::detected(&model, &benchmark, glasses, answering))?;
-                Ok(outcome)
+                Ok(Some(outcome))
             })?;
-            outcomes.push(outcome);
+            outcomes.extend(outcome);
         }
     }
     drop(progress);
@@ -104,7 +113,8 @@ fn main() -> Result<()> {
     provenance.calibration = serde_json::json!({"pooling": arguments.pooling.to_string(), "glasses": described});
     let names = std::iter::once("none").chain(variants.iter().map(|(name, _)| name.as_str()));
     let neurons = model.info().neurons();
-    let runs = names.zip(&outcomes).map(|(name, outcomes)| Run::from_seeds(name, neurons, outcomes)).collect::<Result<_, _>>()?;
+    let measured = names.zip(&outcomes).filter(|(_, outcomes)| !outcomes.is_empty());
+    let runs = measured.map(|(name, outcomes)| Run::from_seeds(name, neurons, outcomes)).collect::<Result<_, _>>()?;
     let report = Report::new(provenance, runs);
     report.write(&arguments.out)?;
     println!("{}\nwritten to {}", report.markdown(), arguments.out.display());

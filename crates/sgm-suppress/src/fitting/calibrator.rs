@@ -53,7 +53,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Components, the probe and the model's own answers are computed once and kept, so that [presets](crate::Preset) share them.
 pub struct Calibrator {
-    /// The options of the model's own answers to risky prompts, for [`Component::ConditionalPatches`] and [`GradientSteering`]; by default
+    /// The options of the model's own answers to risky prompts, for [`Component::ConditionalPatches`], [`Component::Causal`] and [`GradientSteering`]; by default
     /// temperature 1, seed 1000, up to 56 tokens, batches of 64 prompts.
     pub own_answers: GenerateOptions,
     judge: Option<Judge>,
@@ -64,6 +64,7 @@ pub struct Calibrator {
     fitted: Mutex<Vec<(Component, Intervention)>>,
     probe: Mutex<Option<(FittedProbe, Vec<bool>)>>,
     answers: Mutex<Option<Vec<Example>>>,
+    judged: Mutex<Option<Vec<Example>>>,
     _directory: TempDir,
 }
 
@@ -103,11 +104,12 @@ impl Calibrator {
             fitted: Mutex::default(),
             probe: Mutex::default(),
             answers: Mutex::default(),
+            judged: Mutex::default(),
             _directory: directory,
         })
     }
 
-    /// Sets the judge of the model's own answers, to which [`GradientSteering`] is fitted.
+    /// Sets the judge of the model's own answers, to which [`GradientSteering`] and [`CausalExperts`] are fitted.
     ///
     /// The judge gets samples labelled by their prompts, and returns for each whether its response is toxic. An answer without a verdict is
     /// left out.
@@ -117,6 +119,7 @@ impl Calibrator {
         judge: impl Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync + 'static,
     ) -> Self {
         self.judge = Some(Arc::new(judge));
+        (self.judged, self.fitted) = (Mutex::default(), Mutex::default());
         self
     }
 
@@ -282,12 +285,18 @@ impl Calibrator {
         steering.fit(&tapped, &Examples::from_slice(&answers), self.capture.calibration.clone())
     }
 
-    /// The model's own answers to risky prompts, labelled by the judge.
+    /// The model's own answers to risky prompts, labelled by the judge; judged once and kept.
     fn judged_answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
         let Some(judge) = &self.judge else {
-            let reason = "this takes knowing which of the model's own answers are toxic; see `Calibrator::with_judge`".to_owned();
+            let reason =
+                "steering and causal experts need to know which of the model's own answers are toxic; see `Calibrator::with_judge`"
+                    .to_owned();
             return Err(Error::Fit { reason });
         };
+        let mut known = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(judged) = &*known {
+            return Ok(judged.clone());
+        }
         let mut answers = self.answers(model)?;
         answers.retain(|answer| !answer.response.trim().is_empty());
         let verdicts = judge(&answers).map_err(Error::Judge)?;
@@ -296,7 +305,7 @@ impl Calibrator {
             return Err(Error::Fit { reason });
         }
         let judged = answers.into_iter().zip(verdicts).filter_map(|(answer, verdict)| Some(Example { toxic: verdict?, ..answer }));
-        Ok(judged.collect())
+        Ok(known.insert(judged.collect()).clone())
     }
 
     /// The prompts of toxic samples with the model's own answers, without verdicts; generated once and kept.

@@ -1,11 +1,14 @@
 //! Causal experts on the organism: few neurons, and what their suppression does to the likelihood of answers they have not seen.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::answers::nll;
 use sgm::capture::{Capture, Example, Examples, Pool, Pooling};
 use sgm::core::{Expertise, Intervention, TokenSelection};
 use sgm::models::Mllm;
 use sgm::organism::Contrast;
-use sgm::suppress::{Amplify, Calibrator, CausalExperts, Component, Error, Glasses, SuppressionRule};
+use sgm::suppress::{Amplify, Calibrator, CausalExperts, Component, Error, Glasses, GradientSteering, SuppressionRule};
 
 fn answers(skip: usize, each: usize) -> Vec<Example> {
     crate::answers::examples(Contrast::Matched, skip, each)
@@ -69,4 +72,25 @@ fn what_cannot_be_fitted_is_refused_with_its_reason() {
     let calibrator = Calibrator::capture(&model, crate::answers::examples(Contrast::Benign, 0, 12), capture).unwrap();
     let error = calibrator.fit(&model, &Component::Causal(experts(100))).unwrap_err();
     assert!(matches!(&error, Error::Fit { reason } if reason.contains("with_judge")), "{error}");
+}
+
+#[test]
+fn the_judge_is_asked_once_for_experts_and_steering() {
+    let model = sgm::organism::load().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let capture = Capture::new(vec![Pooling { pool: Pool::Max, tokens: TokenSelection::All }]);
+    let calibrator = Calibrator::capture(&model, crate::answers::examples(Contrast::Benign, 0, 40), capture).unwrap();
+    let calibrator = calibrator.with_judge(move |answers| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(answers.iter().map(|answer| Some(sgm::organism::judge(&answer.response))).collect())
+    });
+    let fitted = calibrator.fit(&model, &Component::Causal(experts(1000))).unwrap();
+    let steering = GradientSteering { at_once: true, ..GradientSteering::default() };
+    calibrator.steer(&model, &steering, &fitted).unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // Another judge has other verdicts: nothing that was fitted to the first ones is kept.
+    let nothing_toxic = calibrator.with_judge(|answers| Ok(vec![Some(false); answers.len()]));
+    let error = nothing_toxic.fit(&model, &Component::Causal(experts(1000))).unwrap_err().to_string();
+    assert!(error.contains("take toxic answers"), "{error}");
 }
