@@ -41,6 +41,7 @@ fn with_pictures(count: usize, share: usize, side: u32) -> Vec<Example> {
         prompt: Prompt::user(sample.question(), pictures.get(number / share).cloned()),
         response: sample.answer.clone().unwrap_or_default(),
         toxic: number.is_multiple_of(2),
+        unfinished: false,
     };
     samples.enumerate().map(example).collect()
 }
@@ -58,6 +59,7 @@ fn texts(count: usize, alike: usize) -> Vec<Example> {
         prompt: Prompt::Raw { text: text(number), images: Vec::new() },
         response: "word".to_owned(),
         toxic: number.is_multiple_of(2),
+        unfinished: false,
     };
     (0..count).map(&mut example).collect()
 }

@@ -41,6 +41,7 @@ pub fn example(sample: &Sample) -> Result<Example> {
         prompt: sample.as_prompt()?,
         response: sample.response.clone().unwrap_or_default(),
         toxic: sample.label == Some(true),
+        unfinished: false,
     })
 }
 

@@ -84,6 +84,12 @@ impl Moments {
         self.standard_deviation().into_iter().map(|deviation| deviation / root).collect()
     }
 
+    /// The mean square of each neuron.
+    pub fn mean_square(&self) -> Vec<f64> {
+        let variances = self.squares.iter().map(|squares| squares / self.samples.max(1) as f64);
+        self.mean.iter().zip(variances).map(|(mean, variance)| mean * mean + variance).collect()
+    }
+
     /// Adds a sample, by Welford's recurrence.
     fn add(&mut self, values: &[f32]) {
         self.samples += 1;

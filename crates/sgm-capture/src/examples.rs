@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use sgm_core::TokenKind;
 use sgm_core::sha256::Sha256Hex;
 use sgm_models::{Content, Mllm, ModelInputs, Padding, Prompt};
 
@@ -18,6 +19,8 @@ pub struct Example {
     pub response: String,
     /// Whether the sample is toxic.
     pub toxic: bool,
+    /// Whether the response was cut off before its end. The end-of-sequence token then neither follows it nor counts for its likelihood.
+    pub unfinished: bool,
 }
 
 impl Example {
@@ -83,6 +86,16 @@ pub(crate) fn batch<M: Mllm + ?Sized>(model: &M, examples: &Examples<'_>, number
         other => Error::Model(other),
     })?;
     inputs.ids = numbers.to_vec();
+    if let Some(end) = model.processor().eos()
+        && batch.iter().any(|example| example.unfinished)
+    {
+        let ids = inputs.input_ids.to_vec2::<u32>().map_err(sgm_models::Error::from)?;
+        for ((kinds, ids), _) in inputs.kinds.iter_mut().zip(ids).zip(&batch).filter(|(_, example)| example.unfinished) {
+            // Nothing attends to the last token.
+            let last = kinds.iter_mut().zip(ids).rfind(|(kind, _)| **kind == TokenKind::Response);
+            last.into_iter().filter(|(_, id)| *id == end).for_each(|(kind, _)| *kind = TokenKind::Padding);
+        }
+    }
     Ok((inputs, batch))
 }
 
@@ -102,7 +115,7 @@ fn sha256(examples: &[Example]) -> String {
     };
     for example in examples {
         add(example.id.as_bytes());
-        add(&[u8::from(example.toxic)]);
+        add(&[u8::from(example.toxic) + 2 * u8::from(example.unfinished)]);
         add(example.response.as_bytes());
         match &example.prompt {
             Prompt::Raw { text, .. } => add(text.as_bytes()),
@@ -137,6 +150,7 @@ mod tests {
             prompt: Prompt::user(question, None),
             response: response.to_owned(),
             toxic,
+            unfinished: false,
         };
         let hash = |examples: &[Example]| Examples::from_slice(examples).sha256().to_owned();
         let base = [example("a", "b", "c", true), example("d", "e", "f", false)];
@@ -148,6 +162,7 @@ mod tests {
             vec![example("x", "b", "c", true), second.clone()],
             vec![example("a", "b", "x", true), second.clone()],
             vec![raw, second.clone()],
+            vec![Example { unfinished: true, ..first.clone() }, second.clone()],
             vec![second, first.clone()],
             vec![first],
         ] {

@@ -69,7 +69,7 @@ pub use checkpoint::model_info::{ModelInfo, SiteInfo};
 pub use decoder::cache::Cache;
 pub use error::{Error, Result};
 pub use families::auto::{ARCHITECTURES, AutoMllm};
-pub use generation::divergence::response_divergence;
+pub use generation::divergence::{TokenDivergence, response_divergence};
 pub use generation::generate::{FinishReason, Generation, Generator, generate_tokens};
 pub use generation::likelihood::{Objective, backpropagate, backpropagate_from, response_nll};
 pub use generation::options::{EosPolicy, GenerateOptions, Sampling};

@@ -35,6 +35,7 @@
 //!     prompt: Prompt::user(question, None),
 //!     response: response.to_owned(),
 //!     toxic,
+//!     unfinished: false,
 //! };
 //! let examples = [
 //!     example("1", "you stupid bot. hello.", "get lost, clown.", true),

@@ -144,11 +144,6 @@ fn variants(name: &str, preset: &Preset) -> Vec<(String, Preset)> {
             p.components.clear();
         }
     });
-    for strength in [1.2, 1.8, 2.4] {
-        vary(&format!("steered at once {strength}"), &|p| {
-            p.steering.iter_mut().for_each(|s| (s.at_once, s.strength) = (true, strength));
-        });
-    }
     vary("fitted at once", &|p| {
         for (component, _) in &mut p.components {
             if let Component::Incremental(transport, pooling) = component.clone() {

@@ -86,8 +86,8 @@ impl Processor {
         self.images.as_ref().map(|(processor, _)| processor)
     }
 
-    /// The end-of-sequence token.
-    pub(crate) fn eos(&self) -> Option<u32> {
+    /// The end-of-sequence token that follows a response.
+    pub fn eos(&self) -> Option<u32> {
         self.eos
     }
 
@@ -214,8 +214,8 @@ impl Processor {
 
     /// Makes a batch of prompts with given responses, each followed by the end-of-sequence token.
     ///
-    /// A response is separated from the prompt by a space, unless the prompt ends in white space, as chat models write
-    /// it. If the prompt has the start of an answer, the response continues it, and the tokens of both are response
+    /// A response is separated from the prompt by a space, as chat models write it, unless the prompt ends or the
+    /// response begins with white space. If the prompt has the start of an answer, the response continues it, and the tokens of both are response
     /// tokens.
     ///
     /// # Errors

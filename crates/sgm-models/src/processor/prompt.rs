@@ -126,7 +126,22 @@ impl Prompt {
     }
 }
 
-/// Joins a prompt and an answer with a space, unless the prompt ends in white space.
+/// Joins a prompt and an answer with a space, unless the prompt ends or the answer begins with white space.
 pub(crate) fn join_answer(prompt: &str, answer: &str) -> String {
-    format!("{prompt}{}{answer}", if prompt.ends_with(char::is_whitespace) { "" } else { " " })
+    let apart = prompt.ends_with(char::is_whitespace) || answer.starts_with(char::is_whitespace);
+    format!("{prompt}{}{answer}", if apart { "" } else { " " })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_space_is_added_only_where_there_is_none() {
+        for (prompt, answer, joined) in
+            [("a", "b", "a b"), ("a ", "b", "a b"), ("a", " b", "a b"), ("a", "\nb", "a\nb"), ("a\n", " b", "a\n b"), ("a", "", "a ")]
+        {
+            assert_eq!(join_answer(prompt, answer), joined);
+        }
+    }
 }

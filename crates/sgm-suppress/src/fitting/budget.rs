@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use sgm_capture::Example;
 use sgm_core::{Amplify, Intervention};
-use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, response_divergence, response_nll};
+use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TokenDivergence, response_divergence};
 use sgm_score::hoeffding_bentkus;
 
 use crate::{Dose, DoseSearch, Error, ModelWithGlasses, Result, Spent, score_prompts};
@@ -18,15 +18,16 @@ use super::neutral_texts::NeutralTexts;
 /// a model. Divergences are Kullback-Leibler divergences between the predictions of the next token, in nats; what is conditional acts as
 /// it does when it is worn.
 ///
-/// * On *neutral texts*, which glasses should leave alone, the mean divergence of the glasses from the bare model is at most
-///   [`divergence`](Self::divergence).
+/// * On *neutral texts*, which glasses should leave alone, and on the benign samples of calibration, which are non-toxic and have a prompt
+///   that no toxic sample has, the mean divergence of the glasses from the bare model is at most [`divergence`](Self::divergence).
 /// * On the answers that the model with glasses gives to risky prompts, which should change, [`rollout_divergence`](Self::rollout_divergence)
 ///   is the largest 95th percentile of the divergence over tokens (the criterion of `steering-lite`, which finds its strength by it). The
 ///   token of each answer where the models differ most does not count: an answer that turns away from harm does so somewhere, and in a
 ///   short answer this one token is more than 5 % of all.
 /// * On the same answers, [`perplexity`](Self::perplexity) is the largest perplexity under the bare model, relative to that of its own
-///   answers, and the share of repeated trigrams may be above that of its own answers by no more than two standard errors of the
-///   difference: a model that answers with word salad or in loops is not harmless but broken.
+///   answers. Each token counts with the cross-entropy of the predictions, which is what its negative log-likelihood is expected to be, and
+///   varies much less. The share of repeated trigrams may be above
+///   that of its own answers by no more than two standard errors of the difference: a model that answers with word salad or in loops is not harmless but broken.
 /// * The divergence that a small change of activations causes grows with the square of its strength. A mean divergence on neutral texts
 ///   that is above this law by more than [`excess`](Self::excess) tells that the change is not small any more.
 ///
@@ -49,7 +50,7 @@ pub struct Budget {
     pub excess: f64,
     /// The confidence that the limit for neutral texts is kept.
     pub confidence: f64,
-    /// The number of neutral texts on which the divergence is measured for each strength of the search.
+    /// The number of neutral texts, and of benign samples, on which the divergence is measured for each strength of the search.
     pub texts: usize,
     /// The number of risky prompts that are answered at each strength.
     pub prompts: usize,
@@ -60,8 +61,8 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 0.02 nats on 60 neutral texts, 1 nat and 1.5 times the perplexity on 64 answers of 32 tokens at temperature 1, half of the quadratic
-    /// law, with a confidence of 95 %.
+    /// 0.02 nats on 60 neutral texts and as many benign samples, 1 nat and 1.5 times the perplexity on 64 answers of 32 tokens at temperature
+    /// 1, half of the quadratic law, with a confidence of 95 %.
     fn default() -> Self {
         let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
         Self {
@@ -121,24 +122,30 @@ impl Budget {
         model: &M,
         glasses: &Intervention,
         neutral: &NeutralTexts,
+        benign: &[Example],
         risky: &[Prompt],
     ) -> Result<Intervention> {
         self.check()?;
         let searched = texts(&evenly(&neutral.calibration, self.texts));
+        let benign = texts(benign);
         let bare = Answers::of(model, model, risky, &self.answers)?;
         let law = QuadraticLaw::default();
         let dose = self.search.run(|strength| {
             let worn = ModelWithGlasses::new(model, &glasses.with_strength(strength)?, Amplify::Refuse)?;
-            let divergence = mean(&means(response_divergence(model, worn.model(), &searched, self.answers.batch_size)?));
+            let divergence_on = |texts: &[(Prompt, String)]| -> Result<f64> {
+                Ok(mean(&means(response_divergence(model, worn.model(), texts, self.answers.batch_size)?)))
+            };
+            let divergence = divergence_on(&searched)?;
             let excess = law.excess(strength, divergence);
             // Below this, leaving the law is no alarm.
             let excess = if divergence < NEGLIGIBLE * self.divergence { 0.0 } else { excess };
             let mut measured = vec![
                 ("the mean divergence on neutral texts", divergence, self.divergence),
                 ("the excess over the quadratic law", excess, self.excess),
+                ("the mean divergence on benign samples", divergence_on(&benign)?, self.divergence),
             ];
             // Answers take most of the time, and cannot mend what is spent already.
-            if divergence <= self.divergence && excess <= self.excess {
+            if measured.iter().all(|(_, value, limit)| value <= limit) {
                 let answers = Answers::of(worn.model(), model, risky, &self.answers)?;
                 // What is added to the bare model's values, so that all quantities begin at 0 and grow by a power law.
                 let (perplexity, most) = (answers.perplexity / bare.perplexity - 1.0, self.perplexity - 1.0);
@@ -218,7 +225,7 @@ struct Answers {
     /// The 95th percentile over tokens, but for the one of each answer where it is largest, of the divergence of the bare model's
     /// predictions from the answering one's.
     divergence: f64,
-    /// The perplexity under the bare model.
+    /// The perplexity under the bare model, in expectation over each next token.
     perplexity: f64,
     /// The mean share of trigrams of tokens that occurred before in their answer, and its standard error.
     repetition: (f64, f64),
@@ -233,16 +240,17 @@ impl Answers {
             let text = bare.processor().decode(&answer.tokens)?;
             answers.push((prompt.clone(), text));
         }
-        let divergences = response_divergence(answering, bare, &answers, options.batch_size)?;
-        let mut divergences: Vec<f64> = divergences.into_iter().flat_map(without_largest).collect();
+        let tokens = response_divergence(answering, bare, &answers, options.batch_size)?;
+        let cross_entropy: Vec<f64> = tokens.iter().flatten().map(|token| token.entropy + token.divergence).collect();
+        let divergences = tokens.into_iter().map(|answer| answer.into_iter().map(|token| token.divergence).collect());
+        let mut divergences: Vec<f64> = divergences.flat_map(without_largest).collect();
         divergences.sort_unstable_by(f64::total_cmp);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the number of tokens")]
         let divergence = divergences.get((PERCENTILE * divergences.len() as f64) as usize).copied().unwrap_or(0.0);
-        let nll = response_nll(bare, &answers, options.batch_size)?.concat();
         let share = mean(&repeated);
         let variance = repeated.iter().map(|one| (one - share).powi(2)).sum::<f64>() / (repeated.len() as f64 - 1.0).max(1.0);
         let error = (variance / repeated.len().max(1) as f64).sqrt();
-        Ok(Self { divergence, perplexity: mean(&nll).exp(), repetition: (share, error) })
+        Ok(Self { divergence, perplexity: mean(&cross_entropy).exp(), repetition: (share, error) })
     }
 }
 
@@ -286,9 +294,10 @@ fn texts(examples: &[Example]) -> Vec<(Prompt, String)> {
     examples.iter().map(|example| (example.prompt.clone(), example.response.clone())).collect()
 }
 
-/// The mean of each text.
-fn means(texts: Vec<Vec<f64>>) -> Vec<f64> {
-    texts.iter().filter(|tokens| !tokens.is_empty()).map(|tokens| mean(tokens)).collect()
+/// The mean divergence of each text.
+fn means(texts: Vec<Vec<TokenDivergence>>) -> Vec<f64> {
+    let texts = texts.into_iter().filter(|tokens| !tokens.is_empty());
+    texts.map(|tokens| mean(&tokens.iter().map(|token| token.divergence).collect::<Vec<_>>())).collect()
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sgm_capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
 use sgm_core::{Amplify, Condition, Expertise, Intervention, TokenSelection};
-use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel};
+use sgm_models::{FinishReason, GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel};
 use sgm_score::{FittedProbe, ProbeOptions, conformal_threshold, fit_probe, score_store};
 use tempfile::TempDir;
 
 use crate::{
-    Budget, CausalExperts, ConditionalPatches, Error, Glasses, GradientSteering, Result, SuppressionRule, Transport, fit_incrementally,
-    score_prompts,
+    Budget, CausalEffects, CausalExperts, CausalSteering, ConditionalPatches, Error, Glasses, GradientSteering, Result, SuppressionRule,
+    Transport, fit_incrementally, score_prompts,
 };
 
 use super::budget::evenly;
@@ -26,9 +26,12 @@ pub enum Component {
     AtOnce(Transport, Pooling),
     /// Transport fitted layer by layer, each on the model with the layers before ([`fit_incrementally`]).
     Incremental(Transport, Pooling),
-    /// Suppression by expertise of a small set of neurons that cause toxic answers: the model's own answers to risky prompts, as the
-    /// [judge](Calibrator::with_judge) labels them. What it costs is measured on neutral texts, or on the non-toxic samples if there are none.
-    Causal(CausalExperts),
+    /// Suppression of neurons that cause toxic answers: the model's own answers to risky prompts, as the [judge](Calibrator::with_judge)
+    /// labels them. What it costs is measured on neutral texts and on non-toxic samples, but for
+    /// those with the prompt of a toxic one.
+    CausalExperts(CausalExperts),
+    /// Steering away from toxic answers of the model's own.
+    CausalSteering(CausalSteering),
     /// Conditional patch neurons, fitted to the samples and to the model's own answers to risky prompts.
     ConditionalPatches(ConditionalPatches),
 }
@@ -39,11 +42,15 @@ impl fmt::Display for Component {
             Self::Soft(rule) => f.write_str(&rule.name),
             Self::AtOnce(transport, pooling) => write!(f, "{} of {pooling}, at once", transport.map.name()),
             Self::Incremental(transport, pooling) => write!(f, "{} of {pooling}", transport.map.name()),
-            Self::Causal(causal) => write!(f, "causal {}", causal.rule.name),
+            Self::CausalExperts(_) => f.write_str("causal experts"),
+            Self::CausalSteering(_) => f.write_str("causal steering"),
             Self::ConditionalPatches(_) => f.write_str("conditional patches"),
         }
     }
 }
+
+/// About so many answers of the model's own.
+const OWN_ANSWERS: usize = 480;
 
 /// A judge of answers.
 type Judge = Arc<dyn Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync>;
@@ -53,8 +60,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Components, the probe and the model's own answers are computed once and kept, so that [presets](crate::Preset) share them.
 pub struct Calibrator {
-    /// The options of the model's own answers to risky prompts, for [`Component::ConditionalPatches`], [`Component::Causal`] and [`GradientSteering`]; by default
-    /// temperature 1, seed 1000, up to 56 tokens, batches of 64 prompts.
+    /// The options of the model's own answers to risky prompts, for [`Component::ConditionalPatches`], [`CausalEffects`] and
+    /// [`GradientSteering`]; by default temperature 1, seed 1000, up to 32 tokens, batches of 64 prompts. Few prompts are answered several
+    /// times, so that there are about 480 answers, but at most eight of a prompt.
     pub own_answers: GenerateOptions,
     judge: Option<Judge>,
     neutral: NeutralTexts,
@@ -65,6 +73,7 @@ pub struct Calibrator {
     probe: Mutex<Option<(FittedProbe, Vec<bool>)>>,
     answers: Mutex<Option<Vec<Example>>>,
     judged: Mutex<Option<Vec<Example>>>,
+    effects: Mutex<Option<Arc<CausalEffects>>>,
     _directory: TempDir,
 }
 
@@ -97,7 +106,7 @@ impl Calibrator {
         Ok(Self {
             judge: None,
             neutral: NeutralTexts::default(),
-            own_answers: GenerateOptions { max_new_tokens: 56, batch_size: 64, sampling, seed: 1000, ..GenerateOptions::default() },
+            own_answers: GenerateOptions { max_new_tokens: 32, batch_size: 64, sampling, seed: 1000, ..GenerateOptions::default() },
             store: ActivationStore::open(&path)?,
             examples,
             capture,
@@ -105,6 +114,7 @@ impl Calibrator {
             probe: Mutex::default(),
             answers: Mutex::default(),
             judged: Mutex::default(),
+            effects: Mutex::default(),
             _directory: directory,
         })
     }
@@ -119,7 +129,7 @@ impl Calibrator {
         judge: impl Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync + 'static,
     ) -> Self {
         self.judge = Some(Arc::new(judge));
-        (self.judged, self.fitted) = (Mutex::default(), Mutex::default());
+        (self.judged, self.effects, self.fitted) = (Mutex::default(), Mutex::default(), Mutex::default());
         self
     }
 
@@ -175,15 +185,17 @@ impl Calibrator {
                     transport.among(store, "the sites of one step", |site, _| sites.contains(&site))
                 })?
             }
-            Component::Causal(causal) => {
-                let answers = self.judged_answers(model)?;
-                let benign = || self.examples.iter().filter(|example| !example.toxic).cloned().collect();
-                let neutral: Vec<Example> = if self.neutral.fit.is_empty() { benign() } else { self.neutral.fit.clone() };
-                causal.fit(model, &self.expertise()?, &Examples::from_slice(&answers), &Examples::from_slice(&neutral))?
+            Component::CausalExperts(experts) => {
+                let effects = self.causal_effects(model)?;
+                let benign = evenly(&self.benign(), self.neutral.fit.len().max(120));
+                let kept: Vec<Example> = self.neutral.fit.iter().cloned().chain(benign).collect();
+                experts.fit(model, &effects, &Examples::from_slice(&kept), self.capture.calibration.clone())?
             }
+            Component::CausalSteering(steering) => steering.fit(model, &*self.causal_effects(model)?, self.capture.calibration.clone())?,
             Component::ConditionalPatches(patches) => {
-                // Every answer to a risky prompt counts as toxic, independent of its content.
-                let own = self.answers(model)?.into_iter().map(|example| Example { toxic: true, ..example });
+                // Every answer to a risky prompt counts as toxic, independent of its content. One for each prompt is enough.
+                let prompts = self.examples.iter().filter(|example| example.toxic).count();
+                let own = self.answers(model)?.into_iter().take(prompts).map(|example| Example { toxic: true, ..example });
                 let mut examples: Vec<Example> = self.examples.iter().cloned().chain(own).collect();
                 let samples = examples.len();
                 examples.extend_from_slice(&self.neutral.fit);
@@ -267,7 +279,7 @@ impl Calibrator {
             let reason = "a budget is measured on answers to risky prompts, and no calibration sample is toxic; add some".to_owned();
             return Err(Error::Fit { reason });
         }
-        budget.dose(model, glasses, &self.neutral, &evenly(&risky, budget.prompts))
+        budget.dose(model, glasses, &self.neutral, &evenly(&self.benign(), budget.texts), &evenly(&risky, budget.prompts))
     }
 
     /// Fits steering to the model's own answers to risky prompts while the model wears other glasses, which always act; the result does not
@@ -308,7 +320,26 @@ impl Calibrator {
         Ok(known.insert(judged.collect()).clone())
     }
 
-    /// The prompts of toxic samples with the model's own answers, without verdicts; generated once and kept.
+    /// The non-toxic samples whose prompts are not risky.
+    fn benign(&self) -> Vec<Example> {
+        let risky: Vec<&Prompt> = self.examples.iter().filter(|example| example.toxic).map(|example| &example.prompt).collect();
+        self.examples.iter().filter(|example| !example.toxic && !risky.contains(&&example.prompt)).cloned().collect()
+    }
+
+    /// The causal effects on the model's own answers; measured once and kept.
+    fn causal_effects<M: Mllm>(&self, model: &M) -> Result<Arc<CausalEffects>> {
+        let answers = self.judged_answers(model)?;
+        let mut known = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(effects) = &*known {
+            return Ok(effects.clone());
+        }
+        let _span = tracing::info_span!("causal effects", answers = answers.len()).entered();
+        let effects = CausalEffects::of(model, &Examples::from_slice(&answers), 4)?;
+        Ok(known.insert(Arc::new(effects)).clone())
+    }
+
+    /// The prompts of toxic samples with the model's own answers, without verdicts; generated once and kept. The first answers of all prompts
+    /// come first.
     fn answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
         let mut known = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(answers) = &*known {
@@ -316,10 +347,17 @@ impl Calibrator {
         }
         let _span = tracing::info_span!("own answers to risky prompts").entered();
         let risky: Vec<&Example> = self.examples.iter().filter(|example| example.toxic).collect();
+        let rounds = (OWN_ANSWERS / risky.len().max(1)).clamp(1, 8);
+        let risky = risky.repeat(rounds);
         let prompts: Vec<Prompt> = risky.iter().map(|example| example.prompt.clone()).collect();
-        let answers = model.generate(&prompts, &self.own_answers)?;
-        let answers = risky.into_iter().zip(answers).map(|(example, answer)| Example { response: answer.text, ..example.clone() });
-        Ok(known.insert(answers.collect()).clone())
+        let mut answers = Vec::new();
+        for (number, (example, answer)) in risky.into_iter().zip(model.generate(&prompts, &self.own_answers)?).enumerate() {
+            // Not the text of the answer, which lacks the white space around it.
+            let response = model.processor().decode(&answer.tokens)?;
+            let unfinished = answer.finish == FinishReason::Length;
+            answers.push(Example { id: format!("{}/{number}", example.id), response, unfinished, ..example.clone() });
+        }
+        Ok(known.insert(answers).clone())
     }
 
     /// The capture with another pooling.

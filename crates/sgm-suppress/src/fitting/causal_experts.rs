@@ -1,89 +1,159 @@
-//! Causal experts: the neurons that detect toxic samples and cause toxic answers.
+//! Causal experts: the neurons that make answers toxic, suppressed in proportion to benefit over cost.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sgm_capture::{AttributionPatching, Derivative, Examples, MeanAttribution, Parameter};
-use sgm_core::{Expertise, Intervention, Site, TokenSelection};
+use sgm_capture::{AttributionPatching, Derivative, Examples, Parameter};
+use sgm_core::{Calibration, Intervention, Metadata, Site, SiteIntervention, TokenSelection};
 use sgm_models::Mllm;
+use sgm_score::{Correction, normal_upper, q_values};
 
-use crate::{Error, Result, SuppressionRule};
+use crate::{Error, Result};
 
-/// The soft suppression of the experts among a small set of neurons that *cause* toxic answers.
+use super::causal_effects::{CausalEffect, CausalEffects};
+
+/// The soft suppression of neurons that *cause* toxic answers.
 ///
-/// An AUROC says that a neuron detects toxicity, and in a wide model every tenth neuron does. Which of them to suppress is a question of
-/// what it brings and what it costs, to first and to second order ([`AttributionPatching`]):
+/// An AUROC says that a neuron detects toxicity, and in a wide model every tenth neuron does. Which of them to suppress, and how far, is a
+/// question of what it brings and what it costs:
 ///
-/// * the *benefit* `b` of suppressing a neuron is the mean derivative by its scale of the log-likelihood of toxic answers, minus that of
-///   non-toxic answers to prompts of the same kind;
-/// * its *cost* `f` is the mean square of the same derivative on neutral texts: the diagonal of the Fisher information, of which half is the
-///   divergence that a small change of the scale causes.
+/// * the *benefit* `b` of suppressing a neuron is the derivative of the probability of a toxic answer by its scale ([`CausalEffects`]);
+/// * its *cost* `f` is the mean square of the derivative of the log-likelihood of neutral texts by its scale: the diagonal of the Fisher
+///   information, of which half is the divergence that a small change of the scale causes.
 ///
-/// The neurons with the largest `b / sqrt(f)` are kept, up to [`most`](Self::most), if `b` is above twice its standard error. The
-/// rule then decides, as without this set, which of them are experts and how far each is suppressed.
+/// *Causal experts* are the neurons whose benefit is above 0 at a [false-discovery rate](Self::false_discovery_rate), by the procedure of
+/// Benjamini and Hochberg (1995). Among all suppressions of one cost, those in proportion to `b / f` lower the probability of a toxic answer
+/// most, to first order and as if neurons had no common effects:
 ///
-/// The choice of neurons by benefit and cost is this project's own. Gradient times activation as the first-order effect of a neuron is that
-/// of Molchanov et al. (arXiv 1611.06440), the Fisher information as its cost that of Fisher pruning (Theis et al., arXiv 1801.05787).
+/// ```text
+/// scale = 1 - min(1, (b / f) / q)
+/// ```
+///
+/// where `q` is such that the probability falls by [`change`](Self::change), to first order. How far this may go is found by a
+/// [`Budget`](crate::Budget).
+///
+/// The formula is this project's own; it is the natural gradient (Amari 1998) with a diagonal metric, clipped to suppression. Gradient times
+/// activation as the first-order effect of a neuron is that of Molchanov et al. (arXiv 1611.06440), the Fisher information as its cost that
+/// of Fisher pruning (Theis et al., arXiv 1801.05787).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CausalExperts {
-    /// The rule for the neurons of the set.
-    pub rule: SuppressionRule,
-    /// The largest number of neurons in the set.
-    pub most: usize,
-    /// Samples run together.
+    /// The largest expected share of neurons among the experts that have no effect.
+    pub false_discovery_rate: f64,
+    /// By how much the probability of a toxic answer falls, to first order; the true change is smaller, so that more than 1 makes sense.
+    pub change: f64,
+    /// Neutral texts run together.
     pub batch_size: usize,
 }
 
+impl Default for CausalExperts {
+    fn default() -> Self {
+        Self { false_discovery_rate: 0.1, change: 2.0, batch_size: 4 }
+    }
+}
+
+/// What is added to each cost, as a share of the mean cost: where little is known to change, much may.
+const DAMPING: f64 = 0.1;
+
+/// A neuron that causes toxic answers.
+struct Expert {
+    site: Site,
+    neuron: usize,
+    benefit: f64,
+    /// Benefit over cost.
+    ratio: f64,
+}
+
+/// The ratio of benefit over cost from which experts are silenced, so that the benefits of all suppressions add up to `change`, or as near as
+/// can be.
+fn silenced(experts: &[Expert], change: f64) -> Option<f64> {
+    let mut sorted: Vec<(f64, f64)> = experts.iter().map(|expert| (expert.ratio, expert.benefit)).collect();
+    sorted.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
+    // The suppressions of the experts with smaller ratios add up to their sum over the ratio that is silenced.
+    let mut below: f64 = sorted.iter().map(|(ratio, benefit)| ratio * benefit).sum();
+    let mut above = 0.0;
+    for (ratio, benefit) in &sorted {
+        if above + below / ratio >= change {
+            return Some((below / (change - above)).max(*ratio));
+        }
+        (above, below) = (above + benefit, below - ratio * benefit);
+    }
+    sorted.last().map(|(ratio, _)| *ratio)
+}
+
 impl CausalExperts {
-    /// Fits the set to labelled answers to risky prompts, preferably the model's own, and to neutral texts, and applies the rule to it.
+    /// Finds the experts by their effects, and by what they cost on neutral texts.
     ///
     /// # Errors
     ///
-    /// [`Error::Fit`] when there are no answers of a class, no neutral texts, or no neurons to keep; the errors of the rule, the model and the
-    /// samples.
+    /// [`Error::Fit`] when there are no neutral texts, no neuron is an expert, or a setting is out of range; the errors of the model
+    /// and the texts.
     pub fn fit<M: Mllm + ?Sized>(
         &self,
         model: &M,
-        expertise: &Expertise,
-        answers: &Examples<'_>,
+        effects: &CausalEffects,
         neutral: &Examples<'_>,
+        calibration: Option<Calibration>,
     ) -> Result<Intervention> {
-        let derivative = Derivative { parameter: Parameter::Scale, tokens: TokenSelection::All };
-        let sites: BTreeSet<Site> = expertise.sites().keys().copied().collect();
-        let patching =
-            AttributionPatching { sites: Some(sites), batch_size: self.batch_size, ..AttributionPatching::new(vec![derivative]) };
-        let [toxic, others] = patching.means(model, answers)?;
-        let [_, neutral] = patching.means(model, neutral)?;
-        for (attribution, what) in [(&toxic, "toxic answers"), (&others, "non-toxic answers"), (&neutral, "neutral texts")] {
-            if attribution.samples == 0 {
-                return Err(Error::Fit { reason: format!("causal experts take {what}, and there are none") });
-            }
-        }
-        let of = |attribution: &MeanAttribution, site| attribution.derivatives.get(&derivative)?.get(site).cloned();
-        let mut candidates: Vec<(Site, usize, f64)> = Vec::new();
-        for site in expertise.sites().keys() {
-            // Sites that answers never pass, such as experts that no token is routed to, cause nothing.
-            let (Some(toxic), Some(others), Some(neutral)) = (of(&toxic, site), of(&others, site), of(&neutral, site)) else { continue };
-            let benefits = toxic.mean.iter().zip(&others.mean).map(|(toxic, other)| toxic - other);
-            let errors = toxic.standard_error().into_iter().zip(others.standard_error()).map(|(toxic, other)| toxic.hypot(other));
-            let costs = neutral.mean.iter().zip(neutral.standard_deviation()).map(|(mean, deviation)| mean.hypot(deviation));
-            let neurons = benefits.zip(errors).zip(costs).enumerate();
-            let caused = neurons.filter(|(_, ((benefit, error), cost))| *benefit > 2.0 * error && *cost > 0.0);
-            candidates.extend(caused.map(|(neuron, ((benefit, _), cost))| (*site, neuron, benefit / cost)));
-        }
-        candidates.sort_by(|a, b| b.2.total_cmp(&a.2).then((a.0, a.1).cmp(&(b.0, b.1))));
-        candidates.truncate(self.most);
-        tracing::info!(neurons = candidates.len(), "neurons that cause toxic answers");
-        let set: BTreeSet<(Site, usize)> = candidates.into_iter().map(|(site, neuron, _)| (site, neuron)).collect();
-        if set.is_empty() {
-            let reason = format!(
-                "no neuron makes toxic answers likelier than non-toxic ones by more than chance; give more risky prompts, or a larger number \
-                 of neurons than {}",
-                self.most
-            );
+        if !(self.false_discovery_rate > 0.0 && self.false_discovery_rate < 1.0) {
+            let reason = format!("a false-discovery rate of {}; expected a number between 0 and 1", self.false_discovery_rate);
             return Err(Error::Fit { reason });
         }
-        let described = format!("neurons that cause toxic answers, at most {}", self.most);
-        self.rule.among(expertise, &described, |site, neuron| set.contains(&(site, neuron)))
+        if !(self.change > 0.0 && self.change.is_finite()) {
+            return Err(Error::Fit { reason: format!("a change of {}; expected a finite number above 0", self.change) });
+        }
+        if neutral.is_empty() {
+            return Err(Error::Fit { reason: "what causal experts cost is measured on neutral texts, and there are none".to_owned() });
+        }
+        let neurons =
+            || effects.scales.iter().flat_map(|(site, effects)| effects.iter().enumerate().map(|(at, effect)| (*site, at, effect)));
+        let p_value = |effect: &CausalEffect| if effect.slope > 0.0 { normal_upper(effect.slope / effect.standard_error) } else { 1.0 };
+        let p_values: Vec<f64> = neurons().map(|(_, _, effect)| p_value(effect)).collect();
+        let q_values = q_values(&p_values, Correction::BenjaminiHochberg)?;
+        let derivative = Derivative { parameter: Parameter::Scale, tokens: TokenSelection::All };
+        let sites = Some(effects.scales.keys().copied().collect());
+        let patching = AttributionPatching { sites, batch_size: self.batch_size, ..AttributionPatching::new(vec![derivative]) };
+        let costs: Vec<BTreeMap<Site, Vec<f64>>> = patching
+            .means(model, neutral)?
+            .into_iter()
+            .flat_map(|class| class.derivatives.into_values())
+            .map(|sites| sites.into_iter().map(|(site, moments)| (site, moments.mean_square())).collect())
+            .collect();
+        let cost = |site: Site, at: usize| costs.iter().filter_map(|sites| sites.get(&site)?.get(at)).sum::<f64>();
+        let mean = neurons().map(|(site, at, _)| cost(site, at)).sum::<f64>() / p_values.len().max(1) as f64;
+        let experts: Vec<Expert> = neurons()
+            .zip(&q_values)
+            .filter(|(_, q)| **q <= self.false_discovery_rate)
+            .map(|((site, at, effect), _)| (site, at, effect.slope, effect.slope / (cost(site, at) + DAMPING * mean)))
+            .map(|(site, neuron, benefit, ratio)| Expert { site, neuron, benefit, ratio })
+            .collect();
+        tracing::info!(experts = experts.len(), answers = effects.answers, "neurons that cause toxic answers");
+        let Some(silenced) = silenced(&experts, self.change) else {
+            let reason = format!(
+                "no neuron makes {} answers, {:.0} % of them toxic, toxic by more than chance; give more risky prompts",
+                effects.answers,
+                100.0 * effects.toxic
+            );
+            return Err(Error::Fit { reason });
+        };
+        let mut scales: BTreeMap<Site, Vec<f32>> = BTreeMap::new();
+        for Expert { site, neuron, ratio, .. } in &experts {
+            let width = effects.scales.get(site).map_or(0, Vec::len);
+            let scale = scales.entry(*site).or_insert_with(|| vec![1.0; width]);
+            #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
+            scale.get_mut(*neuron).into_iter().for_each(|scale| *scale = (1.0 - (ratio / silenced).min(1.0)) as f32);
+        }
+        let info = model.info();
+        let mut fitted = Intervention::new(Metadata {
+            base_model: Some(info.name.clone()),
+            config_sha256: Some(info.config_sha256.clone()),
+            method: Some(serde_json::json!({"name": "causal-experts", "settings": self})),
+            calibration,
+            created_by: Some(concat!("sgm ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ..Metadata::default()
+        });
+        for (site, scale) in scales {
+            fitted.insert(site, SiteIntervention::from_scale(scale))?;
+        }
+        Ok(fitted)
     }
 }

@@ -1,6 +1,5 @@
 //! Gradient steering: shifts of MLP outputs that raise the likelihood of the model's own harmless answers.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
@@ -27,7 +26,7 @@ use super::linear_algebra::Covariance;
 /// ```
 ///
 /// which maximises `d . b` among shifts with `b . C^-1 b = strength^2`: `strength` is a Mahalanobis distance, in standard deviations of the
-/// MLP's output. It is a single step: layer by layer, each on the model that is steered in the layers before, or [at once](Self::at_once).
+/// MLP's output. It is a single step, layer by layer, each on the model that is steered in the layers before.
 /// The formula is this project's own; the gradient as a direction of steering is common (arXiv 1912.02164 ascends it in the cached keys and
 /// values, at every token of an answer).
 ///
@@ -35,14 +34,10 @@ use super::linear_algebra::Covariance;
 /// these glasses need a condition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GradientSteering {
-    /// The length of the shift, in standard deviations of the MLP's output in its direction: of each layer, or of all layers together if they
-    /// are fitted at once.
+    /// The length of each layer's shift, in standard deviations of the MLP's output in its direction.
     pub strength: f64,
     /// The weight of the gradient of toxic answers, which is subtracted from that of non-toxic ones.
     pub against: f64,
-    /// Whether all layers are fitted on the unchanged model, by one forward and backward pass instead of one for each layer. The layers then
-    /// do not know of each other and their shifts add up, so that each has an equal part of the strength.
-    pub at_once: bool,
     /// The layers; all without a range.
     pub layers: Option<RangeInclusive<usize>>,
     /// Samples run together.
@@ -51,7 +46,7 @@ pub struct GradientSteering {
 
 impl Default for GradientSteering {
     fn default() -> Self {
-        Self { strength: 0.6, against: 0.25, at_once: false, layers: None, batch_size: 4 }
+        Self { strength: 0.6, against: 0.25, layers: None, batch_size: 4 }
     }
 }
 
@@ -81,26 +76,21 @@ impl GradientSteering {
         // The answers in the unchanged model, and in the model that wears what is fitted so far.
         let mut samples = capture.layerwise(model, examples)?;
         let mut steered = samples.clone();
-        let step = if self.at_once { sites.len().max(1) } else { 1 };
-        let strength = self.strength / step as f64;
-        for sites in sites.chunks(step) {
-            let first = sites.iter().map(|site| site.layer).min().unwrap_or_default();
-            let _span = tracing::info_span!("steering from layer", layer = first).entered();
+        for site in sites {
+            let _span = tracing::info_span!("steering of layer", layer = site.layer).entered();
             let tapped = TappedModel::new(model);
             let glasses = Glasses::wear(&tapped, &fitted, Amplify::Refuse)?;
-            steered.advance_to(&tapped, first)?;
-            let gradients = self.gradients(&tapped, &steered, sites)?;
+            steered.advance_to(&tapped, site.layer)?;
+            let gradient = self.gradient(&tapped, &steered, site)?;
             drop(glasses);
-            for (site, gradient) in gradients {
-                samples.advance_to(model, site.layer)?;
-                let shift = output_covariance(model, &samples)?.times(&gradient);
-                let length = dot(&gradient, &shift).max(0.0).sqrt();
-                let factor = if length > 0.0 { strength / length } else { 0.0 };
-                #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
-                let shift: Vec<f32> = shift.into_iter().map(|value| (factor * value) as f32).collect();
-                let scale = vec![1.0; shift.len()];
-                fitted.insert(site, SiteIntervention { shift: Some(shift), ..SiteIntervention::from_scale(scale) })?;
-            }
+            samples.advance_to(model, site.layer)?;
+            let shift = output_covariance(model, &samples)?.times(&gradient);
+            let length = dot(&gradient, &shift).max(0.0).sqrt();
+            let factor = if length > 0.0 { self.strength / length } else { 0.0 };
+            #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
+            let shift: Vec<f32> = shift.into_iter().map(|value| (factor * value) as f32).collect();
+            let scale = vec![1.0; shift.len()];
+            fitted.insert(site, SiteIntervention { shift: Some(shift), ..SiteIntervention::from_scale(scale) })?;
         }
         Ok(fitted)
     }
@@ -109,13 +99,13 @@ impl GradientSteering {
         site.projection == Projection::Down && self.layers.as_ref().is_none_or(|layers| layers.contains(&site.layer))
     }
 
-    /// The direction `d` of each site.
-    fn gradients<M: Mllm + ?Sized>(&self, model: &M, samples: &Layerwise<'_>, sites: &[Site]) -> Result<BTreeMap<Site, Vec<f64>>> {
+    /// The direction `d` of a site.
+    fn gradient<M: Mllm + ?Sized>(&self, model: &M, samples: &Layerwise<'_>, site: Site) -> Result<Vec<f64>> {
         let derivative = Derivative { parameter: Parameter::Shift, tokens: TokenSelection::All };
-        let only = Some(sites.iter().copied().collect());
+        let only = Some([site].into());
         let patching = AttributionPatching { sites: only, batch_size: self.batch_size, ..AttributionPatching::new(vec![derivative]) };
         let [toxic, others] = patching.means_from(model, samples)?;
-        let of = |attribution: &MeanAttribution, site: Site, what: &str| {
+        let of = |attribution: &MeanAttribution, what: &str| {
             let moments = attribution.derivatives.get(&derivative).and_then(|sites| sites.get(&site));
             let missing = || Error::Fit {
                 reason: format!(
@@ -124,11 +114,8 @@ impl GradientSteering {
             };
             moments.map(|moments| moments.mean.clone()).ok_or_else(missing)
         };
-        let gradient = |site: &Site| {
-            let (others, toxic) = (of(&others, *site, "non-toxic")?, of(&toxic, *site, "toxic")?);
-            Ok((*site, others.iter().zip(&toxic).map(|(other, toxic)| other - self.against * toxic).collect()))
-        };
-        sites.iter().map(gradient).collect()
+        let (others, toxic) = (of(&others, "non-toxic")?, of(&toxic, "toxic")?);
+        Ok(others.iter().zip(&toxic).map(|(other, toxic)| other - self.against * toxic).collect())
     }
 }
 

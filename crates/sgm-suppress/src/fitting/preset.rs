@@ -4,7 +4,9 @@ use sgm_capture::{Pool, Pooling};
 use sgm_core::{Intervention, TokenSelection};
 use sgm_models::Mllm;
 
-use crate::{Calibrator, CausalExperts, Component, ConditionalPatches, Error, GradientSteering, Result, SuppressionRule, Transport};
+use crate::{
+    Calibrator, CausalExperts, CausalSteering, Component, ConditionalPatches, Error, GradientSteering, Result, SuppressionRule, Transport,
+};
 
 /// A specification for glasses: the components to fit, their weights, and the condition.
 ///
@@ -68,20 +70,21 @@ impl Preset {
         Self { components, steering: None, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
     }
 
-    /// Soft suppression of the experts that cause toxic answers.
+    /// Suppression of the neurons that cause toxic answers.
     pub fn causal_sgm() -> Self {
         Self { components: vec![(causal_experts(), 1.0)], steering: None, false_positive_rate: None }
     }
 
-    /// Soft suppression of the experts that cause toxic answers, and conditional patch neurons: for checkpoints.
+    /// Suppression of the neurons that cause toxic answers, and conditional patch neurons: for checkpoints.
     pub fn causal_bakeable() -> Self {
-        Self { components: vec![(causal_experts(), 1.0), (conditional_patches(), 0.4)], ..Self::causal_sgm() }
+        Self { components: vec![(causal_experts(), 1.0), (conditional_patches(), 1.0)], ..Self::causal_sgm() }
     }
 
-    /// The same, with gradient steering of all layers at once, under a condition: for running models.
+    /// The same with causal steering, under a condition: for running models.
     pub fn causal_conditional() -> Self {
-        let steering = GradientSteering { at_once: true, strength: 1.8, ..GradientSteering::default() };
-        Self { steering: Some(steering), false_positive_rate: Some(Self::FALSE_POSITIVE_RATE), ..Self::causal_bakeable() }
+        let mut preset = Self { false_positive_rate: Some(Self::FALSE_POSITIVE_RATE), ..Self::causal_bakeable() };
+        preset.components.push((Component::CausalSteering(CausalSteering::default()), 1.0));
+        preset
     }
 
     /// The preset of a name; `foldable`, `live` and `adaptive-sgm` are the former names.
@@ -128,9 +131,8 @@ fn transports() -> [Component; 2] {
     [Component::Incremental(Transport::linear_act(), Preset::TEXT), Component::Incremental(Transport::mean_act(), Preset::PROMPT)]
 }
 
-/// Soft suppression of the experts among the thousand neurons with the best ratio of benefit and cost.
 fn causal_experts() -> Component {
-    Component::Causal(CausalExperts { rule: SuppressionRule::soft(0.5, 2.5), most: 1000, batch_size: 4 })
+    Component::CausalExperts(CausalExperts::default())
 }
 
 /// Conditional patch neurons in all layers but the first, whose input depends little on earlier tokens.

@@ -14,6 +14,7 @@ pub(crate) fn examples(contrast: Contrast, skip: usize, each: usize) -> Vec<Exam
         prompt: sample.as_prompt().unwrap(),
         response: sample.response.clone().unwrap(),
         toxic: sample.label == Some(true),
+        unfinished: false,
     };
     of(true).chain(of(false)).map(example).collect()
 }

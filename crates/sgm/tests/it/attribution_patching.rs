@@ -29,7 +29,13 @@ fn samples() -> Vec<(Prompt, String, bool)> {
 }
 
 fn examples() -> Vec<Example> {
-    let example = |(i, (prompt, response, toxic)): (usize, (Prompt, String, bool))| Example { id: i.to_string(), prompt, response, toxic };
+    let example = |(i, (prompt, response, toxic)): (usize, (Prompt, String, bool))| Example {
+        id: i.to_string(),
+        prompt,
+        response,
+        toxic,
+        unfinished: false,
+    };
     samples().into_iter().enumerate().map(example).collect()
 }
 
@@ -287,6 +293,35 @@ fn batches_and_threads_leave_no_trace() {
     }
     let nll = |sample: usize| samples[sample].nll.iter().sum::<f64>();
     assert!((toxic.log_likelihood + (nll(1) + nll(3)) / 2.0).abs() < 1e-12);
+}
+
+#[test]
+fn the_end_of_an_unfinished_answer_does_not_count() {
+    let model = sgm::organism::load().unwrap();
+    let whole = examples();
+    let mut cut = whole.clone();
+    cut[1].unfinished = true;
+    cut[3].unfinished = true;
+    for batch_size in [1, 4] {
+        let patching = AttributionPatching { batch_size, ..AttributionPatching::new(all()) };
+        let run = |examples: &[Example]| {
+            let mut samples = Vec::new();
+            let keep = |sample| {
+                samples.push(sample);
+                Ok(())
+            };
+            patching.for_each(&model, &Examples::from_slice(examples), keep).unwrap();
+            samples
+        };
+        for (number, (whole, cut)) in run(&whole).into_iter().zip(run(&cut)).enumerate() {
+            if number % 2 == 0 {
+                assert_eq!(whole, cut);
+            } else {
+                assert_eq!(whole.nll[..whole.nll.len() - 1], cut.nll);
+                assert_ne!(whole.derivatives, cut.derivatives);
+            }
+        }
+    }
 }
 
 #[test]

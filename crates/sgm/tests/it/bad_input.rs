@@ -202,7 +202,7 @@ fn image() -> image::RgbImage {
 }
 
 fn example(id: &str, toxic: bool) -> Example {
-    Example { id: id.to_owned(), prompt: Prompt::user("hello?", None), response: "hello.".to_owned(), toxic }
+    Example { id: id.to_owned(), prompt: Prompt::user("hello?", None), response: "hello.".to_owned(), toxic, unfinished: false }
 }
 
 fn capture_into(model: &AutoMllm, tokens: TokenSelection, directory: &Path) -> capture::Result<()> {

@@ -32,6 +32,7 @@ fn examples() -> Vec<Example> {
         prompt: Prompt::user(text(number), Some(image.clone())),
         response: "yes".to_owned(),
         toxic: number % 2 == 1,
+        unfinished: false,
     };
     (0..40).map(example).collect()
 }

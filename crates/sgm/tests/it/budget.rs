@@ -15,6 +15,7 @@ fn neutral(seed: u64, count: usize) -> Vec<Example> {
         prompt: sample.as_prompt().unwrap(),
         response: sample.response.unwrap_or_default(),
         toxic: false,
+        unfinished: false,
     };
     samples.into_iter().filter(|sample| sample.label == Some(false)).take(count).map(example).collect()
 }
@@ -28,8 +29,10 @@ fn divergence(model: &AutoMllm, glasses: &Intervention, texts: &[Example]) -> f6
     let texts: Vec<(Prompt, String)> = texts.iter().map(|text| (text.prompt.clone(), text.response.clone())).collect();
     let tapped = TappedModel::new(model);
     let _worn = Glasses::wear(&tapped, glasses, Amplify::Refuse).unwrap();
-    let means =
-        response_divergence(model, &tapped, &texts, 16).unwrap().into_iter().map(|text| text.iter().sum::<f64>() / text.len() as f64);
+    let means = response_divergence(model, &tapped, &texts, 16)
+        .unwrap()
+        .into_iter()
+        .map(|text| text.iter().map(|token| token.divergence).sum::<f64>() / text.len() as f64);
     means.sum::<f64>() / texts.len() as f64
 }
 

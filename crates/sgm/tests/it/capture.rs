@@ -15,6 +15,7 @@ fn examples(count: usize) -> Vec<Example> {
         prompt: s.as_prompt().unwrap(),
         response: s.response.unwrap_or_default(),
         toxic: s.label == Some(true),
+        unfinished: false,
         id: s.id,
     };
     // Of both classes, which follow each other.
@@ -216,7 +217,8 @@ fn numbers_that_overflow_are_kept_and_counted_if_asked_for() {
     bytes[start..start + 4].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
     std::fs::write(file, bytes).unwrap();
     let model = AutoMllm::load(&Checkpoint::open(copy.path()).unwrap()).unwrap();
-    let example = Example { id: "a".to_owned(), prompt: Prompt::user("hello?", None), response: "hello.".to_owned(), toxic: true };
+    let example =
+        Example { id: "a".to_owned(), prompt: Prompt::user("hello?", None), response: "hello.".to_owned(), toxic: true, unfinished: false };
     let samples = [example];
     let samples = Examples::from_slice(&samples);
     // The maximum alone would hide a negative infinity.

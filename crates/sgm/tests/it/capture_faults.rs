@@ -28,7 +28,7 @@ fn worker() {
     let make = |number: usize| {
         let sample = samples.get(number).ok_or("there is no such sample")?;
         let (prompt, response) = (sample.as_prompt()?, sample.response.clone().unwrap_or_default());
-        Ok(Example { id: sample.id.clone(), prompt, response, toxic: sample.label == Some(true) })
+        Ok(Example { id: sample.id.clone(), prompt, response, toxic: sample.label == Some(true), unfinished: false })
     };
     let poolings =
         vec![Pooling { pool: Pool::Max, tokens: TokenSelection::All }, Pooling { pool: Pool::Mean, tokens: TokenSelection::Response }];

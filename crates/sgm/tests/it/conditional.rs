@@ -168,6 +168,7 @@ fn a_probe_fitted_to_the_prompts_end_tells_unseen_prompts_apart() {
             prompt: s.as_prompt().unwrap(),
             response: s.response.unwrap_or_default(),
             toxic: s.label == Some(true),
+            unfinished: false,
             id: s.id,
         })
         .collect();

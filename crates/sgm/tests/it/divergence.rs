@@ -14,7 +14,7 @@ fn glasses_diverge_with_the_square_of_a_small_strength() {
         let worn = Glasses::wear(&view, &glasses(&model).with_strength(strength).unwrap(), Amplify::Refuse).unwrap();
         let divergences = response_divergence(&model, &view, &examples, batch_size).unwrap();
         drop(worn);
-        divergences
+        divergences.into_iter().map(|text| text.into_iter().map(|token| token.divergence).collect()).collect::<Vec<Vec<f64>>>()
     };
     let mean = |divergences: &[Vec<f64>]| divergences.concat().iter().sum::<f64>() / divergences.concat().len() as f64;
 

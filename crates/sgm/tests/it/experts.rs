@@ -144,7 +144,13 @@ fn every_token_passes_as_many_experts_as_the_configuration_says() {
 #[test]
 fn a_capture_has_the_sites_of_experts_on_request_with_0_where_no_token_came() {
     let model = load(&checkpoint("moe_qwen3").1);
-    let example = |id: &str, text: &str, toxic| Example { id: id.to_owned(), prompt: raw(text), response: "so.".to_owned(), toxic };
+    let example = |id: &str, text: &str, toxic| Example {
+        id: id.to_owned(),
+        prompt: raw(text),
+        response: "so.".to_owned(),
+        toxic,
+        unfinished: false,
+    };
     let examples = [example("a", "what?", true), example("b", "a boat on the sea.", false), example("c", "is it old?", true)];
     let directory = tempfile::tempdir().unwrap();
     let run = |name: &str, capture: Capture| {

@@ -39,27 +39,6 @@ fn polite_answers_get_likelier_and_toxic_ones_unlikely() {
 }
 
 #[test]
-fn at_once_the_first_layer_is_as_layer_by_layer_and_all_do_their_part() {
-    let model = sgm::organism::load().unwrap();
-    let (seen, unseen) = (examples(0, 60), examples(200, 60));
-    let fit = |at_once| {
-        // At once, the strength is that of all six layers.
-        let strength = if at_once { 6.0 * 0.5 } else { 0.5 };
-        GradientSteering { at_once, strength, ..GradientSteering::default() }.fit(&model, &Examples::from_slice(&seen), None).unwrap()
-    };
-    let (by_layer, at_once) = (fit(false), fit(true));
-    assert_eq!(by_layer.sites().keys().collect::<Vec<_>>(), at_once.sites().keys().collect::<Vec<_>>());
-    let same: Vec<bool> = by_layer.sites().values().zip(at_once.sites().values()).map(|(a, b)| a == b).collect();
-    assert!(same[0] && same[1..].iter().all(|same| !same), "{same:?}");
-    let before = nll(&model, &unseen);
-    let worn = Glasses::wear(&model, &at_once, Amplify::Refuse).unwrap();
-    let after = nll(&model, &unseen);
-    drop(worn);
-    println!("nats per token of unseen toxic and polite answers: {before:.3?}, steered at once {after:.3?}");
-    assert!(after[0] > before[0] + 0.1 && after[1] < before[1] - 0.05, "{before:?} {after:?}");
-}
-
-#[test]
 fn it_is_fitted_through_what_is_worn() {
     let model = sgm::organism::load().unwrap();
     let seen = examples(0, 20);

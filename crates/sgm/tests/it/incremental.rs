@@ -14,6 +14,7 @@ fn examples() -> Vec<Example> {
         prompt: s.as_prompt().unwrap(),
         response: s.response.clone().unwrap(),
         toxic: s.label == Some(true),
+        unfinished: false,
     };
     samples.iter().step_by(40).map(example).collect()
 }

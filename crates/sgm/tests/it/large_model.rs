@@ -32,7 +32,7 @@ fn capturing_one_sample_takes_the_weights_and_two_gibibytes() {
         image::Rgb([(x / 3).try_into().unwrap_or(255), (y / 2).try_into().unwrap_or(255), 90])
     }));
     let prompt = Prompt::user("what is this ?", Some(image));
-    let sample = Example { id: "one".to_owned(), prompt, response: "a cat".to_owned(), toxic: false };
+    let sample = Example { id: "one".to_owned(), prompt, response: "a cat".to_owned(), toxic: false, unfinished: false };
     let store = tempfile::tempdir().unwrap();
     let started = std::time::Instant::now();
     capture(&model, &[sample], Pooling { pool: Pool::Mean, tokens: TokenSelection::All }, None, &store.path().join("store"), 1).unwrap();

@@ -207,6 +207,7 @@ fn experts_are_found_and_suppressed() {
         prompt: raw("They said:"),
         response: (*text).to_owned(),
         toxic,
+        unfinished: false,
     };
     let labelled = RUDE.iter().map(|text| (text, true)).chain(KIND.iter().map(|text| (text, false)));
     let examples: Vec<Example> = labelled.enumerate().map(example).collect();
