@@ -1,8 +1,8 @@
 //! Causal effects: what changes of single neurons do, to first order, to the probability of a toxic answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sgm_capture::{AttributionPatching, Derivative, Examples, Moments, Parameter};
+use sgm_capture::{AttributionPatching, Derivative, Examples, MeanAttribution, Moments, Parameter};
 use sgm_core::{Projection, Site, TokenSelection};
 use sgm_models::Mllm;
 
@@ -67,10 +67,10 @@ impl CausalEffects {
             }
         }
         let effects = |derivative: Derivative, chosen: fn(&Site) -> bool| {
-            let sites = toxic.derivatives.get(&derivative).into_iter().flatten().filter(|(site, _)| chosen(site));
-            // Sites that only one class of answers passes, such as experts of a router, cannot be compared.
-            let both = sites.filter_map(|(site, toxic)| Some((*site, toxic, others.derivatives.get(&derivative)?.get(site)?)));
-            both.map(|(site, toxic, others)| (site, compared(toxic, others))).collect()
+            let of = |class: &MeanAttribution, site: &Site| Summary::of(class.derivatives.get(&derivative)?.get(site)?, class.samples);
+            let classes = [&toxic, &others].into_iter().filter_map(|class| class.derivatives.get(&derivative));
+            let sites: BTreeSet<Site> = classes.flat_map(BTreeMap::keys).copied().filter(chosen).collect();
+            sites.into_iter().map(|site| (site, compared(of(&toxic, &site), toxic.samples, of(&others, &site), others.samples))).collect()
         };
         let answers = toxic.samples + others.samples;
         Ok(Self {
@@ -82,16 +82,33 @@ impl CausalEffects {
     }
 }
 
-/// The effects of the neurons of one site.
-fn compared(toxic: &Moments, others: &Moments) -> Vec<CausalEffect> {
-    let (n, m) = (toxic.samples as f64, others.samples as f64);
-    let variance = n * m / (n + m).powi(2);
-    let of = |moments: &Moments| moments.mean.iter().copied().zip(moments.standard_error()).zip(moments.mean_square()).collect::<Vec<_>>();
-    let pairs = of(toxic).into_iter().zip(of(others));
+/// The mean and the mean square of the derivative over all answers of a class, for each neuron of a site.
+struct Summary {
+    mean: Vec<f64>,
+    square: Vec<f64>,
+}
+
+impl Summary {
+    /// Answers that do not pass the site, such as an expert that no token is routed to, have derivatives of 0. `None` without neurons.
+    fn of(moments: &Moments, answers: usize) -> Option<Self> {
+        let share = moments.samples as f64 / answers as f64;
+        let scaled = |values: &[f64]| values.iter().map(|value| share * value).collect::<Vec<f64>>();
+        (!moments.mean.is_empty()).then(|| Self { mean: scaled(&moments.mean), square: scaled(&moments.mean_square()) })
+    }
+}
+
+/// The effects of the neurons of one site, with the number of answers of each class.
+fn compared(toxic: Option<Summary>, n: usize, others: Option<Summary>, m: usize) -> Vec<CausalEffect> {
+    let width = [&toxic, &others].into_iter().flatten().map(|class| class.mean.len()).max().unwrap_or(0);
+    let nothing = || Summary { mean: vec![0.0; width], square: vec![0.0; width] };
+    let (toxic, others, n, m) = (toxic.unwrap_or_else(nothing), others.unwrap_or_else(nothing), n as f64, m as f64);
+    let of_verdicts = n * m / (n + m).powi(2);
+    let squared_error = |mean: f64, square: f64, count: f64| (square - mean * mean).max(0.0) / (count - 1.0);
+    let pairs = toxic.mean.iter().zip(&toxic.square).zip(others.mean.iter().zip(&others.square));
     pairs
-        .map(|(((toxic, toxic_error), toxic_square), ((other, other_error), other_square))| CausalEffect {
-            slope: variance * (toxic - other),
-            standard_error: variance * toxic_error.hypot(other_error),
+        .map(|((toxic, toxic_square), (other, other_square))| CausalEffect {
+            slope: of_verdicts * (toxic - other),
+            standard_error: of_verdicts * (squared_error(*toxic, *toxic_square, n) + squared_error(*other, *other_square, m)).sqrt(),
             square: (n * toxic_square + m * other_square) / (n + m),
         })
         .collect()

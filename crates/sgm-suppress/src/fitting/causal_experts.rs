@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sgm_capture::{AttributionPatching, Derivative, Examples, Parameter};
+use sgm_capture::{AttributionPatching, Derivative, Examples, Moments, Parameter};
 use sgm_core::{Calibration, Intervention, Metadata, Site, SiteIntervention, TokenSelection};
 use sgm_models::Mllm;
 use sgm_score::{Correction, normal_upper, q_values};
@@ -19,7 +19,8 @@ use super::causal_effects::{CausalEffect, CausalEffects};
 ///
 /// * the *benefit* `b` of suppressing a neuron is the derivative of the probability of a toxic answer by its scale ([`CausalEffects`]);
 /// * its *cost* `f` is the mean square of the derivative of the log-likelihood of neutral texts by its scale: the diagonal of the Fisher
-///   information, of which half is the divergence that a small change of the scale causes.
+///   information, of which half, times the square of a small change of the scale, is the divergence that the change causes. A tenth of the
+///   mean over all neurons is added: where little is known to change, much may.
 ///
 /// *Causal experts* are the neurons whose benefit is above 0 at a [false-discovery rate](Self::false_discovery_rate), by the procedure of
 /// Benjamini and Hochberg (1995). Among all suppressions of one cost, those in proportion to `b / f` lower the probability of a toxic answer
@@ -51,7 +52,7 @@ impl Default for CausalExperts {
     }
 }
 
-/// What is added to each cost, as a share of the mean cost: where little is known to change, much may.
+/// What is added to each cost, as a share of the mean cost.
 const DAMPING: f64 = 0.1;
 
 /// A neuron that causes toxic answers.
@@ -112,11 +113,16 @@ impl CausalExperts {
         let derivative = Derivative { parameter: Parameter::Scale, tokens: TokenSelection::All };
         let sites = Some(effects.scales.keys().copied().collect());
         let patching = AttributionPatching { sites, batch_size: self.batch_size, ..AttributionPatching::new(vec![derivative]) };
+        // Texts that do not pass a site have derivatives of 0.
+        let squares = |moments: &Moments| -> Vec<f64> {
+            let share = moments.samples as f64 / neutral.len() as f64;
+            moments.mean_square().into_iter().map(|square| share * square).collect()
+        };
         let costs: Vec<BTreeMap<Site, Vec<f64>>> = patching
             .means(model, neutral)?
             .into_iter()
             .flat_map(|class| class.derivatives.into_values())
-            .map(|sites| sites.into_iter().map(|(site, moments)| (site, moments.mean_square())).collect())
+            .map(|sites| sites.into_iter().map(|(site, moments)| (site, squares(&moments))).collect())
             .collect();
         let cost = |site: Site, at: usize| costs.iter().filter_map(|sites| sites.get(&site)?.get(at)).sum::<f64>();
         let mean = neurons().map(|(site, at, _)| cost(site, at)).sum::<f64>() / p_values.len().max(1) as f64;
@@ -125,6 +131,7 @@ impl CausalExperts {
             .filter(|(_, q)| **q <= self.false_discovery_rate)
             .map(|((site, at, effect), _)| (site, at, effect.slope, effect.slope / (cost(site, at) + DAMPING * mean)))
             .map(|(site, neuron, benefit, ratio)| Expert { site, neuron, benefit, ratio })
+            .filter(|expert| expert.ratio.is_finite())
             .collect();
         tracing::info!(experts = experts.len(), answers = effects.answers, "neurons that cause toxic answers");
         let Some(silenced) = silenced(&experts, self.change) else {

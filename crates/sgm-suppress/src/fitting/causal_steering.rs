@@ -11,7 +11,7 @@ use super::causal_effects::{CausalEffect, CausalEffects};
 /// The shift of all MLPs' outputs that lowers the probability of a toxic answer most, at what it changes in the answers.
 ///
 /// With the derivative `s` of this probability by the shift of an output, and the mean square `f` of the derivative of an answer's
-/// log-likelihood ([`CausalEffects`]), the shift of each output is
+/// log-likelihood ([`CausalEffects`]), to which its mean over the outputs of the layer is added, the shift of each output is
 ///
 /// ```text
 /// shift = -change * (s / f) / sum(s^2 / f)
@@ -42,7 +42,6 @@ impl CausalSteering {
     ///
     /// [`Error::Fit`] when the change is not a finite number above 0 or no shift has an effect.
     pub fn fit<M: Mllm + ?Sized>(&self, model: &M, effects: &CausalEffects, calibration: Option<Calibration>) -> Result<Intervention> {
-        // The squares of single outputs are less certain than those of layers, and where little is known to change, much may.
         let ratios = |effects: &[CausalEffect]| -> Vec<f64> {
             let mean = effects.iter().map(|effect| effect.square).sum::<f64>() / effects.len().max(1) as f64;
             effects.iter().map(|effect| if mean > 0.0 { effect.slope / (effect.square + mean) } else { 0.0 }).collect()

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use sgm::bake::{ScaledBackend, bake};
-use sgm::capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
+use sgm::capture::{
+    ActivationStore, AttributionPatching, Capture, Derivative, Example, Examples, Parameter, Pool, Pooling, SampleAttribution,
+};
 use sgm::core::{Intervention, Metadata, Projection, Site, SiteIntervention};
 use sgm::models::{AutoMllm, Checkpoint, Mllm, ModelInputs, Padding, Prompt, Tap, TokenSelection, TokenSpans};
-use sgm::suppress::{Amplify, Glasses};
+use sgm::suppress::{Amplify, CausalEffects, CausalExperts, CausalSteering, Glasses};
 
 use crate::worn::{bits, difference};
 
@@ -176,5 +178,52 @@ fn a_capture_has_the_sites_of_experts_on_request_with_0_where_no_token_came() {
             });
             assert_eq!(silent.count(), 3, "layer {layer}, sample {sample}");
         }
+    }
+}
+
+#[test]
+fn answers_that_pass_an_expert_by_count_as_without_effect() {
+    for name in ["moe_qwen3", "moe_mixtral"] {
+        let model = load(&checkpoint(name).1);
+        let example = |(number, (text, response, toxic)): (usize, (&str, &str, bool))| Example {
+            id: number.to_string(),
+            prompt: raw(text),
+            response: response.to_owned(),
+            toxic,
+            unfinished: false,
+        };
+        let texts =
+            [("what?", "so.", true), ("a boat.", "on the sea.", false), ("is it old?", "a boat.", true), ("so?", "what is this?", false)];
+        let examples: Vec<Example> = texts.into_iter().enumerate().map(example).collect();
+        let scale = Derivative { parameter: Parameter::Scale, tokens: TokenSelection::All };
+        let mut samples: Vec<SampleAttribution> = Vec::new();
+        let keep = |sample| {
+            samples.push(sample);
+            Ok(())
+        };
+        AttributionPatching::new(vec![scale]).for_each(&model, &Examples::from_slice(&examples), keep).unwrap();
+        let effects = CausalEffects::of(&model, &Examples::from_slice(&examples), 1).unwrap();
+        let mut passed_by = 0;
+        for (site, effects) in &effects.scales {
+            for (neuron, effect) in effects.iter().enumerate() {
+                let of = |sample: &SampleAttribution| sample.derivatives[0].get(site).map_or(0.0, |values| f64::from(values[neuron]));
+                passed_by += samples.iter().filter(|sample| !sample.derivatives[0].contains_key(site)).count();
+                let values: Vec<f64> = samples.iter().map(of).collect();
+                let slope = (values[0] + values[2] - values[1] - values[3]) / 8.0;
+                let square = values.iter().map(|value| value * value).sum::<f64>() / 4.0;
+                let error = ((values[0] - values[2]).powi(2) + (values[1] - values[3]).powi(2)).sqrt() / 8.0;
+                let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * (1e-3 + square.sqrt());
+                assert!(
+                    near(effect.slope, slope) && near(effect.square.sqrt(), square.sqrt()),
+                    "{name} {site} {neuron}: {effect:?} {values:?}"
+                );
+                assert!(near(effect.standard_error, error), "{name} {site} {neuron}: {effect:?} {values:?}");
+            }
+        }
+        println!("{name}: {passed_by} derivatives of experts that an answer passes by");
+        CausalSteering::default().fit(&model, &effects, None).unwrap();
+        let experts = CausalExperts { false_discovery_rate: 0.9, ..CausalExperts::default() };
+        let fitted = experts.fit(&model, &effects, &Examples::from_slice(&examples), None).unwrap();
+        assert!(fitted.changed_neurons() > 0);
     }
 }
