@@ -10,6 +10,7 @@ const COPIES: [&str; 8] =
 
 /// The files of the crates with running models that do, with the number of times and the reason.
 const LISTED: &[(&str, usize, &str)] = &[
+    ("sgm-capture/src/examples.rs", 1, "token ids, which are on the host"),
     ("sgm-capture/src/gradient_tap.rs", 2, "gradients, which are computed on the CPU only"),
     ("sgm-capture/src/mlp_tokens.rs", 1, "a fit of added neurons reads one layer at a time, and is no part of running a model"),
     ("sgm-capture/src/prefix.rs", 1, "token ids of the first samples, which are on the host"),
