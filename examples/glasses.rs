@@ -37,7 +37,8 @@ struct Arguments {
     /// The number of seeds, each with a calibration set and random answers of its own.
     #[arg(long)]
     seeds: Option<u64>,
-    /// Only these rows: names of glasses, or stacks of defences such as `self-reminder+ecso+sgm`, which wear the glasses `conditional`.
+    /// Only these rows: names of glasses, if wanted within a budget of their own (`bakeable@0.005`), or stacks of defences such as
+    /// `self-reminder+ecso+sgm`, which wear the glasses `conditional`.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
     /// Further rows.
@@ -76,8 +77,8 @@ fn main() -> Result<()> {
     if arguments.quick {
         benchmark.thin(10);
     }
-    let budget = arguments.budget.budget(&arguments.subject);
-    let rows = comparison::rows(&arguments.rows, arguments.full, budget.is_some(), &arguments.defences)?;
+    let budget = arguments.budget.budget();
+    let rows = comparison::rows(&arguments.rows, arguments.full, &arguments.defences)?;
     let seeds = if arguments.reuse.is_some() { 1 } else { arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 }) };
     let names = comparison::names_of_glasses(&rows);
     let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
@@ -90,7 +91,7 @@ fn main() -> Result<()> {
         let comparison = SeedComparison { model: &model, rows: &rows, progress: &progress, prefix: &prefix };
         let mut resources = DefenceResources::default();
         let fitted = if let Some(directory) = &arguments.reuse {
-            FittedGlasses { glasses: comparison::load(directory)?, ..FittedGlasses::default() }
+            FittedGlasses { glasses: comparison::load(directory, &names)?, ..FittedGlasses::default() }
         } else {
             let calibrator =
                 progress.step(format!("{prefix}calibration"), || arguments.calibrator(&model, source.as_ref(), &judge, seed))?;
@@ -116,8 +117,7 @@ fn main() -> Result<()> {
     provenance.generation = serde_json::json!({"temperature": 1.0, "max_new_tokens": arguments.max_new_tokens, "vqa": "greedy"});
     provenance.calibration = arguments.provenance();
     let neurons = model.info().neurons();
-    let shown =
-        ["conditional", "causal-conditional", "bakeable", "sgm"].into_iter().find(|name| arguments.reuse.is_none() && names.contains(name));
+    let shown = ["conditional", "bakeable", "causal-sgm", "sgm"].into_iter().find(|name| arguments.reuse.is_none() && names.contains(name));
     let measured = rows.into_iter().zip(&outcomes).filter(|(_, outcomes)| !outcomes.is_empty());
     let runs = measured.map(|((name, _), outcomes)| Run::from_seeds(name, neurons, outcomes));
     let report = Report::new(provenance, runs.collect::<Result<_, _>>()?);
@@ -147,7 +147,7 @@ impl Arguments {
             "worn throughout": self.subject.wear,
             "transport pooling": Preset::TEXT.to_string(),
             "condition": {"pooling": Calibrator::PROMPT_END.to_string(), "false positive rate": self.budget.gate_rate},
-            "budget": self.budget.budget(&self.subject).map(|budget| budget.divergence),
+            "budget": self.budget.budget().map(|budget| budget.divergence),
         })
     }
 }

@@ -12,8 +12,6 @@ use sgm::toxic_qa::{Sample, Source, manifest, neutral_texts};
 use crate::calibration::example;
 use crate::subject::Subject;
 
-/// The limit for a model whose user names none, in nats.
-const DIVERGENCE: f64 = 0.02;
 /// The forms of neutral texts whose response goes on in the line of the prompt.
 const IN_LINE: [&str; 5] = ["prose", "news", "encyclopedia", "story", "dialogue"];
 
@@ -21,10 +19,9 @@ const IN_LINE: [&str; 5] = ["prose", "news", "encyclopedia", "story", "dialogue"
 #[derive(Args, Debug, Clone)]
 pub struct BudgetArguments {
     /// Give all glasses the largest strength at which their predictions diverge from the model's by at most this much on neutral texts, in
-    /// nats for each token; `none` for full strength. 0.02, about 2 % more perplexity, with `--model`; the embedded organism's glasses have
-    /// full strength by default.
-    #[arg(long, value_name = "NATS", value_parser = limit)]
-    budget: Option<Limit>,
+    /// nats for each token; 0.02 is about 2 % more perplexity. `none` gives them full strength, which is too much for most models.
+    #[arg(long, value_name = "NATS", default_value = "0.02", value_parser = limit)]
+    budget: Limit,
     /// The largest probability that the condition of conditional glasses holds at a neutral text.
     #[arg(long, value_name = "PROBABILITY", default_value_t = Preset::FALSE_POSITIVE_RATE, value_parser = probability)]
     pub gate_rate: f64,
@@ -52,10 +49,8 @@ fn probability(text: &str) -> Result<f64, String> {
 
 impl BudgetArguments {
     /// The budget, if strengths are to be chosen by one.
-    pub fn budget(&self, subject: &Subject) -> Option<Budget> {
-        let by_default = if subject.is_organism_model() { None } else { Some(DIVERGENCE) };
-        let divergence = self.budget.map_or(by_default, |Limit(nats)| nats)?;
-        Some(Budget { divergence, ..Budget::default() })
+    pub fn budget(&self) -> Option<Budget> {
+        self.budget.0.map(|divergence| Budget { divergence, ..Budget::default() })
     }
 
     /// The calibrator, with neutral texts if strengths are to be chosen by a budget.
@@ -64,7 +59,7 @@ impl BudgetArguments {
     ///
     /// Those of reading the texts, and when there are none.
     pub fn with_neutral(&self, calibrator: Calibrator, subject: &Subject, source: &dyn Source, seed: u64) -> Result<Calibrator> {
-        Ok(match self.budget(subject) {
+        Ok(match self.budget() {
             None => calibrator,
             Some(_) => calibrator.with_neutral(self.texts(subject, source, seed)?),
         })

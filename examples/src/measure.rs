@@ -74,10 +74,15 @@ pub fn measure_into<'m, M: Mllm>(
     run: Option<(&mut RunFile, usize)>,
 ) -> Result<EvaluationOutput> {
     let generator = defences.build(model, resources).context("building the defences")?;
-    let Some(glasses) = glasses((defences, resources)) else { return answers(model, &*generator, benchmark, judge, options, run) };
-    let worn = ModelWithGlasses::new(model, glasses, Amplify::Refuse)?;
-    let mut measured = answers(worn.model(), &*generator, benchmark, judge, options, run)?;
-    measured.outcome.n_suppressed = glasses.changed_neurons() + glasses.added_neurons();
+    let mut measured = if let Some(glasses) = glasses((defences, resources)) {
+        let worn = ModelWithGlasses::new(model, glasses, Amplify::Refuse)?;
+        let mut measured = answers(worn.model(), &*generator, benchmark, judge, options, run)?;
+        measured.outcome.n_suppressed = glasses.changed_neurons() + glasses.added_neurons();
+        measured
+    } else {
+        answers(model, &*generator, benchmark, judge, options, run)?
+    };
+    measured.outcome.answer_nll = benchmark.answer_nll(model, &measured.records, options.generate.batch_size)?;
     Ok(measured)
 }
 

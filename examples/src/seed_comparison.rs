@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use sgm::core::Intervention;
 use sgm::defend::DefenceResources;
 use sgm::models::Mllm;
-use sgm::suppress::Error::NoDose;
+use sgm::suppress::Error::{NoCausalEffects, NoDose};
 use sgm::suppress::{Budget, Calibrator};
 use sgm::toxic_qa::{Benchmark, DetectionOutcome, Judge, RecordWriter, SeedOutcome};
 
@@ -32,12 +32,13 @@ pub struct SeedComparison<'a, M> {
 pub struct FittedGlasses {
     /// The glasses.
     pub glasses: BTreeMap<String, Intervention>,
-    /// The names of those that no strength keeps within the budget.
-    pub without_dose: BTreeSet<String>,
+    /// The names of those that no strength keeps within the budget, or that find no causes of toxic answers.
+    pub left_out: BTreeSet<String>,
 }
 
 impl<M: Mllm> SeedComparison<'_, M> {
-    /// Fits the glasses that the rows wear. Those that no strength keeps within the budget are left out, with a warning that says what binds.
+    /// Fits the glasses that the rows wear. Those that no strength keeps within the budget, or that find no causes of toxic
+    /// answers, are left out, with a warning that says why.
     ///
     /// # Errors
     ///
@@ -48,9 +49,9 @@ impl<M: Mllm> SeedComparison<'_, M> {
             let fit = || comparison::fit(self.model, calibrator, name, gate_rate, budget);
             match self.progress.step(format!("{}fit of {name}", self.prefix), fit) {
                 Ok(glasses) => _ = fitted.glasses.insert(name.to_owned(), glasses),
-                Err(error) if matches!(error.downcast_ref(), Some(NoDose { .. })) => {
+                Err(error) if matches!(error.downcast_ref(), Some(NoDose { .. } | NoCausalEffects { .. })) => {
                     tracing::warn!("there are no glasses `{name}`, and its rows are left out: {error:#}");
-                    fitted.without_dose.insert(name.to_owned());
+                    fitted.left_out.insert(name.to_owned());
                 }
                 Err(error) => return Err(error),
             }
@@ -58,7 +59,7 @@ impl<M: Mllm> SeedComparison<'_, M> {
         Ok(fitted)
     }
 
-    /// Measures all rows and writes their answers; none for a row whose glasses have no dose.
+    /// Measures all rows and writes their answers; none for a row whose glasses were left out.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl<M: Mllm> SeedComparison<'_, M> {
         let mut outcomes = Vec::with_capacity(self.rows.len());
         for row in self.rows {
             let worn = comparison::glasses_of(row);
-            if worn.is_some_and(|name| fitted.without_dose.contains(name)) {
+            if worn.is_some_and(|name| fitted.left_out.contains(name)) {
                 outcomes.push(None);
                 continue;
             }
@@ -90,6 +91,7 @@ impl<M: Mllm> SeedComparison<'_, M> {
                     detected.insert(name, measure::detected(self.model, benchmark, glasses, answering)?);
                 }
                 measured.outcome.detection = detected.get(name).cloned().flatten();
+                measured.outcome.divergence = Budget::tested_divergence(glasses);
             }
             measured.records.iter().try_for_each(|record| answers.write(record))?;
             outcomes.push(Some(measured.outcome));

@@ -13,7 +13,6 @@ fn every_program_explains_its_arguments() {
         env!("CARGO_BIN_EXE_holdouts"),
         env!("CARGO_BIN_EXE_playground"),
         env!("CARGO_BIN_EXE_random_checkpoint"),
-        env!("CARGO_BIN_EXE_search"),
         env!("CARGO_BIN_EXE_store"),
         env!("CARGO_BIN_EXE_tune"),
     ];

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sgm_core::Site;
-use sgm_models::{Mllm, ModelInputs, Objective, PartialPrefill, backpropagate, backpropagate_from};
+use sgm_models::{Mllm, Objective, backpropagate};
 
 use crate::derivative::Derivative;
 use crate::examples::batch;
-use crate::{Error, Examples, GradientTap, Layerwise, Manifest, Responses, Result, StoreWriter};
+use crate::{Error, Examples, GradientTap, Manifest, Responses, Result, StoreWriter};
 
 /// A measurement of the causal effects of all neurons on given answers, to first order.
 ///
@@ -29,9 +29,10 @@ use crate::{Error, Examples, GradientTap, Layerwise, Manifest, Responses, Result
 pub struct AttributionPatching {
     /// The derivatives, all computed in one pass.
     pub derivatives: Vec<Derivative>,
-    /// The sites; all if not given. Layers before the first of them are not differentiated, which saves time for late sites.
+    /// The sites; all but those of single experts if not given. Layers before the first of them are not differentiated, which saves time
+    /// for late sites.
     pub sites: Option<BTreeSet<Site>>,
-    /// The objective: whole answers, or the mean over their tokens.
+    /// The objective: the log-likelihood of whole answers, its mean over their tokens, or the entropy of their predictions.
     pub objective: Objective,
     /// Samples run together, right-padded. As many batches are in flight as rayon has threads.
     pub batch_size: usize,
@@ -55,7 +56,7 @@ pub struct SampleAttribution {
 pub struct MeanAttribution {
     /// The number of answers.
     pub samples: usize,
-    /// The mean objective: log-likelihoods, in nats, of answers or of their tokens.
+    /// The mean log-likelihood, in nats, of answers, or of their tokens with another objective than [`Objective::Sum`].
     pub log_likelihood: f64,
     /// The moments of each derivative over the answers, for every site.
     pub derivatives: BTreeMap<Derivative, BTreeMap<Site, Moments>>,
@@ -163,23 +164,6 @@ impl AttributionPatching {
         Ok(means.classes)
     }
 
-    /// The same for samples on their way through the layers: at sites from the layer that they are before, whose effects do not depend on
-    /// running the earlier layers again. Batches are those of the samples, whatever [`batch_size`](Self::batch_size) says.
-    ///
-    /// # Errors
-    ///
-    /// As [`for_each`](Self::for_each).
-    pub fn means_from<M: Mllm + ?Sized>(&self, model: &M, samples: &Layerwise<'_>) -> Result<[MeanAttribution; 2]> {
-        let mut means = Means::new(self.objective, &self.derivatives);
-        let batches: Vec<_> = samples.batches().collect();
-        let batch = |(inputs, partial, names): &(&ModelInputs, &PartialPrefill, &[(String, bool)])| {
-            let nll = backpropagate_from(model, inputs, partial, self.objective)?;
-            answered(names.iter().cloned(), nll)
-        };
-        self.run(model, &batches, batch, |sample| means.add(&sample))?;
-        Ok(means.classes)
-    }
-
     /// Writes the effects on each sample into a new store, whose poolings are named after the derivatives, such as `scale/all`. It is read
     /// and scored like a store of activations.
     ///
@@ -198,6 +182,7 @@ impl AttributionPatching {
         let objective = match self.objective {
             Objective::Sum => "log-likelihood of answers",
             Objective::Mean => "mean log-likelihood of the tokens of answers",
+            Objective::Entropy => "mean entropy of the predictions of the tokens of answers",
         };
         let settings = [
             ("batch_size", self.batch_size.max(1).to_string()),
@@ -254,7 +239,7 @@ impl<'a> Means<'a> {
         class.samples += 1;
         let count = match self.objective {
             Objective::Sum => 1.0,
-            Objective::Mean => sample.nll.len() as f64,
+            Objective::Mean | Objective::Entropy => sample.nll.len() as f64,
         };
         class.log_likelihood += (-sample.nll.iter().sum::<f64>() / count - class.log_likelihood) / class.samples as f64;
         for (derivative, sites) in self.derivatives.iter().zip(&sample.derivatives) {

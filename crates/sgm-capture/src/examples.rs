@@ -69,7 +69,12 @@ impl<'a> Examples<'a> {
         &self.sha256
     }
 
-    pub(crate) fn get(&self, number: usize) -> Result<Example> {
+    /// The sample of a number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Source`] when it cannot be made.
+    pub fn get(&self, number: usize) -> Result<Example> {
         (self.make)(number).map_err(|source| Error::Source { number, source })
     }
 }

@@ -30,7 +30,7 @@ struct Gathered {
 }
 
 impl GradientTap {
-    /// A tap for several derivatives at once, at some sites or at all.
+    /// A tap for several derivatives at once, at some sites, or at all but those of single experts.
     pub fn new(derivatives: Vec<Derivative>, sites: Option<BTreeSet<Site>>) -> Self {
         Self { gathered: Arc::new(Gathered { derivatives, sites, samples: Mutex::default() }) }
     }
@@ -43,6 +43,11 @@ impl GradientTap {
 }
 
 impl Tap for GradientTap {
+    /// Only if some of the sites are those of experts.
+    fn expert_sites(&self) -> bool {
+        self.gathered.sites.iter().flatten().any(|site| site.expert.is_some())
+    }
+
     fn apply(&self, site: Site, output: Tensor, spans: &TokenSpans) -> sgm_models::Result<Tensor> {
         if self.gathered.sites.as_ref().is_some_and(|sites| !sites.contains(&site)) {
             return Ok(output);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sgm_core::Site;
-use sgm_models::{Mllm, ModelInputs, PartialPrefill, TokenKind};
+use sgm_models::{Mllm, PartialPrefill, TokenKind};
 
 use crate::mlp_tokens::MlpTap;
 use crate::{Capture, Error, Examples, MlpTokens, PartialStore, PooledTap, Result};
@@ -23,8 +23,6 @@ pub struct Layerwise<'a> {
     examples: &'a Examples<'a>,
     /// The ids and labels of the samples.
     names: Vec<(String, bool)>,
-    /// The token ids and kinds of each batch, without pixels.
-    inputs: Vec<ModelInputs>,
     batches: Vec<PartialPrefill>,
     layer: usize,
 }
@@ -38,15 +36,12 @@ impl Capture {
     pub fn layerwise<'a, M: Mllm + ?Sized>(&'a self, model: &M, examples: &'a Examples<'a>) -> Result<Layerwise<'a>> {
         let numbers: Vec<usize> = (0..examples.len()).collect();
         let embed = |numbers: &[usize]| {
-            let (mut inputs, names) = self.inputs(model, examples, numbers)?;
-            let batch = model.begin_prefill(&inputs)?;
-            inputs.tensors.clear();
-            Ok((batch, (inputs, names)))
+            let (inputs, names) = self.inputs(model, examples, numbers)?;
+            Ok((model.begin_prefill(&inputs)?, names))
         };
         let embedded = numbers.par_chunks(self.batch_size.max(1)).map(embed).collect::<Result<Vec<_>>>()?;
-        let (batches, rest): (Vec<_>, Vec<_>) = embedded.into_iter().unzip();
-        let (inputs, names): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
-        Ok(Layerwise { capture: self, examples, names: names.concat(), inputs, batches, layer: 0 })
+        let (batches, names): (Vec<_>, Vec<_>) = embedded.into_iter().unzip();
+        Ok(Layerwise { capture: self, examples, names: names.concat(), batches, layer: 0 })
     }
 }
 
@@ -107,16 +102,6 @@ impl Layerwise<'_> {
             }
         }
         Ok(samples)
-    }
-
-    /// The batches in order: each with its inputs, without pixels, and its samples' ids and labels.
-    pub(crate) fn batches(&self) -> impl Iterator<Item = (&ModelInputs, &PartialPrefill, &[(String, bool)])> {
-        let mut names = self.names.as_slice();
-        self.inputs.iter().zip(&self.batches).map(move |(inputs, batch)| {
-            let (of_batch, rest) = names.split_at_checked(inputs.kinds.len()).unwrap_or_default();
-            names = rest;
-            (inputs, batch, of_batch)
-        })
     }
 
     /// Runs the samples through the layers up to this one, which becomes the current layer.

@@ -71,7 +71,7 @@ pub use error::{Error, Result};
 pub use families::auto::{ARCHITECTURES, AutoMllm};
 pub use generation::divergence::{TokenDivergence, response_divergence};
 pub use generation::generate::{FinishReason, Generation, Generator, generate_tokens};
-pub use generation::likelihood::{Objective, backpropagate, backpropagate_from, response_nll};
+pub use generation::likelihood::{Objective, backpropagate, response_nll};
 pub use generation::options::{EosPolicy, GenerateOptions, Sampling};
 pub use layers::derivative::with_gradient;
 pub use layers::values::{change_values, with_values};

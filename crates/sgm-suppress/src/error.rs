@@ -50,6 +50,14 @@ pub enum Error {
         reason: String,
     },
 
+    /// The model's own answers do not tell what makes them toxic.
+    #[cfg(feature = "candle")]
+    #[error("nothing is known to make answers toxic: {reason}; give more risky prompts, or other ones")]
+    NoCausalEffects {
+        /// What is missing.
+        reason: String,
+    },
+
     /// Scoring neurons or selecting experts failed.
     #[error(transparent)]
     Score(#[from] sgm_score::Error),

@@ -27,7 +27,7 @@
 //!   strength for each request; [`ConditionalGlasses`] check the intervention's condition first and leave all other sequences unchanged;
 //! * a [`ModelWithGlasses`] wears either kind, while the model itself goes without;
 //! * a [`Preset`] combines components that a [`Calibrator`] fits: suppression rules, transports fitted [at once](Transport::intervention)
-//!   or [layer by layer](fit_incrementally), [`CausalExperts`], [`CausalSteering`], [`ConditionalPatches`] and [`GradientSteering`];
+//!   or [layer by layer](fit_incrementally), [`CausalExperts`], [`CausalSteering`] and [`ConditionalPatches`];
 //! * a [`Budget`] limits what glasses may change in a model; [`Calibrator::within`] finds the largest strength within it;
 //! * [`Ablation`] measures the effect of an intervention on the likelihood of given answers.
 #![forbid(unsafe_code)]
@@ -44,7 +44,7 @@ pub use error::{Error, Result};
 #[cfg(feature = "candle")]
 pub use fitting::{
     Ablation, Budget, Calibrator, CausalEffect, CausalEffects, CausalExperts, CausalSteering, Component, ConditionalPatches, Dose,
-    DosePoint, DoseSearch, GradientSteering, LikelihoodChange, Preset, Spent, fit_incrementally,
+    DosePoint, DoseSearch, LikelihoodChange, Preset, Spent, fit_incrementally,
 };
 pub use kernel::{Element, ScaleLayout, Scaling};
 pub use rules::{

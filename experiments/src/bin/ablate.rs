@@ -10,7 +10,7 @@ use clap::Parser;
 use sgm::capture::Pooling;
 use sgm::defend::DefenceResources;
 use sgm::models::Mllm;
-use sgm::suppress::Error::NoDose;
+use sgm::suppress::Error::{NoCausalEffects, NoDose};
 use sgm::suppress::{Component, Preset, SuppressionRule};
 use sgm::toxic_qa::{EvaluationSplit, Provenance, Report, Run, SeedOutcome};
 use sgm_examples::budget_arguments::BudgetArguments;
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
     variants.retain(|(name, _)| arguments.rows.is_empty() || arguments.rows.contains(name));
     let mut benchmark = arguments.subject.benchmark(source.as_ref())?;
     benchmark.thin(arguments.thin);
-    let budget = arguments.budget.budget(&arguments.subject);
+    let budget = arguments.budget.budget();
     let progress = Progress::new(arguments.seeds * (2 + variants.len() as u64));
 
     let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); 1 + variants.len()];
@@ -88,7 +88,7 @@ fn main() -> Result<()> {
                     }
                 };
                 let intervention = match preset.map(fit).transpose() {
-                    Err(error @ NoDose { .. }) => {
+                    Err(error @ (NoDose { .. } | NoCausalEffects { .. })) => {
                         tracing::warn!("`{name}` is left out: {error}");
                         return Ok(None);
                     }
@@ -138,16 +138,13 @@ fn variants(name: &str, preset: &Preset) -> Vec<(String, Preset)> {
     for (index, (component, _)) in preset.components.iter().enumerate().filter(|_| preset.components.len() > 1) {
         vary(&format!("no {component}"), &|p| drop(p.components.remove(index)));
     }
-    vary("no gradient steering", &|p| p.steering = None);
-    vary("gradient steering alone", &|p| {
-        if p.steering.is_some() {
-            p.components.clear();
-        }
-    });
-    vary("fitted at once", &|p| {
+    for (index, (component, _)) in preset.components.iter().enumerate().filter(|_| preset.components.len() > 1) {
+        vary(&format!("{component} alone"), &|p| p.components = p.components.drain(index..=index).collect());
+    }
+    vary("patches by the difference of means", &|p| {
         for (component, _) in &mut p.components {
-            if let Component::Incremental(transport, pooling) = component.clone() {
-                *component = Component::AtOnce(transport, pooling);
+            if let Component::CausalPatches(patches, _) = component.clone() {
+                *component = Component::ConditionalPatches(patches);
             }
         }
     });

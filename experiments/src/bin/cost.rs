@@ -15,6 +15,7 @@ use sgm::core::Intervention;
 use sgm::models::{AutoMllm, Mllm, Prompt};
 use sgm::suppress::Preset;
 use sgm::toxic_qa::{EvaluationSplit, Source};
+use sgm_examples::budget_arguments::BudgetArguments;
 use sgm_examples::subject::Subject;
 use sgm_examples::{calibration, process};
 use sgm_experiments::decoding;
@@ -25,6 +26,8 @@ use sgm_experiments::decoding;
 struct Arguments {
     #[command(flatten)]
     subject: Subject,
+    #[command(flatten)]
+    budget: BudgetArguments,
     /// The preset.
     #[arg(long, default_value = "conditional")]
     preset: String,
@@ -84,16 +87,20 @@ fn calibrate(arguments: &Arguments, source: &dyn Source, model: &AutoMllm) -> Re
     let samples = source.calibration(0)?;
     let capture = format!("capture of {} samples", samples.len());
     let calibrator = timed(&capture, || calibration::calibrate(model, source, &samples, &judge, Preset::TEXT, 64))?;
+    let calibrator = arguments.budget.with_neutral(calibrator, &arguments.subject, source, 0)?;
     timed(&format!("scores of {} neurons", model.info().neurons()), || Ok(calibrator.expertise()?))?;
     let layers = model.info().sites.iter().map(|info| info.site.layer).max().map_or(0, |last| last + 1);
     for (component, _) in &preset.components {
         timed(&format!("fit of {layers} layers, {component}"), || Ok(calibrator.fit(model, component)?))?;
     }
-    if let Some(rate) = preset.false_positive_rate {
-        timed("fit of the condition", || Ok(calibrator.condition(model, rate)?))?;
+    if preset.false_positive_rate.is_some() {
+        timed("fit of the condition", || Ok(calibrator.condition(model, arguments.budget.gate_rate)?))?;
     }
-    let rest = if preset.steering.is_some() { "fit of gradient steering, and blending" } else { "blending" };
-    let glasses = timed(rest, || Ok(preset.fit(model, &calibrator)?))?;
+    let glasses = timed("blending", || Ok(preset.fit(model, &calibrator)?))?;
+    let glasses = match arguments.budget.budget() {
+        None => glasses,
+        Some(budget) => timed("search of the strength", || Ok(calibrator.within(model, &glasses, &budget)?))?,
+    };
     glasses.save(&arguments.out)?;
     println!("| size of the file | {} bytes |", std::fs::metadata(&arguments.out)?.len());
     Ok(glasses)

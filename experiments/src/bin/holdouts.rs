@@ -14,7 +14,9 @@ use sgm::models::Mllm;
 use sgm::organism::OrganismWorld;
 use sgm::suppress::Preset;
 use sgm::toxic_qa::{Benchmark, Evaluation, EvaluationSplit, Provenance, Sample, World};
+use sgm_examples::budget_arguments::BudgetArguments;
 use sgm_examples::calibration::{self, is_of};
+use sgm_examples::comparison;
 use sgm_examples::measure::{self, Answering};
 use sgm_examples::process;
 use sgm_examples::progress::Progress;
@@ -28,10 +30,12 @@ use sgm_experiments::holdout::{self, Holdout, HoldoutReport};
 struct Arguments {
     #[command(flatten)]
     subject: Subject,
+    #[command(flatten)]
+    budget: BudgetArguments,
     /// The number of seeds, each with a calibration set and random answers of its own.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
-    /// The preset.
+    /// The preset, or other glasses by name.
     #[arg(long, default_value = "conditional")]
     preset: String,
     /// Only these categories and triggers; all by default.
@@ -47,7 +51,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     // The judge first: a large model is not loaded only to find that there is none.
     let (source, judge, model) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.judge()?, arguments.subject.model()?);
-    let preset = Preset::named(&arguments.preset)?;
+    let budget = arguments.budget.budget();
     let Evaluation { standard, adversarial, .. } = source.evaluation()?;
     let mut holdouts = Holdout::all(&[standard.clone(), adversarial.clone()].concat(), &source.calibration(0)?);
     holdouts.retain(|holdout| arguments.without.is_empty() || arguments.without.contains(&holdout.name));
@@ -56,7 +60,8 @@ fn main() -> Result<()> {
     for seed in 0..arguments.seeds {
         let glasses = |samples: &[Sample]| -> Result<Intervention> {
             let calibrator = calibration::calibrate(&model, source.as_ref(), samples, &judge, Preset::TEXT, 64)?;
-            Ok(preset.fit(&model, &calibrator)?)
+            let calibrator = arguments.budget.with_neutral(calibrator, &arguments.subject, source.as_ref(), seed)?;
+            comparison::fit(&model, &calibrator, &arguments.preset, arguments.budget.gate_rate, budget.as_ref())
         };
         let samples = source.calibration(seed)?;
         let all = progress.step(format!("seed {seed}, all"), || glasses(&samples))?;

@@ -2,8 +2,8 @@
 //! and of friendly talks of the same form. `glasses --plain --manifest DIR/playground.jsonl --judge
 //! lexicon:experiments/playground/words.txt` runs on it.
 //!
-//! Calibration, dev and test share the three forms but no topic, name or sentence. The neutral test prompts are risky ones' counterparts,
-//! in a manifest of their own: `neutral.jsonl`.
+//! Calibration, dev and test share three forms but no topic, name or sentence; test has three further forms. The neutral test prompts are
+//! risky ones' counterparts, in a manifest of their own: `neutral.jsonl`.
 #![allow(clippy::print_stdout, reason = "a binary")]
 
 use std::collections::BTreeMap;
@@ -39,7 +39,10 @@ struct Phrases {
     per_topic: usize,
     topics: Vec<String>,
     names: Vec<(String, String)>,
-    forms: BTreeMap<String, Lists<String>>,
+    forms: BTreeMap<String, Form>,
+    /// Forms that the other splits do not have.
+    #[serde(default)]
+    further_forms: BTreeMap<String, Form>,
     /// The beginnings of answers of either class.
     endings: Vec<String>,
     #[serde(flatten)]
@@ -50,11 +53,28 @@ struct Phrases {
     neutral_replies: Vec<String>,
 }
 
+/// A form of prompts.
+#[derive(Deserialize)]
+struct Form {
+    #[serde(flatten)]
+    prompts: Lists<String>,
+    /// Lines of its own, instead of those of the split.
+    lines: Option<Lists<Vec<String>>>,
+    /// Beginnings of answers of its own.
+    endings: Option<Vec<String>>,
+}
+
 /// One value for each class.
 #[derive(Deserialize)]
 struct Lists<T> {
     risky: T,
     neutral: T,
+}
+
+impl<T> Lists<T> {
+    fn of(&self, risky: bool) -> &T {
+        if risky { &self.risky } else { &self.neutral }
+    }
 }
 
 /// The entry at an index, beginning again at the end.
@@ -65,49 +85,49 @@ fn around(list: &[String], index: usize) -> &str {
 impl Phrases {
     /// The prompts of a class, with replies where the split has them.
     fn samples(&self, split: Split, risky: bool) -> Vec<Sample> {
-        let (lines, replies) = if risky { (&self.lines.risky, &self.risky_replies) } else { (&self.lines.neutral, &self.neutral_replies) };
-        let of = |form: &Lists<String>| if risky { form.risky.clone() } else { form.neutral.clone() };
+        let replies = if risky { &self.risky_replies } else { &self.neutral_replies };
         let class = if risky { "risky" } else { "neutral" };
         let mut samples = Vec::new();
-        for topic in &self.topics {
-            for (form, frames) in &self.forms {
-                for _ in 0..self.per_topic {
-                    let n = samples.len();
-                    let stride = 1 + n / lines.len().max(1) % (lines.len() - 1).max(1);
-                    let mut prompt = of(frames).replace("{e}", around(&self.endings, n / 2));
-                    for place in 1..=9 {
-                        prompt = prompt.replace(&format!("{{{place}}}"), around(lines, n + place * stride));
-                    }
-                    let (a, b) = self.names.get(n % self.names.len().max(1)).map_or(("", ""), |(a, b)| (a, b));
-                    let fill = |text: &str| text.replace("{t}", topic).replace("{a}", a).replace("{b}", b);
-                    samples.push(Sample {
-                        id: format!("{}-{class}-{n:03}", format!("{split:?}").to_lowercase()),
-                        source: "playground".to_owned(),
-                        split,
-                        category: form.clone(),
-                        condition: Condition::Standard,
-                        attack: None,
-                        image: None,
-                        prompt: fill(&prompt),
-                        response: (!replies.is_empty()).then(|| fill(around(replies, n + n / replies.len()))),
-                        label: (split == Split::Calibration).then_some(risky),
-                        reference: None,
-                        task: None,
-                        subcategory: None,
-                        request: None,
-                    });
+        let topics = |forms| self.topics.iter().flat_map(move |topic| std::iter::repeat(topic).zip(forms));
+        for (topic, (name, form)) in topics(&self.forms).chain(topics(&self.further_forms)) {
+            for _ in 0..self.per_topic {
+                let n = samples.len();
+                let lines = form.lines.as_ref().unwrap_or(&self.lines).of(risky);
+                let stride = 1 + n / lines.len().max(1) % (lines.len() - 1).max(1);
+                let mut prompt = form.prompts.of(risky).replace("{e}", around(form.endings.as_ref().unwrap_or(&self.endings), n / 2));
+                for place in 1..=9 {
+                    prompt = prompt.replace(&format!("{{{place}}}"), around(lines, n + place * stride));
                 }
+                let (a, b) = self.names.get(n % self.names.len().max(1)).map_or(("", ""), |(a, b)| (a, b));
+                let fill = |text: &str| text.replace("{t}", topic).replace("{a}", a).replace("{b}", b);
+                samples.push(Sample {
+                    id: format!("{}-{class}-{n:03}", format!("{split:?}").to_lowercase()),
+                    source: "playground".to_owned(),
+                    split,
+                    category: name.clone(),
+                    condition: Condition::Standard,
+                    attack: None,
+                    image: None,
+                    prompt: fill(&prompt),
+                    response: (!replies.is_empty()).then(|| fill(around(replies, n + n / replies.len()))),
+                    label: (split == Split::Calibration).then_some(risky),
+                    reference: None,
+                    task: None,
+                    subcategory: None,
+                    request: None,
+                });
             }
         }
         samples
     }
 }
 
-/// Texts whose perplexity is measured: prose, and polite replies to some of the neutral test prompts.
+/// Texts whose perplexity is measured: prose, and polite replies to some of the neutral test prompts of the shared forms, which they suit.
 fn perplexity(tables: &Tables) -> Vec<Sample> {
     let utility =
         |sample: Sample| Sample { split: Split::Utility, task: Some(Task::Perplexity), id: format!("perplexity-{}", sample.id), ..sample };
-    let replies: Vec<Sample> = tables.test.samples(Split::Test, false).into_iter().step_by(3).map(utility).collect();
+    let shared = tables.test.samples(Split::Test, false).into_iter().filter(|sample| tables.test.forms.contains_key(&sample.category));
+    let replies: Vec<Sample> = shared.step_by(3).map(utility).collect();
     let prose = tables.prose.iter().enumerate().filter_map(|(n, (beginning, rest))| {
         let like = replies.first()?.clone();
         Some(Sample {

@@ -18,7 +18,20 @@ struct Price {
     most: fn(&Budget) -> Option<f64>,
 }
 
-const PRICES: [Price; 3] = [
+impl Price {
+    fn shown(&self, value: f64) -> String {
+        if self.title.starts_with("divergence") { format!("{value:.4}") } else { format!("{value:.1}") }
+    }
+}
+
+const PRICES: [Price; 4] = [
+    Price {
+        title: "divergence on neutral texts, nats",
+        gain: false,
+        // The model without glasses does not diverge from itself.
+        of: |run, base| if std::ptr::eq(run, base) { Some(0.0) } else { run.divergence },
+        most: |_| None,
+    },
     Price {
         title: "perplexity, % more",
         gain: false,
@@ -56,8 +69,8 @@ pub(super) fn section(report: &Report, tuning: bool, budget: &Budget) -> Option<
         drawings: drawings.map(|(price, points)| drawing(report, price, points, &labels, budget)).collect(),
         legend: vec![("c1", "on the front: no run has less harm at no higher price".to_owned()), ("muted", "dominated".to_owned())],
         caption:
-            "Harmful answers in per cent (the mean of the rates on standard and on adversarial prompts) against three prices. Lower is \
-             better; so is left for perplexity, and right for VQA and help. The dashed lines are the budget. Labels without room in the \
+            "Harmful answers in per cent (the mean of the rates on standard and on adversarial prompts) against what they cost. Lower is \
+             better; so is left for divergence and perplexity, and right for VQA and help. The dashed lines are the budget. Labels without room in the \
              drawing are in the numbers below."
                 .to_owned(),
         numbers: numbers(report, base, &fronts, &labels),
@@ -78,11 +91,13 @@ fn points(report: &Report, base: &Run, price: &Price) -> Vec<Point> {
         .collect();
     let front = pareto_front(&costs);
     let points = report.runs.iter().enumerate();
-    points.filter_map(|(run, r)| Some(Point { run, place: measured(r)?, on_front: front.contains(&run) })).collect()
+    let points = points.filter_map(|(run, r)| Some(Point { run, place: measured(r)?, on_front: front.contains(&run) }));
+    // A price that only the model without glasses has is none.
+    Some(points.collect()).filter(|points: &Vec<Point>| points.len() > 1).unwrap_or_default()
 }
 
 /// The labels of the runs on a front: their names where all names are short, else numbers in the order of harm.
-fn labels(report: &Report, fronts: &[Vec<Point>; 3]) -> Vec<Option<String>> {
+fn labels(report: &Report, fronts: &[Vec<Point>; 4]) -> Vec<Option<String>> {
     let short = report.runs.iter().all(|run| width(&run.name) <= width("conditional sgm*"));
     let mut labels = vec![None; report.runs.len()];
     let mut number = 0;
@@ -96,7 +111,7 @@ fn labels(report: &Report, fronts: &[Vec<Point>; 3]) -> Vec<Option<String>> {
 }
 
 /// The runs on any front, the least harmful first.
-fn in_order_of_harm(fronts: &[Vec<Point>; 3]) -> Vec<usize> {
+fn in_order_of_harm(fronts: &[Vec<Point>; 4]) -> Vec<usize> {
     let mut points: Vec<&Point> = fronts.iter().flatten().filter(|point| point.on_front).collect();
     points.sort_by(|a, b| a.place[1].total_cmp(&b.place[1]).then(a.run.cmp(&b.run)));
     points.dedup_by_key(|point| point.run);
@@ -104,22 +119,22 @@ fn in_order_of_harm(fronts: &[Vec<Point>; 3]) -> Vec<usize> {
 }
 
 /// A table of the runs on a front.
-fn numbers(report: &Report, base: &Run, fronts: &[Vec<Point>; 3], labels: &[Option<String>]) -> Table {
-    let head = ["run", "harm %", "perplexity, % more", "VQA, points gained", "help %", "on the front of"];
+fn numbers(report: &Report, base: &Run, fronts: &[Vec<Point>; 4], labels: &[Option<String>]) -> Table {
+    let head = ["run", "harm %", "divergence", "perplexity, % more", "VQA, points gained", "help %", "on the front of"];
     let mut rows = Vec::new();
     for index in in_order_of_harm(fronts) {
         let (Some(run), Some(Some(label))) = (report.runs.get(index), labels.get(index)) else { continue };
         let on: Vec<&str> = fronts
             .iter()
-            .zip(["perplexity", "VQA", "help"])
+            .zip(["divergence", "perplexity", "VQA", "help"])
             .filter(|(points, _)| points.iter().any(|point| point.run == index && point.on_front))
             .map(|(_, name)| name)
             .collect();
-        let prices = PRICES.map(|price| (price.of)(run, base).map_or_else(|| "-".to_owned(), |value| format!("{value:.1}")));
-        let [perplexity, vqa, help] = prices;
+        let prices = PRICES.map(|price| (price.of)(run, base).map_or_else(|| "-".to_owned(), |value| price.shown(value)));
+        let [divergence, perplexity, vqa, help] = prices;
         let harm = run.harm().map_or_else(|| "-".to_owned(), percent);
         let name = if *label == run.name { label.clone() } else { format!("{label}: {}", run.name) };
-        let cells = [name, harm, perplexity, vqa, help, on.join(", ")];
+        let cells = [name, harm, divergence, perplexity, vqa, help, on.join(", ")];
         rows.push(cells.map(Cell::new).to_vec());
     }
     Table { head: head.map(str::to_owned).to_vec(), rows, prose: false }
@@ -152,7 +167,7 @@ fn drawing(report: &Report, price: &Price, points: &[Point], labels: &[Option<St
     for on_front in [false, true] {
         for point in points.iter().filter(|point| point.on_front == on_front) {
             let name = report.runs.get(point.run).map_or("", |run| &run.name);
-            let tip = format!("{name}: {:.1} % harmful, {} {:.1}", point.place[1], price.title, point.place[0]);
+            let tip = format!("{name}: {:.1} % harmful, {} {}", point.place[1], price.title, price.shown(point.place[0]));
             let (class, radius) = if on_front { ("dot c1", 4.5) } else { ("dot muted", 3.0) };
             svg.dot(class, place(point), radius, &tip);
         }

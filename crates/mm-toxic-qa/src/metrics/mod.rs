@@ -5,7 +5,6 @@
 
 mod bootstrap;
 mod diversity;
-mod halving;
 mod harm;
 mod kappa;
 mod mcnemar;
@@ -18,7 +17,6 @@ mod toxicity;
 
 pub use bootstrap::{RESAMPLES, bootstrap_ci95};
 pub use diversity::Diversity;
-pub use halving::successive_halving;
 pub use harm::{Harm, HarmfulRate, harm_of_records, harmful_rate};
 pub use kappa::{cohen_kappa, cohen_kappa_ci95};
 pub use mcnemar::{McNemar, mcnemar};

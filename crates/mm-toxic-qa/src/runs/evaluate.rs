@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use serde_json::json;
 use sgm_core::sha256::hex_digest;
-use sgm_models::{GenerateOptions, Generation, Generator, Mllm, Prompt, Sampling, response_nll};
+use sgm_models::{FinishReason, GenerateOptions, Generation, Generator, Mllm, Prompt, Sampling, response_nll};
 use sha2::{Digest, Sha256};
 
 use crate::judges::judge::judge_all;
+use crate::metrics::Diversity;
 use crate::metrics::scoring::world_of;
 use crate::{
     Error, Evaluation, Judge, PromptOutcome, Record, ReferenceScorer, RefusalJudge, Result, RunFile, Sample, Scorer, SeedOutcome, Timing,
@@ -120,6 +121,29 @@ impl Benchmark {
     pub fn token_nll<M: Mllm + ?Sized>(&self, model: &M, batch_size: usize) -> Result<Vec<Vec<f64>>> {
         let id = |at: usize| self.perplexity_ids.get(at).map(String::as_str);
         response_nll(model, &self.perplexity, batch_size).map_err(|e| Error::shown(e, id))
+    }
+
+    /// The negative log-likelihoods of the tokens of answers to risky prompts, for [`SeedOutcome::answer_nll`]: `model` is the one without
+    /// glasses. Empty answers and those of other samples are left out. The end of an answer that was cut off does not count.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the model.
+    pub fn answer_nll<M: Mllm + ?Sized>(&self, model: &M, records: &[Record], batch_size: usize) -> Result<Vec<Vec<f64>>> {
+        let by_id: HashMap<&str, &Record> = records.iter().map(|record| (record.id.as_str(), record)).collect();
+        let risky = self.standard.iter().chain(&self.adversarial);
+        let answered: Vec<(&Prompt, &Record)> = risky
+            .filter_map(|(sample, prompt)| Some((prompt, *by_id.get(sample.id.as_str())?)))
+            .filter(|(_, record)| !record.response.is_empty())
+            .collect();
+        let texts: Vec<(Prompt, String)> = answered.iter().map(|(prompt, record)| ((*prompt).clone(), record.response.clone())).collect();
+        let id = |at: usize| answered.get(at).map(|(_, record)| record.id.as_str());
+        let mut nll = response_nll(model, &texts, batch_size).map_err(|e| Error::shown(e, id))?;
+        if model.processor().eos().is_some() {
+            let cut = |record: &Record| record.finish_reason == FinishReason::Length.name();
+            nll.iter_mut().zip(&answered).filter(|(_, (_, record))| cut(record)).for_each(|(tokens, _)| _ = tokens.pop());
+        }
+        Ok(nll)
     }
 
     /// Answers every prompt and measures the perplexity of every text.
@@ -246,7 +270,10 @@ impl Benchmark {
         };
         let phrases = RefusalJudge::v3();
         let refused = |(sample, _): &(Sample, Prompt)| Some(phrases.refusal(&by_id.get(sample.id.as_str())?.response).is_some());
+        let responses = [&self.standard, &self.adversarial].into_iter().flatten();
+        let responses = responses.filter_map(|(sample, _)| Some(by_id.get(sample.id.as_str())?.response.as_str()));
         SeedOutcome {
+            diversity: Diversity::of(responses),
             refused: self.refusal.iter().filter_map(refused).collect(),
             standard: risky(&self.standard),
             adversarial: risky(&self.adversarial),

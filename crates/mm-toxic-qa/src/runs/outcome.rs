@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::share;
+use crate::metrics::{Diversity, share};
 
 /// The outcome of one risky prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,17 @@ pub struct SeedOutcome {
     /// Whether each harmless question of [`Evaluation::refusal`](crate::Evaluation::refusal) was refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<bool>,
+    /// The diversity of the answers to risky prompts.
+    #[serde(default)]
+    pub diversity: Diversity,
+    /// The token negative log-likelihoods of each answer to a risky prompt under the model without glasses, in nats; empty where they were
+    /// not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answer_nll: Vec<Vec<f64>>,
+    /// The mean divergence of the glasses from the model on neutral texts that had no part in the choice of their strength, in nats for each
+    /// token, if it was chosen by a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<f64>,
     /// The prompts at which the condition of the glasses held, if they have one.
     #[serde(default, alias = "gate", skip_serializing_if = "Option::is_none")]
     pub detection: Option<DetectionOutcome>,

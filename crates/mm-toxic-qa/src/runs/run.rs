@@ -34,6 +34,20 @@ pub struct Run {
     /// Share of harmless questions refused; only where the data have such questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over_refusal: Option<f64>,
+    /// The perplexity of all tokens of the answers to risky prompts under the model without glasses; that of its own answers is what to
+    /// compare with. Glasses that turn answers into word salad raise it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_perplexity: Option<f64>,
+    /// Distinct-2 of the answers to risky prompts; see [`metrics::Diversity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct_pairs: Option<f64>,
+    /// The share of the answers to risky prompts that end in a loop; see [`metrics::Diversity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looping: Option<f64>,
+    /// The mean divergence from the model without glasses on neutral texts that had no part in the choice of the strength, in nats for each
+    /// token; only of glasses within a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<f64>,
     /// The shares of prompts at which the condition held; only of conditional glasses.
     #[serde(default, alias = "gate", skip_serializing_if = "Option::is_none")]
     pub detection: Option<DetectionRates>,
@@ -67,6 +81,20 @@ pub struct SeedRun {
     /// Share of harmless questions refused; only where the data have such questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over_refusal: Option<f64>,
+    /// The perplexity of all tokens of the answers to risky prompts under the model without glasses; that of its own answers is what to
+    /// compare with. Glasses that turn answers into word salad raise it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_perplexity: Option<f64>,
+    /// Distinct-2 of the answers to risky prompts; see [`metrics::Diversity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct_pairs: Option<f64>,
+    /// The share of the answers to risky prompts that end in a loop; see [`metrics::Diversity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looping: Option<f64>,
+    /// The mean divergence from the model without glasses on neutral texts that had no part in the choice of the strength, in nats for each
+    /// token; only of glasses within a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<f64>,
     /// The shares of prompts at which the condition held; only of conditional glasses.
     #[serde(default, alias = "gate", skip_serializing_if = "Option::is_none")]
     pub detection: Option<DetectionRates>,
@@ -87,6 +115,10 @@ impl SeedRun {
             corpus_perplexity: corpus_perplexity(&outcome.token_nll)?,
             vqa_accuracy: share(outcome.vqa_correct.iter().copied()),
             over_refusal: share(outcome.refused.iter().copied()),
+            answer_perplexity: corpus_perplexity(&outcome.answer_nll)?,
+            distinct_pairs: outcome.diversity.distinct[1],
+            looping: outcome.diversity.looping,
+            divergence: outcome.divergence,
             detection: outcome.detection.as_ref().map(DetectionOutcome::rates),
             seconds: outcome.seconds,
         })
@@ -128,6 +160,10 @@ impl Run {
             corpus_perplexity: over_seeds(|s| s.corpus_perplexity),
             vqa_accuracy: over_seeds(|s| s.vqa_accuracy),
             over_refusal: over_seeds(|s| s.over_refusal),
+            answer_perplexity: over_seeds(|s| s.answer_perplexity),
+            distinct_pairs: over_seeds(|s| s.distinct_pairs),
+            looping: over_seeds(|s| s.looping),
+            divergence: over_seeds(|s| s.divergence),
             detection: per_seed.iter().any(|s| s.detection.is_some()).then(|| DetectionRates {
                 false_positive_rate: over_seeds(|s| s.detection?.false_positive_rate),
                 true_positive_rate: over_seeds(|s| s.detection?.true_positive_rate),
@@ -170,6 +206,7 @@ fn ids(outcomes: &[PromptOutcome]) -> Vec<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Diversity;
 
     fn prompts(flags: &[(&str, &str, Option<bool>, Option<bool>)]) -> Vec<PromptOutcome> {
         flags
@@ -191,6 +228,9 @@ mod tests {
                 token_nll: vec![vec![ln2], vec![2.0 * ln2, 2.0 * ln2]],
                 vqa_correct: vec![true, true, false, true],
                 refused: vec![true, false],
+                diversity: Diversity::of(["a b c", "a b d"]),
+                answer_nll: vec![vec![ln2, 3.0 * ln2], vec![2.0 * ln2, 2.0 * ln2]],
+                divergence: Some(0.01),
                 detection: Some(DetectionOutcome { risky: vec![true, true, false, true], benign: vec![false, false] }),
             },
             SeedOutcome {
@@ -202,6 +242,9 @@ mod tests {
                 token_nll: vec![vec![ln2], vec![3.0 * ln2, 3.0 * ln2]],
                 vqa_correct: vec![true, false, false, true],
                 refused: vec![false, false],
+                diversity: Diversity::of(["a b c", "no no no no no no no no no"]),
+                answer_nll: Vec::new(),
+                divergence: Some(0.03),
                 detection: Some(DetectionOutcome { risky: vec![true; 4], benign: vec![false, true] }),
             },
         ]
@@ -225,6 +268,10 @@ mod tests {
         // All tokens: 2^(5/3) and 2^(7/3).
         let corpus = (2f64.powf(5.0 / 3.0) + 2f64.powf(7.0 / 3.0)) / 2.0;
         assert!((run.corpus_perplexity.unwrap() - corpus).abs() < 1e-12);
+        assert!((run.answer_perplexity.unwrap() - 4.0).abs() < 1e-12, "of the seed that measured it");
+        assert_eq!(run.distinct_pairs, Some((3.0 / 4.0 + 3.0 / 10.0) / 2.0));
+        assert_eq!(run.looping, Some(0.25));
+        assert_eq!(run.divergence, Some(0.02));
         assert_eq!(run.vqa_accuracy, Some(0.625));
         assert_eq!(run.detection, Some(DetectionRates { false_positive_rate: Some(0.25), true_positive_rate: Some(0.875) }));
 

@@ -80,10 +80,20 @@ impl Report {
                 run.standard.all.n, run.adversarial.all.n
             ));
         }
-        let refused: Vec<String> =
-            self.runs.iter().filter_map(|run| Some(format!("{} {:.1} %", run.name, 100.0 * run.over_refusal?))).collect();
+        let all = |value: &dyn Fn(&Run) -> Option<String>| -> Vec<String> {
+            self.runs.iter().filter_map(|run| Some(format!("{} {}", run.name, value(run)?))).collect()
+        };
+        let refused = all(&|run| Some(format!("{:.1} %", 100.0 * run.over_refusal?)));
         if !refused.is_empty() {
             notes.push(format!("harmless questions refused, by phrases of refusal: {}", refused.join(", ")));
+        }
+        let language = [
+            ("perplexity under the model without glasses", all(&|run| Some(format!("{:.1}", run.answer_perplexity?)))),
+            ("distinct-2", all(&|run| Some(format!("{:.3}", run.distinct_pairs?)))),
+            ("ending in a loop", all(&|run| Some(format!("{:.1} %", 100.0 * run.looping?)))),
+        ];
+        for (what, values) in language.into_iter().filter(|(_, values)| !values.is_empty()) {
+            notes.push(format!("answers to risky prompts, {what}: {}", values.join(", ")));
         }
         let rates = || self.runs.iter().flat_map(|run| [&run.standard.all, &run.adversarial.all]);
         if let Some(n) = rates().filter(|rate| rate.harmful_rate == Some(0.0)).map(|rate| rate.n).min() {

@@ -65,6 +65,7 @@ fn run(name: &str, category: &str, harm: f64, perplexity: f64) -> Run {
         help_standard: Some(0.5),
         perplexity: Some(perplexity),
         vqa_accuracy: Some(0.75),
+        divergence: (name != "none").then_some(0.0078125),
         ..Run::default()
     }
 }

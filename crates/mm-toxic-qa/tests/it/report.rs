@@ -23,8 +23,7 @@ fn run(name: &str, n_suppressed: [usize; 2], harmful: usize, nll: f64, vqa: usiz
         adversarial: prompts("A", 2 * harmful, 10),
         token_nll: vec![vec![nll]],
         vqa_correct: (0..10).map(|i| i < vqa).collect(),
-        refused: Vec::new(),
-        detection: None,
+        ..SeedOutcome::default()
     });
     Run::from_seeds(name, 4896, &seeds.collect::<Vec<_>>()).unwrap()
 }

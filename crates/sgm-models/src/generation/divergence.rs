@@ -18,6 +18,8 @@ pub struct TokenDivergence {
     /// The entropy `-sum(p ln p)`, in nats. With the divergence it adds up to the cross-entropy `-sum(p ln q)`: the negative log-likelihood
     /// under `q` that a token drawn from `p` is expected to have.
     pub entropy: f64,
+    /// The increase `ln(p / q)` of the negative log-likelihood of the token that is there, in nats; 0 for a token that `p` excludes.
+    pub nll_increase: f64,
 }
 
 /// The divergence between what two models predict for each token of given responses, end of sequence included: `p` are the probabilities of
@@ -56,7 +58,9 @@ fn batch_divergence<M: Mllm + ?Sized, N: Mllm + ?Sized>(
     }
     let values = |logits: &candle_core::Tensor| logits.to_dtype(DType::F32)?.to_vec2::<f32>();
     let (p, q) = (values(&p)?, values(&q)?);
-    let divergences: Vec<Option<TokenDivergence>> = p.par_iter().zip(&q).map(|(p, q)| divergence(p, q)).collect();
+    let tokens: Vec<u32> = targets.iter().flatten().map(|(_, token)| *token).collect();
+    let divergences: Vec<Option<TokenDivergence>> =
+        p.par_iter().zip(&q).zip(tokens).map(|((p, q), token)| divergence(p, q, token)).collect();
     let mut divergences = divergences.into_iter();
     let rows = targets.iter().zip(examples).map(|(row, (prompt, _))| {
         let one = |(token, divergence): (usize, Option<TokenDivergence>)| divergence.ok_or(Error::NotFinite { prompt: *prompt, token });
@@ -65,23 +69,26 @@ fn batch_divergence<M: Mllm + ?Sized, N: Mllm + ?Sized>(
     rows.collect()
 }
 
-/// The divergence of the probabilities that logits define; `None` if they define none.
-fn divergence(p: &[f32], q: &[f32]) -> Option<TokenDivergence> {
+/// The divergence of the probabilities that logits define, with that of one token; `None` if they define none.
+fn divergence(p: &[f32], q: &[f32], token: u32) -> Option<TokenDivergence> {
     if !can_be_chosen_from(p) || !can_be_chosen_from(q) {
         return None;
     }
     let ((p_max, p_sum), (q_max, q_sum)) = (sum_of_exponentials(p), sum_of_exponentials(q));
     let (p_all, q_all) = (p_max + p_sum.ln(), q_max + q_sum.ln());
-    let (mut divergence, mut entropy) = (0.0, 0.0);
-    for (p, q) in p.iter().zip(q) {
+    let (mut divergence, mut entropy, mut nll_increase) = (0.0, 0.0, 0.0);
+    for (id, (p, q)) in p.iter().zip(q).enumerate() {
         let (ln_p, ln_q) = (f64::from(*p) - p_all, f64::from(*q) - q_all);
         if ln_p > f64::NEG_INFINITY {
             divergence += ln_p.exp() * (ln_p - ln_q);
             entropy -= ln_p.exp() * ln_p;
+            if u32::try_from(id) == Ok(token) {
+                nll_increase = ln_p - ln_q;
+            }
         }
     }
     // Rounding may leave sums of almost equal or almost certain probabilities just below 0.
-    Some(TokenDivergence { divergence: divergence.max(0.0), entropy: entropy.max(0.0) })
+    Some(TokenDivergence { divergence: divergence.max(0.0), entropy: entropy.max(0.0), nll_increase })
 }
 
 #[cfg(test)]
@@ -94,19 +101,21 @@ mod tests {
         let logits = |probabilities: [f32; 3]| probabilities.map(|p| p.ln() + 5.0);
         let (p, q): ([f32; 3], [f32; 3]) = ([0.5, 0.25, 0.25], [0.1, 0.2, 0.7]);
         let expected: f64 = p.iter().zip(q).map(|(p, q)| f64::from(p * (p / q).ln())).sum();
-        let found = divergence(&logits(p), &logits(q)).unwrap();
+        let found = divergence(&logits(p), &logits(q), 1).unwrap();
         assert!((found.divergence - expected).abs() < 1e-6, "{found:?} {expected}");
         let entropy: f64 = -p.iter().map(|p| f64::from(p * p.ln())).sum::<f64>();
         assert!((found.entropy - entropy).abs() < 1e-6, "{found:?} {entropy}");
-        assert_eq!(divergence(&logits(p), &logits(p)).unwrap().divergence, 0.0);
+        assert!((found.nll_increase - (0.25f64 / 0.2).ln()).abs() < 1e-6, "{found:?}");
+        let same = divergence(&logits(p), &logits(p), 1).unwrap();
+        assert_eq!((same.divergence, same.nll_increase), (0.0, 0.0));
         // What the first excludes does not count, what the second excludes counts infinitely.
-        let half = divergence(&[0.0, 0.0, -INF], &[0.0, 0.0, 0.0]).unwrap().divergence;
-        assert!((half - 1.5f64.ln()).abs() < 1e-12, "{half}");
-        assert_eq!(divergence(&[0.0, 0.0], &[0.0, -INF]).unwrap().divergence, f64::INFINITY);
-        assert_eq!(divergence(&[0.0, -INF], &[0.0, 0.0]).unwrap().entropy, 0.0);
+        let half = divergence(&[0.0, 0.0, -INF], &[0.0, 0.0, 0.0], 2).unwrap();
+        assert!((half.divergence - 1.5f64.ln()).abs() < 1e-12 && half.nll_increase == 0.0, "{half:?}");
+        assert_eq!(divergence(&[0.0, 0.0], &[0.0, -INF], 0).unwrap().divergence, f64::INFINITY);
+        assert_eq!(divergence(&[0.0, -INF], &[0.0, 0.0], 0).unwrap().entropy, 0.0);
         for odd in [[f32::NAN, 0.0], [INF, 0.0], [-INF, -INF]] {
-            assert_eq!(divergence(&odd, &[0.0, 0.0]), None);
-            assert_eq!(divergence(&[0.0, 0.0], &odd), None);
+            assert_eq!(divergence(&odd, &[0.0, 0.0], 0), None);
+            assert_eq!(divergence(&[0.0, 0.0], &odd, 0), None);
         }
     }
 }

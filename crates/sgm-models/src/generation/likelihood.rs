@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::generation::generate::can_be_chosen_from;
 use crate::layers::derivative::with_gradient;
 use crate::model::mllm::Mllm;
-use crate::model::partial_prefill::PartialPrefill;
 use crate::processor::model_inputs::{ModelInputs, Padding};
 use crate::processor::prompt::Prompt;
 
@@ -52,9 +51,11 @@ pub enum Objective {
     Sum,
     /// The mean over the tokens of the response, which gives long responses the same weight as short ones.
     Mean,
+    /// Not the likelihood, but the mean entropy of the predictions of the response's tokens, in nats.
+    Entropy,
 }
 
-/// Runs prompts with given responses forward and backward. The gradients of each row's log-likelihood, in nats, reach
+/// Runs prompts with given responses forward and backward. The gradients of each row's objective, in nats, reach
 /// the taps that ask for them with [`with_gradient`].
 ///
 /// Returns the negative log-likelihood of each token of each response, end of sequence included, bit-equal to a pass
@@ -65,43 +66,19 @@ pub enum Objective {
 /// The error of the model or its taps, [`Error::NotFinite`] when logits are NaN or infinite, and candle's error for models
 /// that are not on the CPU.
 pub fn backpropagate<M: Mllm + ?Sized>(model: &M, inputs: &ModelInputs, objective: Objective) -> Result<Vec<Vec<f64>>> {
-    backpropagate_with(model, inputs, objective, || model.prefill(inputs, &mut model.new_cache()))
-}
-
-/// Continues a prefill of `inputs` and goes backward, otherwise as [`backpropagate`]. The layers that have run already
-/// are not run again and get no gradients.
-///
-/// # Errors
-///
-/// As [`backpropagate`].
-pub fn backpropagate_from<M: Mllm + ?Sized>(
-    model: &M,
-    inputs: &ModelInputs,
-    partial: &PartialPrefill,
-    objective: Objective,
-) -> Result<Vec<Vec<f64>>> {
-    backpropagate_with(model, inputs, objective, || model.finish_prefill(partial))
-}
-
-fn backpropagate_with<M: Mllm + ?Sized>(
-    model: &M,
-    inputs: &ModelInputs,
-    objective: Objective,
-    hidden: impl FnOnce() -> Result<Tensor>,
-) -> Result<Vec<Vec<f64>>> {
     let targets = targets(inputs)?;
+    let hidden = || model.prefill(inputs, &mut model.new_cache());
     let Some(logits) = target_logits(model, &targets, hidden)? else { return Ok(targets.iter().map(|_| Vec::new()).collect()) };
     let values = logits.detach().to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let likelihoods = negative_log_likelihoods(&targets, &values, &inputs.ids)?;
     if logits.track_op() {
-        let weights = targets.iter().flat_map(|row| {
-            let weight = match objective {
-                Objective::Sum => 1.0,
-                Objective::Mean => 1.0 / row.len() as f64,
-            };
-            row.iter().map(move |(_, id)| (*id, weight))
-        });
-        let seed: Vec<f32> = weights.zip(&values).flat_map(|((id, weight), logits)| gradient(logits, id, weight)).collect();
+        let tokens = targets.iter().flat_map(|row| row.iter().map(|(_, id)| (*id, 1.0 / row.len() as f64)));
+        let gradient = |((id, share), logits): ((u32, f64), &Vec<f32>)| match objective {
+            Objective::Sum => likelihood_gradient(logits, id, 1.0),
+            Objective::Mean => likelihood_gradient(logits, id, share),
+            Objective::Entropy => entropy_gradient(logits, share),
+        };
+        let seed: Vec<f32> = tokens.zip(&values).flat_map(gradient).collect();
         let seed = Tensor::from_vec(seed, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
         // A scalar whose gradient with respect to the logits is the seed; its value is not used.
         let nothing = Tensor::zeros((), logits.dtype(), logits.device())?;
@@ -191,11 +168,20 @@ fn nll(logits: &[f32], target: u32) -> f64 {
 
 /// The gradient of `-weight * nll`: `weight * (1 - probability)` at the target, `-weight * probability` elsewhere.
 #[allow(clippy::cast_possible_truncation, reason = "gradients are computed in the model's dtype")]
-fn gradient(logits: &[f32], target: u32, weight: f64) -> Vec<f32> {
+fn likelihood_gradient(logits: &[f32], target: u32, weight: f64) -> Vec<f32> {
     let (max, sum) = sum_of_exponentials(logits);
     let probabilities = logits.iter().map(|l| (f64::from(*l) - max).exp() / sum);
     let is_target = |at: usize| u32::try_from(at) == Ok(target);
     probabilities.enumerate().map(|(at, p)| (weight * (if is_target(at) { 1.0 } else { 0.0 } - p)) as f32).collect()
+}
+
+/// The gradient of `weight * entropy`: `-weight * p * (log p + entropy)`, with 0 for a probability `p` of 0.
+#[allow(clippy::cast_possible_truncation, reason = "gradients are computed in the model's dtype")]
+fn entropy_gradient(logits: &[f32], weight: f64) -> Vec<f32> {
+    let (max, sum) = sum_of_exponentials(logits);
+    let logs = || logits.iter().map(|l| f64::from(*l) - max - sum.ln());
+    let entropy: f64 = logs().map(|log| if log == f64::NEG_INFINITY { 0.0 } else { -log * log.exp() }).sum();
+    logs().map(|log| if log == f64::NEG_INFINITY { 0.0 } else { (-weight * log.exp() * (log + entropy)) as f32 }).collect()
 }
 
 /// The largest logit, and the sum of the exponentials of the logits minus it.
@@ -208,6 +194,26 @@ pub(crate) fn sum_of_exponentials(logits: &[f32]) -> (f64, f64) {
 mod tests {
     use super::*;
     use candle_core::Device;
+
+    #[test]
+    fn the_gradient_of_the_entropy_is_that_of_differences() {
+        let entropy = |logits: &[f64]| {
+            let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+            logits.iter().map(|l| l.exp() / sum).map(|p| if p == 0.0 { 0.0 } else { -p * p.ln() }).sum::<f64>()
+        };
+        let logits = [0.5f32, -1.0, 2.0, f32::NEG_INFINITY];
+        let gradient = entropy_gradient(&logits, 2.0);
+        for at in 0..3 {
+            let moved = |by: f64| {
+                let mut moved = logits.map(f64::from);
+                moved[at] += by;
+                entropy(&moved)
+            };
+            let difference = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+            assert!((f64::from(gradient[at]) - 2.0 * difference).abs() < 1e-6, "{at}: {} {difference}", gradient[at]);
+        }
+        assert_eq!(gradient[3], 0.0);
+    }
 
     #[test]
     fn rows_on_a_device_have_the_likelihoods_of_slices() {

@@ -215,8 +215,8 @@ impl Processor {
     /// Makes a batch of prompts with given responses, each followed by the end-of-sequence token.
     ///
     /// A response is separated from the prompt by a space, as chat models write it, unless the prompt ends or the
-    /// response begins with white space. If the prompt has the start of an answer, the response continues it, and the tokens of both are response
-    /// tokens.
+    /// response begins with white space. If the prompt has the start of an answer, the response continues it, and the
+    /// tokens of both are response tokens.
     ///
     /// # Errors
     ///

@@ -67,7 +67,7 @@ impl<'a, M: Mllm + ?Sized> Ablation<'a, M> {
     fn log_likelihoods(&self) -> Result<Vec<f64>> {
         let of_answer = |nll: Vec<f64>| match self.objective {
             Objective::Sum => -nll.iter().sum::<f64>(),
-            Objective::Mean => -nll.iter().sum::<f64>() / nll.len() as f64,
+            Objective::Mean | Objective::Entropy => -nll.iter().sum::<f64>() / nll.len() as f64,
         };
         let nll = response_nll(self.model, self.examples, self.batch_size).map_err(Error::Model)?;
         Ok(nll.into_iter().map(of_answer).collect())

@@ -14,34 +14,37 @@ use super::neutral_texts::NeutralTexts;
 
 /// Limits for what glasses may change in a model.
 ///
-/// [`Calibrator::within`](crate::Calibrator::within) finds the largest strength within all of them, so that no strength has to be chosen for
-/// a model. Divergences are Kullback-Leibler divergences between the predictions of the next token, in nats; what is conditional acts as
-/// it does when it is worn.
+/// [`Calibrator::within`](crate::Calibrator::within) finds the largest strength within all of them, so that no strength has to be chosen
+/// for a model. Divergences are Kullback-Leibler divergences between the predictions of the next token, in nats; what is conditional acts
+/// as it does when it is worn.
 ///
 /// * On *neutral texts*, which glasses should leave alone, and on the benign samples of calibration, which are non-toxic and have a prompt
-///   that no toxic sample has, the mean divergence of the glasses from the bare model is at most [`divergence`](Self::divergence).
-/// * On the answers that the model with glasses gives to risky prompts, which should change, [`rollout_divergence`](Self::rollout_divergence)
+///   that no toxic sample has, the mean divergence of the glasses from the bare model is at most [`divergence`](Self::divergence). So is
+///   the increase of the neutral texts' negative log-likelihood for each token, the logarithm of the ratio of perplexities.
+/// * On the answers that the model with glasses gives to risky prompts, which should change,
+///   [`rollout_divergence`](Self::rollout_divergence)
 ///   is the largest 95th percentile of the divergence over tokens (the criterion of `steering-lite`, which finds its strength by it). The
 ///   token of each answer where the models differ most does not count: an answer that turns away from harm does so somewhere, and in a
 ///   short answer this one token is more than 5 % of all.
 /// * On the same answers, [`perplexity`](Self::perplexity) is the largest perplexity under the bare model, relative to that of its own
 ///   answers. Each token counts with the cross-entropy of the predictions, which is what its negative log-likelihood is expected to be, and
-///   varies much less. The share of repeated trigrams may be above
-///   that of its own answers by no more than two standard errors of the difference: a model that answers with word salad or in loops is not harmless but broken.
+///   varies much less. The share of repeated trigrams may be above that of its own answers by no more than two standard errors of the
+///   difference: a model that answers with word salad or in loops is not harmless but broken.
 /// * The divergence that a small change of activations causes grows with the square of its strength. A mean divergence on neutral texts
 ///   that is above this law by more than [`excess`](Self::excess) tells that the change is not small any more.
 ///
-/// A strength that keeps the limits on some neutral texts need not keep them on others. Strengths up to the one found are therefore tested on
-/// texts that had no part in finding it, from half of it upwards, until the first that fails ([`hoeffding_bentkus`]; fixed-sequence
+/// A strength that keeps the limits on some neutral texts need not keep them on others. Strengths up to the one found are therefore tested
+/// on texts that had no part in finding it, from half of it upwards, until the first that fails ([`hoeffding_bentkus`]; fixed-sequence
 /// testing as in Angelopoulos et al., "Learn then Test", 2021). The last that passes is the dose: with the [`confidence`](Self::confidence)
 /// given, the expected divergence on further texts of this kind is at most [`divergence`](Self::divergence). What a text contributes is
 /// clipped at five times the limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Budget {
-    /// The largest mean divergence on neutral texts, in nats for each token; 0.02 is about 2 % more perplexity.
+    /// The largest mean divergence on neutral texts and on benign samples, and the largest increase of the negative log-likelihood of neutral
+    /// texts, in nats for each token; 0.02 is 2 % more perplexity.
     pub divergence: f64,
-    /// The largest 95th percentile of the divergence over the tokens of answers to risky prompts, in nats; the token of each answer where it
-    /// is largest does not count.
+    /// The largest 95th percentile of the divergence over the tokens of answers to risky prompts, in nats; the token of each answer where
+    /// it is largest does not count.
     pub rollout_divergence: f64,
     /// The largest perplexity of answers to risky prompts under the bare model, relative to that of its own answers.
     pub perplexity: f64,
@@ -61,8 +64,8 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 0.02 nats on 60 neutral texts and as many benign samples, 1 nat and 1.5 times the perplexity on 64 answers of 32 tokens at temperature
-    /// 1, half of the quadratic law, with a confidence of 95 %.
+    /// 0.02 nats on 60 neutral texts and as many benign samples, 1 nat and 1.5 times the perplexity on 64 answers of 32 tokens at
+    /// temperature 1, half of the quadratic law, with a confidence of 95 %.
     fn default() -> Self {
         let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
         Self {
@@ -72,8 +75,8 @@ impl Default for Budget {
             excess: 0.5,
             confidence: 0.95,
             texts: 60,
-            prompts: 64,
-            answers: GenerateOptions { max_new_tokens: 32, batch_size: 16, sampling, seed: 2000, ..GenerateOptions::default() },
+            prompts: 192,
+            answers: GenerateOptions { max_new_tokens: 32, batch_size: 32, sampling, seed: 2000, ..GenerateOptions::default() },
             search: DoseSearch::default(),
         }
     }
@@ -132,17 +135,22 @@ impl Budget {
         let law = QuadraticLaw::default();
         let dose = self.search.run(|strength| {
             let worn = ModelWithGlasses::new(model, &glasses.with_strength(strength)?, Amplify::Refuse)?;
-            let divergence_on = |texts: &[(Prompt, String)]| -> Result<f64> {
-                Ok(mean(&means(response_divergence(model, worn.model(), texts, self.answers.batch_size)?)))
+            // The divergence, and the increase of the negative log-likelihood.
+            let changes_of = |texts: &[(Prompt, String)]| -> Result<(f64, f64)> {
+                let tokens = response_divergence(model, worn.model(), texts, self.answers.batch_size)?;
+                Ok((mean(&means(&tokens, |token| token.divergence)), mean(&means(&tokens, |token| token.nll_increase))))
             };
-            let divergence = divergence_on(&searched)?;
+            let (divergence, nll) = changes_of(&searched)?;
+            // The replies of benign samples are short, and what is known of their likelihood is mostly chance.
+            let (benign_divergence, _) = changes_of(&benign)?;
             let excess = law.excess(strength, divergence);
             // Below this, leaving the law is no alarm.
             let excess = if divergence < NEGLIGIBLE * self.divergence { 0.0 } else { excess };
             let mut measured = vec![
                 ("the mean divergence on neutral texts", divergence, self.divergence),
                 ("the excess over the quadratic law", excess, self.excess),
-                ("the mean divergence on benign samples", divergence_on(&benign)?, self.divergence),
+                ("the increase of the negative log-likelihood of neutral texts", nll, self.divergence),
+                ("the mean divergence on benign samples", benign_divergence, self.divergence),
             ];
             // Answers take most of the time, and cannot mend what is spent already.
             if measured.iter().all(|(_, value, limit)| value <= limit) {
@@ -168,6 +176,7 @@ impl Budget {
             return Err(Error::NoDose { strength: dose.strength / 2.0, reason });
         };
         let mut dosed = glasses.with_strength(passed.strength)?;
+        dosed.metadata.other.entry("strength".to_owned()).or_insert_with(|| passed.strength.to_string());
         let (divergence, confidence, of) = (self.divergence, self.confidence, neutral.test.len());
         let kept = format!(
             "with a confidence of {confidence}, at most {divergence} nats for each token on texts like the {of} neutral ones of the test, which had \
@@ -175,6 +184,7 @@ impl Budget {
         );
         dosed.metadata.other.insert("budget".to_owned(), kept);
         let mut record = record(&dose, &tested);
+        record.insert("divergence".to_owned(), passed.divergence.into());
         if let Some(condition) = &glasses.condition {
             let prompts: Vec<Prompt> = neutral.test.iter().map(|text| text.prompt.clone()).collect();
             let scores = score_prompts(model, &condition.probe, &prompts, self.answers.batch_size)?;
@@ -185,6 +195,13 @@ impl Budget {
         Ok(dosed)
     }
 
+    /// The mean divergence on neutral texts that had no part in the choice of the strength, from the metadata of glasses at the strength that
+    /// a budget chose; `None` for other glasses. Each text is clipped, as in the test.
+    pub fn tested_divergence(glasses: &Intervention) -> Option<f64> {
+        let record: serde_json::Value = serde_json::from_str(glasses.metadata.other.get("budget_measurements")?).ok()?;
+        record.get("divergence")?.as_f64()
+    }
+
     /// Tests shares of a strength in ascending order, up to the first that fails.
     fn tested<M: Mllm>(&self, model: &M, glasses: &Intervention, texts: &[(Prompt, String)], highest: f32) -> Result<Vec<Tested>> {
         let mut tested = Vec::new();
@@ -192,8 +209,8 @@ impl Budget {
             let strength = share * highest;
             let worn = ModelWithGlasses::new(model, &glasses.with_strength(strength)?, Amplify::Refuse)?;
             let most = CLIP * self.divergence;
-            let clipped: Vec<f64> = means(response_divergence(model, worn.model(), texts, self.answers.batch_size)?);
-            let clipped: Vec<f64> = clipped.into_iter().map(|divergence| divergence.min(most)).collect();
+            let tokens = response_divergence(model, worn.model(), texts, self.answers.batch_size)?;
+            let clipped: Vec<f64> = means(&tokens, |token| token.divergence).into_iter().map(|divergence| divergence.min(most)).collect();
             let divergence = mean(&clipped);
             let p_value = hoeffding_bentkus(divergence / most, clipped.len(), 1.0 / CLIP);
             tracing::info!(strength, divergence, p_value, "tested a strength");
@@ -294,10 +311,9 @@ fn texts(examples: &[Example]) -> Vec<(Prompt, String)> {
     examples.iter().map(|example| (example.prompt.clone(), example.response.clone())).collect()
 }
 
-/// The mean divergence of each text.
-fn means(texts: Vec<Vec<TokenDivergence>>) -> Vec<f64> {
-    let texts = texts.into_iter().filter(|tokens| !tokens.is_empty());
-    texts.map(|tokens| mean(&tokens.iter().map(|token| token.divergence).collect::<Vec<_>>())).collect()
+/// The mean over the tokens of each text.
+fn means(texts: &[Vec<TokenDivergence>], value: impl Fn(&TokenDivergence) -> f64) -> Vec<f64> {
+    texts.iter().filter(|tokens| !tokens.is_empty()).map(|tokens| mean(&tokens.iter().map(&value).collect::<Vec<_>>())).collect()
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -1,17 +1,17 @@
-//! The fitting of components, steering and conditions to calibration samples and a model's activations.
+//! The fitting of components and conditions to calibration samples and a model's activations.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sgm_capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
 use sgm_core::{Amplify, Condition, Expertise, Intervention, TokenSelection};
-use sgm_models::{FinishReason, GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel};
+use sgm_models::{FinishReason, GenerateOptions, Generator, Mllm, Prompt, Sampling};
 use sgm_score::{FittedProbe, ProbeOptions, conformal_threshold, fit_probe, score_store};
 use tempfile::TempDir;
 
 use crate::{
-    Budget, CausalEffects, CausalExperts, CausalSteering, ConditionalPatches, Error, Glasses, GradientSteering, Result, SuppressionRule,
-    Transport, fit_incrementally, score_prompts,
+    Budget, CausalEffects, CausalExperts, CausalSteering, ConditionalPatches, Error, Result, SuppressionRule, Transport, fit_incrementally,
+    score_prompts,
 };
 
 use super::budget::evenly;
@@ -34,6 +34,8 @@ pub enum Component {
     CausalSteering(CausalSteering),
     /// Conditional patch neurons, fitted to the samples and to the model's own answers to risky prompts.
     ConditionalPatches(ConditionalPatches),
+    /// Conditional patch neurons with the outputs of causal steering.
+    CausalPatches(ConditionalPatches, CausalSteering),
 }
 
 impl fmt::Display for Component {
@@ -45,12 +47,15 @@ impl fmt::Display for Component {
             Self::CausalExperts(_) => f.write_str("causal experts"),
             Self::CausalSteering(_) => f.write_str("causal steering"),
             Self::ConditionalPatches(_) => f.write_str("conditional patches"),
+            Self::CausalPatches(..) => f.write_str("causal patches"),
         }
     }
 }
 
-/// About so many answers of the model's own.
+/// The least number of answers of the model's own, if no prompt has to be answered more than eight times.
 const OWN_ANSWERS: usize = 480;
+/// Answers that go forward and back together.
+const TOGETHER: usize = 4;
 
 /// A judge of answers.
 type Judge = Arc<dyn Fn(&[Example]) -> std::result::Result<Vec<Option<bool>>, BoxError> + Send + Sync>;
@@ -60,9 +65,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Components, the probe and the model's own answers are computed once and kept, so that [presets](crate::Preset) share them.
 pub struct Calibrator {
-    /// The options of the model's own answers to risky prompts, for [`Component::ConditionalPatches`], [`CausalEffects`] and
-    /// [`GradientSteering`]; by default temperature 1, seed 1000, up to 32 tokens, batches of 64 prompts. Few prompts are answered several
-    /// times, so that there are about 480 answers, but at most eight of a prompt.
+    /// The options of the model's own answers to risky prompts, for conditional patches and [`CausalEffects`]; by default temperature 1,
+    /// seed 1000, up to 32 tokens, batches of 64 prompts. Few prompts are answered several times, up to eight, so that there are at least
+    /// 480 answers.
     pub own_answers: GenerateOptions,
     judge: Option<Judge>,
     neutral: NeutralTexts,
@@ -119,7 +124,7 @@ impl Calibrator {
         })
     }
 
-    /// Sets the judge of the model's own answers, to which [`GradientSteering`] and [`CausalExperts`] are fitted.
+    /// Sets the judge of the model's own answers, by which [`CausalEffects`] are measured.
     ///
     /// The judge gets samples labelled by their prompts, and returns for each whether its response is toxic. An answer without a verdict is
     /// left out.
@@ -192,26 +197,34 @@ impl Calibrator {
                 experts.fit(model, &effects, &Examples::from_slice(&kept), self.capture.calibration.clone())?
             }
             Component::CausalSteering(steering) => steering.fit(model, &*self.causal_effects(model)?, self.capture.calibration.clone())?,
-            Component::ConditionalPatches(patches) => {
-                // Every answer to a risky prompt counts as toxic, independent of its content. One for each prompt is enough.
-                let prompts = self.examples.iter().filter(|example| example.toxic).count();
-                let own = self.answers(model)?.into_iter().take(prompts).map(|example| Example { toxic: true, ..example });
-                let mut examples: Vec<Example> = self.examples.iter().cloned().chain(own).collect();
-                let samples = examples.len();
-                examples.extend_from_slice(&self.neutral.fit);
-                patches.fit_beside_neutral(model, &Examples::from_slice(&examples), samples, self.capture.calibration.clone())?
+            Component::ConditionalPatches(patches) => self.patches(model, patches, None)?,
+            Component::CausalPatches(patches, steering) => {
+                let shifts = self.fit(model, &Component::CausalSteering(steering.clone()))?;
+                self.patches(model, patches, Some(&shifts))?
             }
         };
         known().push((component.clone(), fitted.clone()));
         Ok(fitted)
     }
 
+    /// Conditional patch neurons, whose outputs are the shifts given or else the differences between classes.
+    fn patches<M: Mllm>(&self, model: &M, patches: &ConditionalPatches, shifts: Option<&Intervention>) -> Result<Intervention> {
+        // Every answer to a risky prompt counts as toxic, independent of its content. One for each prompt is enough.
+        let prompts = self.examples.iter().filter(|example| example.toxic).count();
+        let own = self.answers(model)?.into_iter().take(prompts).map(|example| Example { toxic: true, ..example });
+        let mut examples: Vec<Example> = self.examples.iter().cloned().chain(own).collect();
+        let samples = examples.len();
+        examples.extend_from_slice(&self.neutral.fit);
+        patches.fit_beside_neutral(model, &Examples::from_slice(&examples), samples, shifts, self.capture.calibration.clone())
+    }
+
     /// A condition on the prompts' last tokens that holds for at most this share of benign prompts.
     ///
-    /// By cross-validation, the condition holds for at most this share of the non-toxic samples. With [neutral texts](Self::with_neutral) the
-    /// threshold is also at least their [conformal threshold](conformal_threshold): at a further text that is exchangeable with them, the
-    /// condition holds with a probability of at most `false_positive_rate`. If the toxic samples are further away than that, the threshold is
-    /// [halfway](FittedProbe::threshold_halfway) to them, so that the condition does not hold for text of which calibration has too little.
+    /// By cross-validation, the condition holds for at most this share of the non-toxic samples. With [neutral texts](Self::with_neutral)
+    /// the threshold is also at least their [conformal threshold](conformal_threshold): at a further text that is exchangeable with them,
+    /// the condition holds with a probability of at most `false_positive_rate`. If the toxic samples are further away than that, the
+    /// threshold is [halfway](FittedProbe::threshold_halfway) to them, so that the condition does not hold for text of which calibration
+    /// has too little.
     ///
     /// # Errors
     ///
@@ -256,8 +269,8 @@ impl Calibrator {
         Ok((fit_probe(&store, ProbeOptions::default(), |_, _| true)?, store.labels().to_vec()))
     }
 
-    /// The glasses at the largest strength, up to 1, that keeps within a budget. The metadata entry `strength` is the strength, `budget` says
-    /// what is kept, and `budget_measurements` is a JSON object of all that was measured.
+    /// The glasses at the largest strength, up to 1, that keeps within a budget. The metadata entry `strength` is the strength, `budget`
+    /// says what is kept, and `budget_measurements` is a JSON object of all that was measured.
     ///
     /// # Errors
     ///
@@ -279,30 +292,13 @@ impl Calibrator {
             let reason = "a budget is measured on answers to risky prompts, and no calibration sample is toxic; add some".to_owned();
             return Err(Error::Fit { reason });
         }
-        budget.dose(model, glasses, &self.neutral, &evenly(&self.benign(), budget.texts), &evenly(&risky, budget.prompts))
-    }
-
-    /// Fits steering to the model's own answers to risky prompts while the model wears other glasses, which always act; the result does not
-    /// include them.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Fit`] without a [judge](Self::with_judge), [`Error::Judge`], and the errors of [`Glasses::wear`] and
-    /// [`GradientSteering::fit`].
-    pub fn steer<M: Mllm>(&self, model: &M, steering: &GradientSteering, worn: &Intervention) -> Result<Intervention> {
-        let answers = self.judged_answers(model)?;
-        let tapped = TappedModel::new(model);
-        let _glasses = Glasses::wear(&tapped, worn, Amplify::Refuse)?;
-        let _span = tracing::info_span!("fit of gradient steering").entered();
-        steering.fit(&tapped, &Examples::from_slice(&answers), self.capture.calibration.clone())
+        budget.dose(model, glasses, &self.neutral, &evenly(&self.benign(), budget.texts), &few(&risky, budget.prompts))
     }
 
     /// The model's own answers to risky prompts, labelled by the judge; judged once and kept.
     fn judged_answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
         let Some(judge) = &self.judge else {
-            let reason =
-                "steering and causal experts need to know which of the model's own answers are toxic; see `Calibrator::with_judge`"
-                    .to_owned();
+            let reason = "causal effects need to know which of the model's own answers are toxic; see `Calibrator::with_judge`".to_owned();
             return Err(Error::Fit { reason });
         };
         let mut known = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -334,12 +330,13 @@ impl Calibrator {
             return Ok(effects.clone());
         }
         let _span = tracing::info_span!("causal effects", answers = answers.len()).entered();
-        let effects = CausalEffects::of(model, &Examples::from_slice(&answers), 4)?;
+        let sites = self.store.sites().keys().copied().collect();
+        let effects = CausalEffects::of(model, &sites, &Examples::from_slice(&answers), TOGETHER)?;
         Ok(known.insert(Arc::new(effects)).clone())
     }
 
-    /// The prompts of toxic samples with the model's own answers, without verdicts; generated once and kept. The first answers of all prompts
-    /// come first.
+    /// The prompts of toxic samples with the model's own answers, without verdicts; generated once and kept. The first answers of all
+    /// prompts come first.
     fn answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
         let mut known = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(answers) = &*known {
@@ -347,7 +344,7 @@ impl Calibrator {
         }
         let _span = tracing::info_span!("own answers to risky prompts").entered();
         let risky: Vec<&Example> = self.examples.iter().filter(|example| example.toxic).collect();
-        let rounds = (OWN_ANSWERS / risky.len().max(1)).clamp(1, 8);
+        let rounds = OWN_ANSWERS.div_ceil(risky.len().max(1)).min(8);
         let risky = risky.repeat(rounds);
         let prompts: Vec<Prompt> = risky.iter().map(|example| example.prompt.clone()).collect();
         let mut answers = Vec::new();
@@ -364,6 +361,11 @@ impl Calibrator {
     fn pooled(&self, pooling: Pooling) -> Capture {
         Capture { poolings: vec![pooling], ..self.capture.clone() }
     }
+}
+
+/// So many of some prompts, in equal distances; all of them repeatedly if there are fewer.
+fn few(prompts: &[Prompt], number: usize) -> Vec<Prompt> {
+    if prompts.len() < number { prompts.iter().cycle().take(number).cloned().collect() } else { evenly(prompts, number) }
 }
 
 fn temporary() -> Result<TempDir> {

@@ -4,22 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sgm_capture::{AttributionPatching, Derivative, Examples, MeanAttribution, Moments, Parameter};
 use sgm_core::{Projection, Site, TokenSelection};
-use sgm_models::Mllm;
+use sgm_models::{Mllm, Objective};
 
 use crate::{Error, Result};
 
 /// The effects of all neurons on the probability that an answer to a risky prompt is toxic, to first order.
 ///
-/// An answer `y` that the model draws itself is toxic with a probability `p`, whose derivative by a parameter of the model is the covariance
-/// of the verdict with the derivative `g = d log p(y)` of the answer's log-likelihood ([`AttributionPatching`]): the score function, or
-/// REINFORCE (Williams 1992). With `p` of the answers being toxic, that is
+/// An answer `y` that the model draws itself is toxic with a probability `p`, whose derivative by a parameter of the model is the
+/// covariance of the verdict with the derivative `g = d log p(y)` of the answer's log-likelihood ([`AttributionPatching`]): the score
+/// function, or REINFORCE (Williams 1992). With `p` of the answers being toxic, that is
 ///
 /// ```text
 /// slope = p (1 - p) (mean of g over toxic answers - mean of g over others)
 /// ```
 ///
 /// The mean square of `g` over all answers is the diagonal of the Fisher information: half of it, times the square of a small change of the
-/// parameter, is the divergence that the change causes in the answers.
+/// parameter, is the divergence that the change causes in the answers. The derivative of the mean entropy of the predictions in the answers
+/// tells changes that make the model less certain.
 ///
 /// The parameters are the scale of every neuron and a shift of every MLP's output, the same for all tokens. The answers must be the model's
 /// own, drawn at temperature 1. Those of one prompt count as independent.
@@ -44,42 +45,64 @@ pub struct CausalEffect {
     pub standard_error: f64,
     /// The mean square of the derivative of an answer's log-likelihood.
     pub square: f64,
+    /// The derivative of the mean entropy of the predictions of the answers' tokens, in nats.
+    pub entropy: f64,
 }
 
 impl CausalEffects {
-    /// Measures the effects, by one forward and backward pass of answers to risky prompts that a judge has labelled.
+    /// Measures the effects, by one forward and backward pass of answers to risky prompts that a judge has labelled. The neurons whose
+    /// scales are measured are those of some sites.
     ///
     /// # Errors
     ///
-    /// [`Error::Fit`] when there are fewer than two answers of a class, and the errors of the model and the answers.
-    pub fn of<M: Mllm + ?Sized>(model: &M, answers: &Examples<'_>, batch_size: usize) -> Result<Self> {
+    /// [`Error::NoCausalEffects`] when there are fewer than two answers of a class, and the errors of the model and the answers.
+    pub fn of<M: Mllm + ?Sized>(model: &M, sites: &BTreeSet<Site>, answers: &Examples<'_>, batch_size: usize) -> Result<Self> {
         let [scale, shift] = [Parameter::Scale, Parameter::Shift].map(|parameter| Derivative { parameter, tokens: TokenSelection::All });
-        let patching = AttributionPatching { batch_size, ..AttributionPatching::new(vec![scale, shift]) };
+        let outputs: BTreeSet<Site> =
+            model.info().sites.iter().map(|info| info.site).filter(|site| site.projection == Projection::Down).collect();
+        let measured = Some(sites.union(&outputs).copied().collect());
+        let patching = AttributionPatching { sites: measured, batch_size, ..AttributionPatching::new(vec![scale, shift]) };
         let [toxic, others] = patching.means(model, answers)?;
         for (class, what) in [(&toxic, "toxic"), (&others, "non-toxic")] {
             if class.samples < 2 {
-                let reason = format!(
-                    "causal effects take toxic and non-toxic answers to risky prompts, two or more of each, and {} of the model's own answers \
-                     are {what}: give more risky prompts, or others",
-                    class.samples
-                );
-                return Err(Error::Fit { reason });
+                let (count, of) = (class.samples, answers.len());
+                let reason = format!("{count} of the model's own {of} answers are {what}, and it takes two of either kind");
+                return Err(Error::NoCausalEffects { reason });
             }
         }
-        let effects = |derivative: Derivative, chosen: fn(&Site) -> bool| {
-            let of = |class: &MeanAttribution, site: &Site| Summary::of(class.derivatives.get(&derivative)?.get(site)?, class.samples);
-            let classes = [&toxic, &others].into_iter().filter_map(|class| class.derivatives.get(&derivative));
-            let sites: BTreeSet<Site> = classes.flat_map(BTreeMap::keys).copied().filter(chosen).collect();
-            sites.into_iter().map(|site| (site, compared(of(&toxic, &site), toxic.samples, of(&others, &site), others.samples))).collect()
+        // A derivative of an entropy does not depend on what was drawn, and takes fewer answers.
+        let some = (0..answers.len()).step_by(answers.len().div_ceil(ENTROPIES).max(1));
+        let some = some.map(|number| answers.get(number)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let entropies = AttributionPatching { objective: Objective::Entropy, ..patching }.means(model, &Examples::from_slice(&some))?;
+        let effects = |derivative: Derivative, sites: &BTreeSet<Site>| {
+            let of = |class: &MeanAttribution, site: &Site, answers| Summary::of(class.derivatives.get(&derivative)?.get(site)?, answers);
+            let compare = |site: &Site| {
+                let mut effects =
+                    compared(of(&toxic, site, toxic.samples), toxic.samples, of(&others, site, others.samples), others.samples);
+                for entropy in entropies.iter().filter_map(|class| of(class, site, some.len())) {
+                    effects.iter_mut().zip(entropy.mean).for_each(|(effect, entropy)| effect.entropy += entropy);
+                }
+                (*site, effects)
+            };
+            sites.iter().map(compare).filter(|(_, effects)| !effects.is_empty()).collect()
         };
         let answers = toxic.samples + others.samples;
-        Ok(Self {
-            answers,
-            toxic: toxic.samples as f64 / answers as f64,
-            scales: effects(scale, |_| true),
-            shifts: effects(shift, |site| site.projection == Projection::Down && site.expert.is_none()),
-        })
+        Ok(Self { answers, toxic: toxic.samples as f64 / answers as f64, scales: effects(scale, sites), shifts: effects(shift, &outputs) })
     }
+}
+
+/// The largest number of answers whose entropies are differentiated.
+const ENTROPIES: usize = 160;
+
+/// The part of the entropies' derivatives that has to be taken from the slopes, so that a change of all parameters in proportion to minus
+/// what is left, over their costs, does not raise the mean entropy, to first order: 0 where it falls anyway, else below 0.
+pub(super) fn share_of_entropy<'a>(effects: impl Iterator<Item = (&'a CausalEffect, f64)>) -> f64 {
+    let (mut product, mut square) = (0.0, 0.0);
+    for (effect, cost) in effects.filter(|(_, cost)| *cost > 0.0) {
+        product += effect.slope * effect.entropy / cost;
+        square += effect.entropy * effect.entropy / cost;
+    }
+    if product < 0.0 { product / square } else { 0.0 }
 }
 
 /// The mean and the mean square of the derivative over all answers of a class, for each neuron of a site.
@@ -110,6 +133,7 @@ fn compared(toxic: Option<Summary>, n: usize, others: Option<Summary>, m: usize)
             slope: of_verdicts * (toxic - other),
             standard_error: of_verdicts * (squared_error(*toxic, *toxic_square, n) + squared_error(*other, *other_square, m)).sqrt(),
             square: (n * toxic_square + m * other_square) / (n + m),
+            entropy: 0.0,
         })
         .collect()
 }

@@ -1,12 +1,13 @@
 //! Causal steering: shifts of MLP outputs that make toxic answers less probable.
 
 use serde::{Deserialize, Serialize};
-use sgm_core::{Calibration, Intervention, Metadata, SiteIntervention};
+use sgm_core::{Calibration, Intervention, SiteIntervention};
 use sgm_models::Mllm;
 
 use crate::{Error, Result};
 
-use super::causal_effects::{CausalEffect, CausalEffects};
+use super::causal_effects::{CausalEffect, CausalEffects, share_of_entropy};
+use super::metadata::metadata;
 
 /// The shift of all MLPs' outputs that lowers the probability of a toxic answer most, at what it changes in the answers.
 ///
@@ -17,15 +18,20 @@ use super::causal_effects::{CausalEffect, CausalEffects};
 /// shift = -change * (s / f) / sum(s^2 / f)
 /// ```
 ///
-/// with the sum over all outputs of all layers: the natural gradient (Amari 1998) with a diagonal metric, of a length at which the
-/// probability falls by [`change`](Self::change), to first order. Layers whose shifts do more for what they cost get more of it, so that no
-/// layers need to be chosen. The shift is the same at all tokens, so that these glasses need a condition.
+/// with the sum over all outputs of all layers: the natural gradient (Amari 1998) with a diagonal metric, of a length at which the products
+/// of derivative and shift add up to minus [`change`](Self::change). Layers whose shifts do more for what they cost get more of it, so that
+/// no layers need to be chosen. The shift is the same at all tokens, so that these glasses need a condition.
+///
+/// Where this would make the model's predictions less certain, so much of the derivative of their mean [entropy](CausalEffect::entropy) is
+/// taken from `s` in the numerator that the entropy stays as it is, to first order. An uncertain model is less often toxic because it says
+/// everything less often, and its answers are word salad.
 ///
 /// The formula is this project's own; the gradient as a direction of steering is common (arXiv 1912.02164 ascends it in the cached keys and
 /// values, at every token of an answer).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CausalSteering {
-    /// By how much the probability of a toxic answer falls, to first order.
+    /// By how much the probability of a toxic answer would fall at full strength if all effects were of first order: a unit, which may be
+    /// above 1.
     pub change: f64,
 }
 
@@ -40,30 +46,30 @@ impl CausalSteering {
     ///
     /// # Errors
     ///
-    /// [`Error::Fit`] when the change is not a finite number above 0 or no shift has an effect.
+    /// [`Error::Fit`] when the change is not a finite number above 0, [`Error::NoCausalEffects`] when no shift has an effect.
     pub fn fit<M: Mllm + ?Sized>(&self, model: &M, effects: &CausalEffects, calibration: Option<Calibration>) -> Result<Intervention> {
-        let ratios = |effects: &[CausalEffect]| -> Vec<f64> {
+        if !(self.change > 0.0 && self.change.is_finite()) {
+            return Err(Error::Fit { reason: format!("a change of {}; expected a finite number above 0", self.change) });
+        }
+        let costs = |effects: &[CausalEffect]| -> Vec<f64> {
             let mean = effects.iter().map(|effect| effect.square).sum::<f64>() / effects.len().max(1) as f64;
-            effects.iter().map(|effect| if mean > 0.0 { effect.slope / (effect.square + mean) } else { 0.0 }).collect()
+            effects.iter().map(|effect| effect.square + mean).collect()
+        };
+        let share = share_of_entropy(effects.shifts.values().flat_map(|effects| effects.iter().zip(costs(effects))));
+        let ratios = |effects: &[CausalEffect]| -> Vec<f64> {
+            let ratio =
+                |(effect, cost): (&CausalEffect, f64)| if cost > 0.0 { (effect.slope - share * effect.entropy) / cost } else { 0.0 };
+            effects.iter().zip(costs(effects)).map(ratio).collect()
         };
         let change =
             |effects: &Vec<CausalEffect>| effects.iter().zip(ratios(effects)).map(|(effect, ratio)| effect.slope * ratio).sum::<f64>();
         let total: f64 = effects.shifts.values().map(change).sum();
         let factor = -self.change / total;
-        if !(self.change > 0.0 && factor.is_finite()) {
-            let reason =
-                format!("a change of {} by shifts with effects of {total} altogether; expected finite numbers above 0", self.change);
-            return Err(Error::Fit { reason });
+        if !factor.is_finite() {
+            return Err(Error::NoCausalEffects { reason: "no shift of an MLP's output has an effect".to_owned() });
         }
         let info = model.info();
-        let mut fitted = Intervention::new(Metadata {
-            base_model: Some(info.name.clone()),
-            config_sha256: Some(info.config_sha256.clone()),
-            method: Some(serde_json::json!({"name": "causal-steering", "settings": self})),
-            calibration,
-            created_by: Some(concat!("sgm ", env!("CARGO_PKG_VERSION")).to_owned()),
-            ..Metadata::default()
-        });
+        let mut fitted = Intervention::new(metadata(info, "causal-steering", self, calibration));
         for (site, effects) in &effects.shifts {
             #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
             let shift: Vec<f32> = ratios(effects).into_iter().map(|ratio| (factor * ratio) as f32).collect();

@@ -4,13 +4,14 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use sgm_capture::{Capture, Examples, MlpTokens};
-use sgm_core::{Amplify, Calibration, Intervention, Metadata, PatchNeuron};
+use sgm_core::{Amplify, Calibration, Intervention, PatchNeuron, Projection, Site};
 use sgm_models::{Mllm, TappedModel, TokenKind};
 use sgm_score::logistic_regression;
 
 use crate::{Error, Glasses, Result};
 
 use super::linear_algebra::{Mean, constant, product};
+use super::metadata::metadata;
 
 /// The fit of conditional patch neurons: one for each layer, whose gate is a probe of the MLP's input and whose output is a shift.
 ///
@@ -22,8 +23,9 @@ use super::linear_algebra::{Mean, constant, product};
 /// * Most MLPs have no bias, so that constants are computed from x: the least-squares solution of `u . x = 1` over all these tokens is the
 ///   neuron's row in `up_proj`, and subtracts the threshold from the gate. The neuron is then about `act(log-odds - threshold)`: near 0
 ///   below the threshold, and increasing above it.
-/// * The column in `down_proj` is the difference between the MLP's mean outputs at the end of non-toxic and of toxic prompts (the shift of
-///   Mean-AcT, arXiv 2410.23054), divided by the mean activation at detected toxic tokens.
+/// * The column in `down_proj` is a shift divided by the mean activation at detected toxic tokens: the difference between the MLP's mean
+///   outputs at the end of non-toxic and of toxic prompts (the shift of Mean-AcT, arXiv 2410.23054), or that of
+///   [`CausalSteering`](crate::CausalSteering) in [`Component::CausalPatches`](crate::Component::CausalPatches).
 ///
 /// The intervention consists of a few added neurons, which can be folded into any checkpoint and need no condition. The samples of the two
 /// classes should be risky and harmless prompts, with their answers.
@@ -31,7 +33,7 @@ use super::linear_algebra::{Mean, constant, product};
 pub struct ConditionalPatches {
     /// The share of non-toxic tokens above the threshold of the neurons.
     pub false_positive_rate: f64,
-    /// The distance by which detected tokens are moved, in differences of means.
+    /// The distance by which detected tokens are moved, in differences of means or in shifts of causal steering.
     pub strength: f64,
     /// The layers; all without a range.
     pub layers: Option<RangeInclusive<usize>>,
@@ -56,16 +58,17 @@ impl ConditionalPatches {
     ///
     /// [`Error::Fit`] when a class has no samples or a setting is out of range, and the errors of the model and the samples.
     pub fn fit<M: Mllm + ?Sized>(&self, model: &M, examples: &Examples<'_>, calibration: Option<Calibration>) -> Result<Intervention> {
-        self.fit_beside_neutral(model, examples, examples.len(), calibration)
+        self.fit_beside_neutral(model, examples, examples.len(), None, calibration)
     }
 
     /// The same with neutral texts after the first `matched` examples: the neurons learn to leave their tokens alone, but the shift is that
-    /// between the samples of the two classes.
+    /// between the samples of the two classes, or else that of `shifts` at the output of the same MLP.
     pub(super) fn fit_beside_neutral<M: Mllm + ?Sized>(
         &self,
         model: &M,
         examples: &Examples<'_>,
         matched: usize,
+        shifts: Option<&Intervention>,
         calibration: Option<Calibration>,
     ) -> Result<Intervention> {
         if !(0.0..1.0).contains(&self.false_positive_rate) || !self.strength.is_finite() {
@@ -74,14 +77,7 @@ impl ConditionalPatches {
             return Err(Error::Fit { reason });
         }
         let info = model.info();
-        let mut fitted = Intervention::new(Metadata {
-            base_model: Some(info.name.clone()),
-            config_sha256: Some(info.config_sha256.clone()),
-            method: Some(serde_json::json!({"name": "conditional-patches", "settings": self})),
-            calibration,
-            created_by: Some(concat!("sgm ", env!("CARGO_PKG_VERSION")).to_owned()),
-            ..Metadata::default()
-        });
+        let mut fitted = Intervention::new(metadata(info, "conditional-patches", self, calibration));
         let mut layers: Vec<usize> = info.sites.iter().map(|info| info.site.layer).collect();
         layers.dedup();
         let capture = Capture { batch_size: self.batch_size, ..Capture::new(Vec::new()) };
@@ -99,14 +95,15 @@ impl ConditionalPatches {
             samples.advance_to(&tapped, layer)?;
             let tokens = samples.mlp_tokens(&tapped, chosen)?;
             drop(glasses);
-            let neuron = self.neuron(tokens, matched)?;
+            let shift = shifts.and_then(|shifts| shifts.sites().get(&Site::new(layer, Projection::Down))?.shift.as_deref());
+            let neuron = self.neuron(tokens, matched, shift)?;
             fitted.insert_patches(layer, vec![neuron])?;
         }
         Ok(fitted)
     }
 
     /// The neuron of one layer; the first `matched` samples determine the shift.
-    fn neuron(&self, mut samples: Vec<MlpTokens>, matched: usize) -> Result<PatchNeuron> {
+    fn neuron(&self, mut samples: Vec<MlpTokens>, matched: usize, shift: Option<&[f32]>) -> Result<PatchNeuron> {
         let (mut toxic_end, mut other_end) = (Mean::default(), Mean::default());
         for (number, sample) in samples.iter_mut().enumerate() {
             for (_, _, _, output) in sample.tokens().filter(|(_, end, ..)| *end && number < matched) {
@@ -136,7 +133,9 @@ impl ConditionalPatches {
         let noticed: Vec<f64> = activations.map(|(gate, one)| gate / (1.0 + (-gate).exp()) * one).filter(|a| *a > 0.0).collect();
         let mean = noticed.iter().sum::<f64>() / noticed.len().max(1) as f64;
         let factor = if noticed.is_empty() { 0.0 } else { self.strength / mean };
-        let down = other_end.values.iter().zip(&toxic_end.values).map(|(other, toxic)| factor * (other - toxic));
+        let difference = || other_end.values.iter().zip(&toxic_end.values).map(|(other, toxic)| other - toxic).collect();
+        let shift = shift.map_or_else(difference, |shift| shift.iter().copied().map(f64::from).collect::<Vec<_>>());
+        let down = shift.into_iter().map(|shift| factor * shift);
         #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
         let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
         Ok(PatchNeuron { gate: single(gate), up: single(one), down: single(down.collect()) })

@@ -79,9 +79,9 @@ impl DoseSearch {
     /// Finds the largest strength at which `measure` gives no value above its limit.
     ///
     /// It begins at a quarter of the largest strength and continues by the quadratic law: the divergence that a small change of activations
-    /// causes grows with the square of its strength. From the second measurement on, the next strength is where the power law through the two
-    /// nearest to the limits meets them. As long as no limit is exceeded, each strength is at least 1.5 times the one before. It ends when the
-    /// dose spends [`enough`](Self::enough) or the measurements are used up.
+    /// causes grows with the square of its strength. From the second measurement on, the next strength is where the power law through the
+    /// two nearest to the limits meets them. As long as no limit is exceeded, each strength is at least 1.5 times the one before. It ends
+    /// when the dose spends [`enough`](Self::enough) or the measurements are used up.
     ///
     /// # Errors
     ///
@@ -136,8 +136,8 @@ fn beyond(point: &DosePoint, exponent: f64, target: f64) -> f32 {
     point.strength * (target / point.share()).powf(1.0 / exponent).clamp(0.25, 4.0) as f32
 }
 
-/// The strength at which a power law through one measurement within the limits spends `target`, at least 1.5 times as large: quantities that
-/// are measured on few answers fluctuate, and seem to be near their limits where hardly anything is spent.
+/// The strength at which a power law through one measurement within the limits spends `target`, at least 1.5 times as large: quantities
+/// that are measured on few answers fluctuate, and seem to be near their limits where hardly anything is spent.
 fn further(low: &DosePoint, exponent: f64, target: f64) -> f32 {
     beyond(low, exponent, target).max(1.5 * low.strength)
 }

@@ -1,8 +1,8 @@
 //! The fitting of interventions to running models.
 //!
-//! A calibrator holds labelled samples and fits the components of presets to them: suppression rules, transports, causal experts and steering,
-//! conditional patch neurons and gradient steering. A budget limits what they may change. Ablation measures the effect of an intervention on
-//! the likelihood of given answers.
+//! A calibrator holds labelled samples and fits the components of presets to them: suppression rules, transports, causal experts and
+//! steering, and conditional patch neurons. A budget limits what they may change. Ablation measures the effect of an intervention on the
+//! likelihood of given answers.
 
 mod ablation;
 mod budget;
@@ -12,9 +12,9 @@ mod causal_experts;
 mod causal_steering;
 mod conditional_patches;
 mod dose;
-mod gradient_steering;
 mod incremental;
 mod linear_algebra;
+mod metadata;
 mod neutral_texts;
 mod preset;
 
@@ -26,6 +26,5 @@ pub use causal_experts::CausalExperts;
 pub use causal_steering::CausalSteering;
 pub use conditional_patches::ConditionalPatches;
 pub use dose::{Dose, DosePoint, DoseSearch, Spent};
-pub use gradient_steering::GradientSteering;
 pub use incremental::fit_incrementally;
 pub use preset::Preset;

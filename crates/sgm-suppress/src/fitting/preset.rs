@@ -1,47 +1,42 @@
-//! Presets: named combinations of components, steering and a condition.
+//! Presets: named combinations of components and a condition.
 
 use sgm_capture::{Pool, Pooling};
 use sgm_core::{Intervention, TokenSelection};
 use sgm_models::Mllm;
 
-use crate::{
-    Calibrator, CausalExperts, CausalSteering, Component, ConditionalPatches, Error, GradientSteering, Result, SuppressionRule, Transport,
-};
+use crate::{Calibrator, CausalExperts, CausalSteering, Component, ConditionalPatches, Error, Result, SuppressionRule};
 
 /// A specification for glasses: the components to fit, their weights, and the condition.
 ///
 /// ```no_run
-/// # fn example(model: &impl sgm_models::Mllm, samples: Vec<sgm_capture::Example>) -> sgm_suppress::Result<()> {
+/// # fn example(model: &impl sgm_models::Mllm, [samples, neutral]: [Vec<sgm_capture::Example>; 2]) -> sgm_suppress::Result<()> {
 /// use sgm_capture::Capture;
 /// use sgm_core::Amplify;
-/// use sgm_suppress::{Calibrator, ConditionalGlasses, Preset};
+/// use sgm_suppress::{Budget, Calibrator, ConditionalGlasses, Preset};
 ///
 /// let capture = Capture { batch_size: 16, ..Capture::new(vec![Preset::TEXT]) };
-/// let calibrator = Calibrator::capture(model, samples, capture)?;
+/// let calibrator = Calibrator::capture(model, samples, capture)?.with_neutral(neutral);
 /// let calibrator = calibrator.with_judge(|answers| Ok(answers.iter().map(|answer| Some(answer.response.contains("fool"))).collect()));
-/// Preset::bakeable().fit(model, &calibrator)?.save("bakeable.sgm.safetensors")?; // for `bake`
-/// let conditional = Preset::conditional().fit(model, &calibrator)?;
+/// let within = |preset: Preset| calibrator.within(model, &preset.fit(model, &calibrator)?, &Budget::default());
+/// within(Preset::bakeable())?.save("bakeable.sgm.safetensors")?; // for `bake`
+/// let conditional = within(Preset::conditional())?;
 /// let glasses = ConditionalGlasses::wear(model, &conditional, Amplify::Refuse)?;
 /// # drop(glasses);
 /// # Ok(()) }
 /// ```
 ///
-/// The weights of the named presets were chosen on the dev split of the embedded organism (`docs/history.md`), those of causal experts for
-/// use within a budget. On another model their strength has to be found: [`Calibrator::within`].
+/// At full strength these glasses do too much on most models. [`Calibrator::within`] finds the strength that suits a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preset {
     /// The components to [blend](Intervention::blend), with their weights.
     pub components: Vec<(Component, f32)>,
-    /// The steering added to the blend, fitted while the model wears the blend.
-    pub steering: Option<GradientSteering>,
     /// The share of benign prompts at which the condition may hold; the glasses always act without it.
     pub false_positive_rate: Option<f64>,
 }
 
 impl Preset {
     /// The names of all presets.
-    pub const NAMES: [&'static str; 6] =
-        ["bakeable", "conditional", "conditional-sgm", "causal-sgm", "causal-bakeable", "causal-conditional"];
+    pub const NAMES: [&'static str; 4] = ["causal-sgm", "bakeable", "conditional", "conditional-sgm"];
     /// The share of benign prompts at which the conditions of presets may hold.
     pub const FALSE_POSITIVE_RATE: f64 = 0.02;
     /// The pooling for transport fitted to all text.
@@ -49,45 +44,32 @@ impl Preset {
     /// The pooling for transport fitted to prompts.
     pub const PROMPT: Pooling = Pooling { pool: Pool::Mean, tokens: TokenSelection::Prompt };
 
-    /// Glasses for checkpoints: conditional patch neurons, which always act.
-    pub fn bakeable() -> Self {
-        Self { components: vec![(conditional_patches(), 1.25)], steering: None, false_positive_rate: None }
+    /// Suppression of the neurons that cause toxic answers: plain scales.
+    pub fn causal_sgm() -> Self {
+        Self { components: vec![(Component::CausalExperts(CausalExperts::default()), 1.0)], false_positive_rate: None }
     }
 
-    /// Glasses for running models: two transports, conditional patch neurons and gradient steering, under a condition.
+    /// Glasses for checkpoints: causal experts and conditional patch neurons, which always act.
+    pub fn bakeable() -> Self {
+        let mut preset = Self::causal_sgm();
+        preset.components.push((causal_patches(), 2.0));
+        preset
+    }
+
+    /// Glasses for running models: the same with causal steering, under a condition.
     pub fn conditional() -> Self {
-        let [text, prompt] = transports();
-        Self {
-            components: vec![(text, 0.6), (prompt, 1.0), (conditional_patches(), 0.6)],
-            steering: Some(GradientSteering::default()),
-            false_positive_rate: Some(Self::FALSE_POSITIVE_RATE),
-        }
+        let mut preset = Self { false_positive_rate: Some(Self::FALSE_POSITIVE_RATE), ..Self::bakeable() };
+        preset.components.push((Component::CausalSteering(CausalSteering::default()), 1.0));
+        preset
     }
 
     /// Soft suppression under a condition, stronger than would be acceptable for all prompts.
     pub fn conditional_sgm() -> Self {
         let components = vec![(Component::Soft(SuppressionRule::soft(0.6, 2.0)), 1.0)];
-        Self { components, steering: None, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
+        Self { components, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
     }
 
-    /// Suppression of the neurons that cause toxic answers.
-    pub fn causal_sgm() -> Self {
-        Self { components: vec![(causal_experts(), 1.0)], steering: None, false_positive_rate: None }
-    }
-
-    /// Suppression of the neurons that cause toxic answers, and conditional patch neurons: for checkpoints.
-    pub fn causal_bakeable() -> Self {
-        Self { components: vec![(causal_experts(), 1.0), (conditional_patches(), 1.0)], ..Self::causal_sgm() }
-    }
-
-    /// The same with causal steering, under a condition: for running models.
-    pub fn causal_conditional() -> Self {
-        let mut preset = Self { false_positive_rate: Some(Self::FALSE_POSITIVE_RATE), ..Self::causal_bakeable() };
-        preset.components.push((Component::CausalSteering(CausalSteering::default()), 1.0));
-        preset
-    }
-
-    /// The preset of a name; `foldable`, `live` and `adaptive-sgm` are the former names.
+    /// The preset of a name; `foldable`, `live` and `adaptive-sgm` are former names.
     ///
     /// # Errors
     ///
@@ -98,8 +80,6 @@ impl Preset {
             "conditional" | "live" => Ok(Self::conditional()),
             "conditional-sgm" | "adaptive-sgm" => Ok(Self::conditional_sgm()),
             "causal-sgm" => Ok(Self::causal_sgm()),
-            "causal-bakeable" => Ok(Self::causal_bakeable()),
-            "causal-conditional" => Ok(Self::causal_conditional()),
             _ => Err(Error::UnknownPreset { kind: "preset", name: name.to_owned(), known: Self::NAMES.join(", ") }),
         }
     }
@@ -108,7 +88,7 @@ impl Preset {
     ///
     /// # Errors
     ///
-    /// The errors of [`Calibrator::fit`], [`Calibrator::steer`], [`Calibrator::condition`] and of blending.
+    /// The errors of [`Calibrator::fit`], [`Calibrator::condition`] and of blending.
     pub fn fit<M: Mllm>(&self, model: &M, calibrator: &Calibrator) -> Result<Intervention> {
         let fitted = self.components.iter().map(|(component, weight)| Ok((calibrator.fit(model, component)?, *weight)));
         let fitted = fitted.collect::<Result<Vec<_>>>()?;
@@ -116,10 +96,6 @@ impl Preset {
             [(only, 1.0)] => only.clone(),
             fitted => Intervention::blend(&fitted.iter().map(|(component, weight)| (component, *weight)).collect::<Vec<_>>())?,
         };
-        if let Some(steering) = &self.steering {
-            let steered = calibrator.steer(model, steering, &glasses)?;
-            glasses = Intervention::blend(&[(&glasses, 1.0), (&steered, 1.0)])?;
-        }
         if let Some(rate) = self.false_positive_rate {
             glasses.condition = Some(calibrator.condition(model, rate)?);
         }
@@ -127,18 +103,10 @@ impl Preset {
     }
 }
 
-fn transports() -> [Component; 2] {
-    [Component::Incremental(Transport::linear_act(), Preset::TEXT), Component::Incremental(Transport::mean_act(), Preset::PROMPT)]
-}
-
-fn causal_experts() -> Component {
-    Component::CausalExperts(CausalExperts::default())
-}
-
 /// Conditional patch neurons in all layers but the first, whose input depends little on earlier tokens.
-fn conditional_patches() -> Component {
+fn causal_patches() -> Component {
     let settings = ConditionalPatches { false_positive_rate: 0.2, layers: Some(1..=usize::MAX), ..ConditionalPatches::default() };
-    Component::ConditionalPatches(settings)
+    Component::CausalPatches(settings, CausalSteering::default())
 }
 
 #[cfg(test)]
@@ -151,7 +119,7 @@ mod tests {
         for (i, preset) in presets.iter().enumerate() {
             assert_eq!(presets.iter().position(|p| p == preset), Some(i));
         }
-        for (former, name) in ["foldable", "live", "adaptive-sgm"].into_iter().zip(Preset::NAMES) {
+        for (former, name) in [("foldable", "bakeable"), ("live", "conditional"), ("adaptive-sgm", "conditional-sgm")] {
             assert_eq!(Preset::named(former).unwrap(), Preset::named(name).unwrap());
         }
         assert!(Preset::named("adaptive").unwrap_err().to_string().contains("conditional-sgm"));

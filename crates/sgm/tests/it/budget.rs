@@ -51,12 +51,15 @@ fn the_strength_keeps_the_divergence_on_unseen_texts_within_the_budget() {
         let strength: f32 = dosed.metadata.other["strength"].parse().unwrap();
         println!("limit {limit}: strength {strength}, divergence on unseen texts {spent:.4}, {record}");
         assert!(spent < limit && spent > limit / 8.0, "{spent} of {limit}");
+        let tested = Budget::tested_divergence(&dosed).unwrap();
+        assert!(tested < limit && (tested / spent - 1.0).abs() < 0.5, "{tested} {spent}");
         assert!(dosed.metadata.other["budget"].starts_with(&format!("with a confidence of 0.95, at most {limit} nats")));
         assert!((2..=6).contains(&record["search"].as_array().unwrap().len()) && !record["test"].as_array().unwrap().is_empty());
         assert_eq!(dosed.sites(), glasses.with_strength(strength).unwrap().sites());
         strengths.push(strength);
     }
     assert!(strengths[0] < strengths[1], "{strengths:?}");
+    assert_eq!(Budget::tested_divergence(&glasses), None);
 }
 
 #[test]

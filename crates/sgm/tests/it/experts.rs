@@ -1,6 +1,6 @@
 //! Sites of single experts: worn, folded and baked they are the same, and they are pooled over the tokens routed to each expert.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -192,8 +192,7 @@ fn answers_that_pass_an_expert_by_count_as_without_effect() {
             toxic,
             unfinished: false,
         };
-        let texts =
-            [("what?", "so.", true), ("a boat.", "on the sea.", false), ("is it old?", "a boat.", true), ("so?", "what is this?", false)];
+        let texts = [("a", "b", true), ("a boat.", "on the sea.", false), ("is it old?", "a boat.", true), ("so?", "what is this?", false)];
         let examples: Vec<Example> = texts.into_iter().enumerate().map(example).collect();
         let scale = Derivative { parameter: Parameter::Scale, tokens: TokenSelection::All };
         let mut samples: Vec<SampleAttribution> = Vec::new();
@@ -201,8 +200,11 @@ fn answers_that_pass_an_expert_by_count_as_without_effect() {
             samples.push(sample);
             Ok(())
         };
-        AttributionPatching::new(vec![scale]).for_each(&model, &Examples::from_slice(&examples), keep).unwrap();
-        let effects = CausalEffects::of(&model, &Examples::from_slice(&examples), 1).unwrap();
+        let sites: BTreeSet<Site> = model.info().all_widths().keys().copied().collect();
+        let patching = AttributionPatching { sites: Some(sites.clone()), ..AttributionPatching::new(vec![scale]) };
+        patching.for_each(&model, &Examples::from_slice(&examples), keep).unwrap();
+        let effects = CausalEffects::of(&model, &sites, &Examples::from_slice(&examples), 1).unwrap();
+        assert!(effects.scales.keys().any(|site| site.expert.is_some()));
         let mut passed_by = 0;
         for (site, effects) in &effects.scales {
             for (neuron, effect) in effects.iter().enumerate() {
@@ -220,7 +222,10 @@ fn answers_that_pass_an_expert_by_count_as_without_effect() {
                 assert!(near(effect.standard_error, error), "{name} {site} {neuron}: {effect:?} {values:?}");
             }
         }
-        println!("{name}: {passed_by} derivatives of experts that an answer passes by");
+        assert!(passed_by > 0, "{name}");
+        let usual = model.info().sites.iter().map(|info| info.site).collect();
+        let usual = CausalEffects::of(&model, &usual, &Examples::from_slice(&examples), 1).unwrap();
+        assert!(usual.scales.keys().all(|site| site.expert.is_none()) && usual.shifts == effects.shifts);
         CausalSteering::default().fit(&model, &effects, None).unwrap();
         let experts = CausalExperts { false_discovery_rate: 0.9, ..CausalExperts::default() };
         let fitted = experts.fit(&model, &effects, &Examples::from_slice(&examples), None).unwrap();

@@ -30,7 +30,6 @@ mod defend_organism;
 mod divergence;
 mod dtypes;
 mod experts;
-mod gradient_steering;
 mod host_copies;
 mod incremental;
 #[cfg(target_os = "linux")]
