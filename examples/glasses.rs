@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use sgm::capture::Pooling;
 use sgm::defend::DefenceResources;
@@ -81,6 +81,11 @@ fn main() -> Result<()> {
     let rows = comparison::rows(&arguments.rows, arguments.full, &arguments.defences)?;
     let seeds = if arguments.reuse.is_some() { 1 } else { arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 }) };
     let names = comparison::names_of_glasses(&rows);
+    if budget.is_none()
+        && let Some(name) = names.iter().find(|name| name.contains('@'))
+    {
+        bail!("the row `{name}` has a budget, which takes neutral texts: leave `--budget none` out");
+    }
     let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
 
     let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); rows.len()];

@@ -38,8 +38,12 @@ fn limit(text: &str) -> Result<Limit, String> {
     if text == "none" {
         return Ok(Limit(None));
     }
-    let nats = text.parse().ok().filter(|nats: &f64| *nats > 0.0 && nats.is_finite());
-    nats.map(|nats| Limit(Some(nats))).ok_or_else(|| "expected a number above 0, or none".to_owned())
+    positive(text).map(|nats| Limit(Some(nats))).ok_or_else(|| "expected a number above 0, or none".to_owned())
+}
+
+/// A finite number above 0.
+pub(crate) fn positive(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| *number > 0.0 && number.is_finite())
 }
 
 fn probability(text: &str) -> Result<f64, String> {

@@ -9,6 +9,8 @@ use sgm::defend::DefenceStack;
 use sgm::models::Mllm;
 use sgm::suppress::{Budget, Calibrator, Component, Preset, SuppressionRule, Transport};
 
+use crate::budget_arguments::positive;
+
 /// A row of the comparison: its name, and the defences around the model.
 pub type Row = (String, DefenceStack);
 
@@ -47,7 +49,7 @@ const FORMER: [(&str, &str); 3] = [("foldable", "bakeable"), ("live", "condition
 pub fn row(name: &str) -> Result<Row> {
     if let Some((glasses, nats)) = name.split_once('@') {
         let (glasses, defences) = row(glasses)?;
-        ensure!(own_glasses(&glasses), "a budget in {name:?}, which is no row of glasses");
+        ensure!(own_glasses(&glasses), "`{name}` has a budget, but `{glasses}` is no row of glasses; leave `@{nats}` out");
         budget_of(nats)?;
         return Ok((format!("{glasses}@{nats}"), defences));
     }
@@ -84,8 +86,8 @@ fn own_glasses(name: &str) -> bool {
 
 /// The budget of so many nats.
 fn budget_of(nats: &str) -> Result<Budget> {
-    let divergence = nats.parse().ok().filter(|nats: &f64| *nats > 0.0 && nats.is_finite());
-    Ok(Budget { divergence: divergence.with_context(|| format!("a budget of {nats:?}; expected a number above 0"))?, ..Budget::default() })
+    let divergence = positive(nats).with_context(|| format!("a budget of {nats:?}; expected a number above 0"))?;
+    Ok(Budget { divergence, ..Budget::default() })
 }
 
 /// The names of the glasses that rows wear.
@@ -154,4 +156,23 @@ pub fn next_steps(out: &Path) -> String {
 `--example bake -- --model organism --intervention {out}/bakeable.sgm.safetensors --out BAKED` writes a checkpoint for other engines;
 `--model DIR --manifest FILE.jsonl --judge lexicon:WORDS.txt` does all this on your model (docs/getting-started.md)."
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_glasses_may_have_a_budget_of_their_own() {
+        let own = row("foldable@0.005").unwrap();
+        assert_eq!((own.0.as_str(), glasses_of(&own)), ("bakeable@0.005", Some("bakeable@0.005")));
+        assert_eq!(glasses_of(&row("filter+sgm").unwrap()), Some("conditional"));
+        assert_eq!(glasses_of(&row("none").unwrap()), None);
+        for (wrong, part) in
+            [("none@0.01", "leave `@0.01` out"), ("filter+sgm@0.01", "no row of glasses"), ("bakeable@0", "above 0"), ("x@1", "no row")]
+        {
+            let error = format!("{:#}", row(wrong).unwrap_err());
+            assert!(error.contains(part), "{wrong}: {error}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use crate::{Report, Run};
 /// A price of less harm.
 struct Price {
     title: &'static str,
+    decimals: usize,
     /// Whether higher is better.
     gain: bool,
     of: fn(&Run, &Run) -> Option<f64>,
@@ -20,13 +21,14 @@ struct Price {
 
 impl Price {
     fn shown(&self, value: f64) -> String {
-        if self.title.starts_with("divergence") { format!("{value:.4}") } else { format!("{value:.1}") }
+        format!("{value:.*}", self.decimals)
     }
 }
 
 const PRICES: [Price; 4] = [
     Price {
         title: "divergence on neutral texts, nats",
+        decimals: 4,
         gain: false,
         // The model without glasses does not diverge from itself.
         of: |run, base| if std::ptr::eq(run, base) { Some(0.0) } else { run.divergence },
@@ -34,17 +36,19 @@ const PRICES: [Price; 4] = [
     },
     Price {
         title: "perplexity, % more",
+        decimals: 1,
         gain: false,
         of: |run, base| Some(100.0 * run.perplexity_change(base)?),
         most: |budget| Some(100.0 * budget.perplexity),
     },
     Price {
         title: "VQA, points gained",
+        decimals: 1,
         gain: true,
         of: |run, base| Some(100.0 * run.vqa_change(base)?),
         most: |budget| Some(-100.0 * budget.vqa),
     },
-    Price { title: "helpful answers, %", gain: true, of: |run, _| Some(100.0 * run.help()?), most: |_| None },
+    Price { title: "helpful answers, %", decimals: 1, gain: true, of: |run, _| Some(100.0 * run.help()?), most: |_| None },
 ];
 
 /// A run in the plane of harm and a price.
@@ -70,8 +74,8 @@ pub(super) fn section(report: &Report, tuning: bool, budget: &Budget) -> Option<
         legend: vec![("c1", "on the front: no run has less harm at no higher price".to_owned()), ("muted", "dominated".to_owned())],
         caption:
             "Harmful answers in per cent (the mean of the rates on standard and on adversarial prompts) against what they cost. Lower is \
-             better; so is left for divergence and perplexity, and right for VQA and help. The dashed lines are the budget. Labels without room in the \
-             drawing are in the numbers below."
+             better; so is left for divergence and perplexity, and right for VQA and help. The dashed lines are the budget. Labels \
+             without room in the drawing are in the numbers below."
                 .to_owned(),
         numbers: numbers(report, base, &fronts, &labels),
     };

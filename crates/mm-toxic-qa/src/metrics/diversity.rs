@@ -76,6 +76,7 @@ mod tests {
         assert_eq!(stuck.looping, Some(0.0), "four words are not enough");
         assert_eq!(Diversity::of(["a b"]).distinct, [Some(1.0), Some(1.0), None]);
     }
+
     #[test]
     fn a_loop_is_a_run_of_words_that_ends_an_answer_three_times() {
         let looping = |answer| Diversity::of([answer]).looping;

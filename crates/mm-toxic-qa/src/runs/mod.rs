@@ -19,6 +19,6 @@ pub use export::{export_inspect, export_lm_eval, export_mm_safetybench};
 pub use outcome::{DetectionOutcome, DetectionRates, PromptOutcome, SeedOutcome};
 pub use records::{Record, RecordWriter, Timing};
 pub use report::{Provenance, REPORT_SCHEMA, Report};
-pub use run::{Run, SeedRun};
+pub use run::{AnswerLanguage, Run, SeedRun};
 pub use run_file::{Durability, RunFile, read_records};
 pub use second_pass::judge_again;

@@ -34,16 +34,9 @@ pub struct Run {
     /// Share of harmless questions refused; only where the data have such questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over_refusal: Option<f64>,
-    /// The perplexity of all tokens of the answers to risky prompts under the model without glasses; that of its own answers is what to
-    /// compare with. Glasses that turn answers into word salad raise it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer_perplexity: Option<f64>,
-    /// Distinct-2 of the answers to risky prompts; see [`metrics::Diversity`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub distinct_pairs: Option<f64>,
-    /// The share of the answers to risky prompts that end in a loop; see [`metrics::Diversity`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub looping: Option<f64>,
+    /// The language of the answers to risky prompts.
+    #[serde(flatten)]
+    pub answers: AnswerLanguage,
     /// The mean divergence from the model without glasses on neutral texts that had no part in the choice of the strength, in nats for each
     /// token; only of glasses within a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +48,20 @@ pub struct Run {
     pub seconds: f64,
     /// The same numbers of each seed.
     pub per_seed: Vec<SeedRun>,
+}
+
+/// The language of answers to risky prompts, which glasses that are too strong turn into word salad or loops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnswerLanguage {
+    /// The perplexity of all tokens under the model without glasses; that of its own answers is what to compare with.
+    #[serde(default, rename = "answer_perplexity", skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// Distinct-2; see [`metrics::Diversity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct_pairs: Option<f64>,
+    /// The share that ends in a loop; see [`metrics::Diversity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looping: Option<f64>,
 }
 
 /// The numbers of one seed of a [`Run`], with the same fields.
@@ -81,16 +88,9 @@ pub struct SeedRun {
     /// Share of harmless questions refused; only where the data have such questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over_refusal: Option<f64>,
-    /// The perplexity of all tokens of the answers to risky prompts under the model without glasses; that of its own answers is what to
-    /// compare with. Glasses that turn answers into word salad raise it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer_perplexity: Option<f64>,
-    /// Distinct-2 of the answers to risky prompts; see [`metrics::Diversity`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub distinct_pairs: Option<f64>,
-    /// The share of the answers to risky prompts that end in a loop; see [`metrics::Diversity`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub looping: Option<f64>,
+    /// The language of the answers to risky prompts.
+    #[serde(flatten)]
+    pub answers: AnswerLanguage,
     /// The mean divergence from the model without glasses on neutral texts that had no part in the choice of the strength, in nats for each
     /// token; only of glasses within a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,9 +115,11 @@ impl SeedRun {
             corpus_perplexity: corpus_perplexity(&outcome.token_nll)?,
             vqa_accuracy: share(outcome.vqa_correct.iter().copied()),
             over_refusal: share(outcome.refused.iter().copied()),
-            answer_perplexity: corpus_perplexity(&outcome.answer_nll)?,
-            distinct_pairs: outcome.diversity.distinct[1],
-            looping: outcome.diversity.looping,
+            answers: AnswerLanguage {
+                perplexity: corpus_perplexity(&outcome.answer_nll)?,
+                distinct_pairs: outcome.diversity.distinct[1],
+                looping: outcome.diversity.looping,
+            },
             divergence: outcome.divergence,
             detection: outcome.detection.as_ref().map(DetectionOutcome::rates),
             seconds: outcome.seconds,
@@ -160,9 +162,11 @@ impl Run {
             corpus_perplexity: over_seeds(|s| s.corpus_perplexity),
             vqa_accuracy: over_seeds(|s| s.vqa_accuracy),
             over_refusal: over_seeds(|s| s.over_refusal),
-            answer_perplexity: over_seeds(|s| s.answer_perplexity),
-            distinct_pairs: over_seeds(|s| s.distinct_pairs),
-            looping: over_seeds(|s| s.looping),
+            answers: AnswerLanguage {
+                perplexity: over_seeds(|s| s.answers.perplexity),
+                distinct_pairs: over_seeds(|s| s.answers.distinct_pairs),
+                looping: over_seeds(|s| s.answers.looping),
+            },
             divergence: over_seeds(|s| s.divergence),
             detection: per_seed.iter().any(|s| s.detection.is_some()).then(|| DetectionRates {
                 false_positive_rate: over_seeds(|s| s.detection?.false_positive_rate),
@@ -268,9 +272,9 @@ mod tests {
         // All tokens: 2^(5/3) and 2^(7/3).
         let corpus = (2f64.powf(5.0 / 3.0) + 2f64.powf(7.0 / 3.0)) / 2.0;
         assert!((run.corpus_perplexity.unwrap() - corpus).abs() < 1e-12);
-        assert!((run.answer_perplexity.unwrap() - 4.0).abs() < 1e-12, "of the seed that measured it");
-        assert_eq!(run.distinct_pairs, Some((3.0 / 4.0 + 3.0 / 10.0) / 2.0));
-        assert_eq!(run.looping, Some(0.25));
+        assert!((run.answers.perplexity.unwrap() - 4.0).abs() < 1e-12, "of the seed that measured it");
+        assert_eq!(run.answers.distinct_pairs, Some((3.0 / 4.0 + 3.0 / 10.0) / 2.0));
+        assert_eq!(run.answers.looping, Some(0.25));
         assert_eq!(run.divergence, Some(0.02));
         assert_eq!(run.vqa_accuracy, Some(0.625));
         assert_eq!(run.detection, Some(DetectionRates { false_positive_rate: Some(0.25), true_positive_rate: Some(0.875) }));

@@ -88,9 +88,9 @@ impl Report {
             notes.push(format!("harmless questions refused, by phrases of refusal: {}", refused.join(", ")));
         }
         let language = [
-            ("perplexity under the model without glasses", all(&|run| Some(format!("{:.1}", run.answer_perplexity?)))),
-            ("distinct-2", all(&|run| Some(format!("{:.3}", run.distinct_pairs?)))),
-            ("ending in a loop", all(&|run| Some(format!("{:.1} %", 100.0 * run.looping?)))),
+            ("perplexity under the model without glasses", all(&|run| Some(format!("{:.1}", run.answers.perplexity?)))),
+            ("distinct-2", all(&|run| Some(format!("{:.3}", run.answers.distinct_pairs?)))),
+            ("ending in a loop", all(&|run| Some(format!("{:.1} %", 100.0 * run.answers.looping?)))),
         ];
         for (what, values) in language.into_iter().filter(|(_, values)| !values.is_empty()) {
             notes.push(format!("answers to risky prompts, {what}: {}", values.join(", ")));

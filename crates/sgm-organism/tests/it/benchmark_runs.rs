@@ -9,7 +9,7 @@ use mm_toxic_qa::{
     read_records,
 };
 use serde_json::json;
-use sgm_models::{AutoMllm, Error as ModelError, GenerateOptions, Generation, Generator, Prompt, Sampling};
+use sgm_models::{AutoMllm, Error as ModelError, GenerateOptions, Generation, Generator, Prompt, Sampling, response_nll};
 use sgm_organism::{Contrast, OrganismLexicon, OrganismSource};
 
 /// A generator that fails from its n-th call on.
@@ -69,7 +69,22 @@ fn a_benchmark_that_was_killed_leaves_the_answers_of_one_that_was_not() {
     assert_eq!(without_timing(&path), without_timing(&whole));
     assert_eq!(run_with(&path, 0).unwrap(), resumed, "nothing is left to generate");
 
+    let nll = benchmark.answer_nll(&model, &records, 4).unwrap();
+    let risky = benchmark.prompts().0.into_iter().zip(&records).filter(|(_, record)| !record.response.is_empty());
+    let mut cut = 0;
+    for ((prompt, record), tokens) in risky.clone().zip(&nll) {
+        let alone = response_nll(&model, &[(prompt, record.response.clone())], 1).unwrap().remove(0);
+        let ends = usize::from(record.finish_reason != "length");
+        cut += 1 - ends;
+        assert_eq!(tokens.len(), alone.len() - 1 + ends, "the end of an answer that was cut off does not count: {}", record.response);
+        assert!(tokens.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4), "{tokens:?} {alone:?}");
+    }
+    assert_eq!(nll.len(), risky.count());
+    assert!(cut > 0 && cut < nll.len(), "{cut} of {}", nll.len());
+    assert_eq!(benchmark.answer_nll(&model, &[], 4).unwrap().len(), 0);
+
     let outcome = benchmark.outcome(&records);
+    assert_eq!((outcome.diversity.n, outcome.answer_nll.len()), (10, 0), "a record does not hold likelihoods");
     assert_eq!((outcome.standard.len(), outcome.adversarial.len(), outcome.vqa_correct.len()), (6, 4, 10));
     let harm = metrics::harm_of_records(&records, Condition::Standard);
     let utility = records.iter().filter(|r| r.split == Split::Utility).count();

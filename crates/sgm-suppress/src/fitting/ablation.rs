@@ -36,8 +36,12 @@ impl<'a, M: Mllm + ?Sized> Ablation<'a, M> {
     ///
     /// # Errors
     ///
-    /// The errors of [`response_nll`].
+    /// [`Error::Fit`] for [`Objective::Entropy`], which is no likelihood, and the errors of [`response_nll`].
     pub fn new(model: &'a M, examples: &'a [(Prompt, String)], objective: Objective, batch_size: usize) -> Result<Self> {
+        if objective == Objective::Entropy {
+            let reason = "ablation measures likelihoods and no entropies; choose the objective Sum or Mean".to_owned();
+            return Err(Error::Fit { reason });
+        }
         let mut ablation = Self { model, examples, objective, batch_size, before: Vec::new() };
         ablation.before = ablation.log_likelihoods()?;
         Ok(ablation)

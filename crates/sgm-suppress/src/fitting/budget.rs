@@ -55,7 +55,7 @@ pub struct Budget {
     pub confidence: f64,
     /// The number of neutral texts, and of benign samples, on which the divergence is measured for each strength of the search.
     pub texts: usize,
-    /// The number of risky prompts that are answered at each strength.
+    /// The number of answers to risky prompts at each strength; fewer prompts than this are answered several times.
     pub prompts: usize,
     /// The length of the answers in tokens, their seed and their batches.
     pub answers: GenerateOptions,
@@ -64,7 +64,7 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 0.02 nats on 60 neutral texts and as many benign samples, 1 nat and 1.5 times the perplexity on 64 answers of 32 tokens at
+    /// 0.02 nats on 60 neutral texts and as many benign samples, 1 nat and 1.5 times the perplexity on 192 answers of 32 tokens at
     /// temperature 1, half of the quadratic law, with a confidence of 95 %.
     fn default() -> Self {
         let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
@@ -141,7 +141,8 @@ impl Budget {
                 Ok((mean(&means(&tokens, |token| token.divergence)), mean(&means(&tokens, |token| token.nll_increase))))
             };
             let (divergence, nll) = changes_of(&searched)?;
-            // The replies of benign samples are short, and what is known of their likelihood is mostly chance.
+            // Only the divergence: replies that people wrote become less likely with the first power of the strength, long before the
+            // predictions diverge, and hardly any strength would be left to glasses that always act.
             let (benign_divergence, _) = changes_of(&benign)?;
             let excess = law.excess(strength, divergence);
             // Below this, leaving the law is no alarm.

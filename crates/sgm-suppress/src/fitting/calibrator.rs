@@ -292,7 +292,7 @@ impl Calibrator {
             let reason = "a budget is measured on answers to risky prompts, and no calibration sample is toxic; add some".to_owned();
             return Err(Error::Fit { reason });
         }
-        budget.dose(model, glasses, &self.neutral, &evenly(&self.benign(), budget.texts), &few(&risky, budget.prompts))
+        budget.dose(model, glasses, &self.neutral, &evenly(&self.benign(), budget.texts), &so_many(&risky, budget.prompts))
     }
 
     /// The model's own answers to risky prompts, labelled by the judge; judged once and kept.
@@ -363,8 +363,8 @@ impl Calibrator {
     }
 }
 
-/// So many of some prompts, in equal distances; all of them repeatedly if there are fewer.
-fn few(prompts: &[Prompt], number: usize) -> Vec<Prompt> {
+/// So many of some prompts: in equal distances, or all of them repeatedly if there are fewer.
+fn so_many(prompts: &[Prompt], number: usize) -> Vec<Prompt> {
     if prompts.len() < number { prompts.iter().cycle().take(number).cloned().collect() } else { evenly(prompts, number) }
 }
 

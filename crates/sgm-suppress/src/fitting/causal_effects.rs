@@ -50,8 +50,8 @@ pub struct CausalEffect {
 }
 
 impl CausalEffects {
-    /// Measures the effects, by one forward and backward pass of answers to risky prompts that a judge has labelled. The neurons whose
-    /// scales are measured are those of some sites.
+    /// Measures the effects, by one forward and backward pass of answers to risky prompts that a judge has labelled, and a second one of up to
+    /// 160 of them for the entropies. The neurons whose scales are measured are those of some sites.
     ///
     /// # Errors
     ///

@@ -77,7 +77,8 @@ impl ConditionalPatches {
             return Err(Error::Fit { reason });
         }
         let info = model.info();
-        let mut fitted = Intervention::new(metadata(info, "conditional-patches", self, calibration));
+        let method = if shifts.is_some() { "causal-patches" } else { "conditional-patches" };
+        let mut fitted = Intervention::new(metadata(info, method, self, calibration));
         let mut layers: Vec<usize> = info.sites.iter().map(|info| info.site.layer).collect();
         layers.dedup();
         let capture = Capture { batch_size: self.batch_size, ..Capture::new(Vec::new()) };

@@ -41,8 +41,6 @@ impl Preset {
     pub const FALSE_POSITIVE_RATE: f64 = 0.02;
     /// The pooling for transport fitted to all text.
     pub const TEXT: Pooling = Pooling { pool: Pool::Mean, tokens: TokenSelection::Text };
-    /// The pooling for transport fitted to prompts.
-    pub const PROMPT: Pooling = Pooling { pool: Pool::Mean, tokens: TokenSelection::Prompt };
 
     /// Suppression of the neurons that cause toxic answers: plain scales.
     pub fn causal_sgm() -> Self {

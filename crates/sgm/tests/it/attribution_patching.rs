@@ -408,6 +408,8 @@ fn decoding_while_gradients_are_asked_for_says_the_same() {
 fn ablation_is_the_change_of_the_likelihood() {
     let model = sgm::organism::load().unwrap();
     let pairs = pairs();
+    let refused = Ablation::new(&model, &pairs, Objective::Entropy, 2).unwrap_err().to_string();
+    assert!(refused.contains("Sum or Mean"), "{refused}");
     let ablation = Ablation::new(&model, &pairs, Objective::Sum, 2).unwrap();
     let mut group = Intervention::default();
     group.insert(Site::new(4, Projection::Up), SiteIntervention::from_scale(vec![0.5; 344])).unwrap();
