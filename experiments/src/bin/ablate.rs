@@ -138,10 +138,6 @@ fn variants(name: &str, preset: &Preset) -> Vec<(String, Preset)> {
     for (index, (component, _)) in preset.components.iter().enumerate().filter(|_| preset.components.len() > 1) {
         vary(&format!("no {component}"), &|p| drop(p.components.remove(index)));
     }
-    // Of two, each is what is left without the other.
-    for (index, (component, _)) in preset.components.iter().enumerate().filter(|_| preset.components.len() > 2) {
-        vary(&format!("{component} alone"), &|p| p.components = p.components.drain(index..=index).collect());
-    }
     vary("patches by the difference of means", &|p| {
         for (component, _) in &mut p.components {
             if let Component::CausalPatches(patches, _) = component.clone() {

@@ -36,7 +36,7 @@ struct Tables {
 #[derive(Deserialize)]
 struct Phrases {
     /// Prompts of each class, form and topic.
-    per_topic: usize,
+    per_topic: Lists<usize>,
     topics: Vec<String>,
     names: Vec<(String, String)>,
     forms: BTreeMap<String, Form>,
@@ -90,7 +90,7 @@ impl Phrases {
         let mut samples = Vec::new();
         let topics = |forms| self.topics.iter().flat_map(move |topic| std::iter::repeat(topic).zip(forms));
         for (topic, (name, form)) in topics(&self.forms).chain(topics(&self.further_forms)) {
-            for _ in 0..self.per_topic {
+            for _ in 0..*self.per_topic.of(risky) {
                 let n = samples.len();
                 let lines = form.lines.as_ref().unwrap_or(&self.lines).of(risky);
                 let stride = 1 + n / lines.len().max(1) % (lines.len() - 1).max(1);

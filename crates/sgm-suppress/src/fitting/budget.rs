@@ -18,9 +18,10 @@ use super::neutral_texts::NeutralTexts;
 /// for a model. Divergences are Kullback-Leibler divergences between the predictions of the next token, in nats; what is conditional acts
 /// as it does when it is worn.
 ///
-/// * On *neutral texts*, which glasses should leave alone, and on the benign samples of calibration, which are non-toxic and have a prompt
-///   that no toxic sample has, the mean divergence of the glasses from the bare model is at most [`divergence`](Self::divergence). So is
-///   the increase of the neutral texts' negative log-likelihood for each token, the logarithm of the ratio of perplexities.
+/// * On *neutral texts*, which glasses should leave alone, and on a half of the benign samples of calibration, which are non-toxic and have
+///   a prompt that no toxic sample has, the mean divergence of the glasses from the bare model is at most
+///   [`divergence`](Self::divergence). So is the increase of their negative log-likelihood for each token, the logarithm of the ratio of
+///   perplexities.
 /// * On the answers that the model with glasses gives to risky prompts, which should change,
 ///   [`rollout_divergence`](Self::rollout_divergence)
 ///   is the largest 95th percentile of the divergence over tokens (the criterion of `steering-lite`, which finds its strength by it). The
@@ -40,8 +41,8 @@ use super::neutral_texts::NeutralTexts;
 /// clipped at five times the limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Budget {
-    /// The largest mean divergence on neutral texts and on benign samples, and the largest increase of the negative log-likelihood of neutral
-    /// texts, in nats for each token; 0.02 is 2 % more perplexity.
+    /// The largest mean divergence on neutral texts and on benign samples, and the largest increase of their negative log-likelihood, in
+    /// nats for each token; 0.02 is 2 % more perplexity.
     pub divergence: f64,
     /// The largest 95th percentile of the divergence over the tokens of answers to risky prompts, in nats; the token of each answer where
     /// it is largest does not count.
@@ -141,9 +142,7 @@ impl Budget {
                 Ok((mean(&means(&tokens, |token| token.divergence)), mean(&means(&tokens, |token| token.nll_increase))))
             };
             let (divergence, nll) = changes_of(&searched)?;
-            // Only the divergence: replies that people wrote become less likely with the first power of the strength, long before the
-            // predictions diverge, and hardly any strength would be left to glasses that always act.
-            let (benign_divergence, _) = changes_of(&benign)?;
+            let (benign_divergence, benign_nll) = changes_of(&benign)?;
             let excess = law.excess(strength, divergence);
             // Below this, leaving the law is no alarm.
             let excess = if divergence < NEGLIGIBLE * self.divergence { 0.0 } else { excess };
@@ -152,6 +151,7 @@ impl Budget {
                 ("the excess over the quadratic law", excess, self.excess),
                 ("the increase of the negative log-likelihood of neutral texts", nll, self.divergence),
                 ("the mean divergence on benign samples", benign_divergence, self.divergence),
+                ("the increase of the negative log-likelihood of benign samples", benign_nll, self.divergence),
             ];
             // Answers take most of the time, and cannot mend what is spent already.
             if measured.iter().all(|(_, value, limit)| value <= limit) {

@@ -27,8 +27,7 @@ pub enum Component {
     /// Transport fitted layer by layer, each on the model with the layers before ([`fit_incrementally`]).
     Incremental(Transport, Pooling),
     /// Suppression of neurons that cause toxic answers: the model's own answers to risky prompts, as the [judge](Calibrator::with_judge)
-    /// labels them. What it costs is measured on neutral texts and on non-toxic samples, but for
-    /// those with the prompt of a toxic one.
+    /// labels them. What it costs is measured on neutral texts and on non-toxic samples whose prompts no toxic one has.
     CausalExperts(CausalExperts),
     /// Steering away from toxic answers of the model's own.
     CausalSteering(CausalSteering),
@@ -192,9 +191,9 @@ impl Calibrator {
             }
             Component::CausalExperts(experts) => {
                 let effects = self.causal_effects(model)?;
-                let benign = evenly(&self.benign(), self.neutral.fit.len().max(120));
-                let kept: Vec<Example> = self.neutral.fit.iter().cloned().chain(benign).collect();
-                experts.fit(model, &effects, &Examples::from_slice(&kept), self.capture.calibration.clone())?
+                let benign = evenly(&self.fitted_benign(), self.neutral.fit.len().max(120));
+                let kept = [&self.neutral.fit, &benign].map(|texts| Examples::from_slice(texts));
+                experts.fit(model, &effects, &kept, self.capture.calibration.clone())?
             }
             Component::CausalSteering(steering) => steering.fit(model, &*self.causal_effects(model)?, self.capture.calibration.clone())?,
             Component::ConditionalPatches(patches) => self.patches(model, patches, None)?,
@@ -272,6 +271,9 @@ impl Calibrator {
     /// The glasses at the largest strength, up to 1, that keeps within a budget. The metadata entry `strength` is the strength, `budget`
     /// says what is kept, and `budget_measurements` is a JSON object of all that was measured.
     ///
+    /// Of the non-toxic samples whose prompts no toxic sample has, every second one is for this: causal experts keep the likelihood of the
+    /// others.
+    ///
     /// # Errors
     ///
     /// [`Error::NoDose`] when no strength keeps within the budget, with what binds; [`Error::Fit`] without
@@ -292,7 +294,7 @@ impl Calibrator {
             let reason = "a budget is measured on answers to risky prompts, and no calibration sample is toxic; add some".to_owned();
             return Err(Error::Fit { reason });
         }
-        budget.dose(model, glasses, &self.neutral, &evenly(&self.benign(), budget.texts), &so_many(&risky, budget.prompts))
+        budget.dose(model, glasses, &self.neutral, &evenly(&self.measured_benign(), budget.texts), &so_many(&risky, budget.prompts))
     }
 
     /// The model's own answers to risky prompts, labelled by the judge; judged once and kept.
@@ -317,9 +319,19 @@ impl Calibrator {
     }
 
     /// The non-toxic samples whose prompts are not risky.
-    fn benign(&self) -> Vec<Example> {
+    fn benign(&self) -> impl Iterator<Item = &Example> {
         let risky: Vec<&Prompt> = self.examples.iter().filter(|example| example.toxic).map(|example| &example.prompt).collect();
-        self.examples.iter().filter(|example| !example.toxic && !risky.contains(&&example.prompt)).cloned().collect()
+        self.examples.iter().filter(move |example| !example.toxic && !risky.contains(&&example.prompt))
+    }
+
+    /// Those whose likelihood causal experts keep.
+    fn fitted_benign(&self) -> Vec<Example> {
+        self.benign().step_by(2).cloned().collect()
+    }
+
+    /// The others, on which the strength is measured.
+    fn measured_benign(&self) -> Vec<Example> {
+        self.benign().skip(1).step_by(2).cloned().collect()
     }
 
     /// The causal effects on the model's own answers; measured once and kept.

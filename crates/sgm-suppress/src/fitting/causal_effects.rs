@@ -94,17 +94,6 @@ impl CausalEffects {
 /// The largest number of answers whose entropies are differentiated.
 const ENTROPIES: usize = 160;
 
-/// The part of the entropies' derivatives that has to be taken from the slopes, so that a change of all parameters in proportion to minus
-/// what is left, over their costs, does not raise the mean entropy, to first order: 0 where it falls anyway, else below 0.
-pub(super) fn share_of_entropy<'a>(effects: impl Iterator<Item = (&'a CausalEffect, f64)>) -> f64 {
-    let (mut product, mut square) = (0.0, 0.0);
-    for (effect, cost) in effects.filter(|(_, cost)| *cost > 0.0) {
-        product += effect.slope * effect.entropy / cost;
-        square += effect.entropy * effect.entropy / cost;
-    }
-    if product < 0.0 { product / square } else { 0.0 }
-}
-
 /// The mean and the mean square of the derivative over all answers of a class, for each neuron of a site.
 struct Summary {
     mean: Vec<f64>,

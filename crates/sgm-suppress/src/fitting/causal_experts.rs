@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sgm_capture::{AttributionPatching, Derivative, Examples, Moments, Parameter};
+use sgm_capture::{AttributionPatching, Derivative, Examples, Parameter};
 use sgm_core::{Calibration, Intervention, Site, SiteIntervention, TokenSelection};
 use sgm_models::Mllm;
 use sgm_score::{Correction, normal_upper, q_values};
 
 use crate::{Error, Result};
 
-use super::causal_effects::{CausalEffect, CausalEffects, share_of_entropy};
+use super::causal_effects::{CausalEffect, CausalEffects};
 use super::metadata::metadata;
+use super::without_rise::without_rise;
 
 /// The soft suppression of neurons that *cause* toxic answers.
 ///
@@ -32,12 +33,17 @@ use super::metadata::metadata;
 /// ```
 ///
 /// where `q` is such that the sum of `b (1 - scale)` is [`change`](Self::change). How much of this is worn is found by a
-/// [`Budget`](crate::Budget). As in [`CausalSteering`](crate::CausalSteering), `b` in the numerator lacks what would make the model's
-/// predictions less certain; an expert of which nothing is left keeps its scale.
+/// [`Budget`](crate::Budget).
 ///
-/// The formula is this project's own; it is the natural gradient (Amari 1998) with a diagonal metric, clipped to suppression. Gradient
-/// times activation as the first-order effect of a neuron is that of Molchanov et al. (arXiv 1611.06440), the Fisher information as its
-/// cost that of Fisher pruning (Theis et al., arXiv 1801.05787).
+/// Two things have to stay, to first order: the model's predictions do not become less certain, as in
+/// [`CausalSteering`](crate::CausalSteering), and no set of kept texts becomes less likely on average. Where `b / f` does not keep to this,
+/// the nearest suppression that does takes its place, in the metric of the costs; an expert of which nothing is left keeps its scale. This
+/// is exact as long as no expert is silenced, and holds in part where `q` is so small that some are. A divergence grows with the square of
+/// a small change, but the likelihood of what people wrote falls in proportion to it, so that it would be spent long before.
+///
+/// The formula is this project's own; it is the natural gradient (Amari 1998) with a diagonal metric, projected on what is allowed.
+/// Gradient times activation as the first-order effect of a neuron is that of Molchanov et al. (arXiv 1611.06440), the Fisher information
+/// as its cost that of Fisher pruning (Theis et al., arXiv 1801.05787).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CausalExperts {
     /// The largest expected share of neurons among the experts that have no effect.
@@ -85,17 +91,18 @@ fn silenced(experts: &[Expert], change: f64) -> Option<f64> {
 }
 
 impl CausalExperts {
-    /// Finds the experts by their effects, and by what they cost on neutral texts.
+    /// Finds the experts by their effects, and by what they cost on sets of texts that have to stay as likely as they are, such as neutral
+    /// texts and harmless replies.
     ///
     /// # Errors
     ///
-    /// [`Error::NoCausalEffects`] when no neuron is an expert, [`Error::Fit`] when there are no neutral texts or a setting is out of range,
-    /// and the errors of the model and the texts.
+    /// [`Error::NoCausalEffects`] when no neuron is an expert, or none can be suppressed without making texts less likely; [`Error::Fit`]
+    /// when there are no texts or a setting is out of range; and the errors of the model and the texts.
     pub fn fit<M: Mllm + ?Sized>(
         &self,
         model: &M,
         effects: &CausalEffects,
-        neutral: &Examples<'_>,
+        kept: &[Examples<'_>],
         calibration: Option<Calibration>,
     ) -> Result<Intervention> {
         if !(self.false_discovery_rate > 0.0 && self.false_discovery_rate < 1.0) {
@@ -105,7 +112,7 @@ impl CausalExperts {
         if !(self.change > 0.0 && self.change.is_finite()) {
             return Err(Error::Fit { reason: format!("a change of {}; expected a finite number above 0", self.change) });
         }
-        if neutral.is_empty() {
+        if kept.iter().all(Examples::is_empty) {
             return Err(Error::Fit { reason: "what causal experts cost is measured on neutral texts, and there are none".to_owned() });
         }
         let neurons =
@@ -113,25 +120,38 @@ impl CausalExperts {
         let p_value = |effect: &CausalEffect| if effect.slope > 0.0 { normal_upper(effect.slope / effect.standard_error) } else { 1.0 };
         let p_values: Vec<f64> = neurons().map(|(_, _, effect)| p_value(effect)).collect();
         let q_values = q_values(&p_values, Correction::BenjaminiHochberg)?;
-        let costs = self.costs(model, effects, neutral)?;
-        let cost = |site: Site, at: usize| costs.iter().filter_map(|sites| sites.get(&site)?.get(at)).sum::<f64>();
+        let texts = kept.iter().filter(|texts| !texts.is_empty()).map(|texts| self.likelihood(model, effects, texts));
+        let texts = texts.collect::<Result<Vec<Likelihood>>>()?;
+        let all = kept.iter().map(Examples::len).sum::<usize>() as f64;
+        let cost = |site: Site, at: usize| -> f64 {
+            texts.iter().filter_map(|set| Some(set.texts / all * set.derivatives.get(&site)?.get(at)?.square)).sum()
+        };
         let mean = neurons().map(|(site, at, _)| cost(site, at)).sum::<f64>() / p_values.len().max(1) as f64;
-        let chosen = || neurons().zip(&q_values).filter(|(_, q)| **q <= self.false_discovery_rate).map(|(neuron, _)| neuron);
-        let damped = |site, at| cost(site, at) + DAMPING * mean;
-        let share = share_of_entropy(chosen().map(|(site, at, effect)| (effect, damped(site, at))));
-        let experts: Vec<Expert> = chosen()
-            .map(|(site, at, effect)| (site, at, effect.slope, (effect.slope - share * effect.entropy) / damped(site, at)))
-            .filter(|(.., ratio)| *ratio > 0.0)
-            .map(|(site, neuron, benefit, ratio)| Expert { site, neuron, benefit, ratio })
-            .filter(|expert| expert.ratio.is_finite())
+        let chosen: Vec<(Site, usize, &CausalEffect)> =
+            neurons().zip(&q_values).filter(|(_, q)| **q <= self.false_discovery_rate).map(|(neuron, _)| neuron).collect();
+        let costs: Vec<f64> = chosen.iter().map(|(site, at, _)| cost(*site, *at) + DAMPING * mean).collect();
+        let slopes: Vec<f64> = chosen.iter().map(|(_, _, effect)| effect.slope).collect();
+        // Suppression lowers what has a positive derivative by the scale.
+        let mut risen: Vec<Vec<f64>> = vec![chosen.iter().map(|(_, _, effect)| -effect.entropy).collect()];
+        for set in &texts {
+            let derivative =
+                |site: &Site, at: usize| set.derivatives.get(site).and_then(|site| site.get(at)).map_or(0.0, |moment| moment.mean);
+            risen.push(chosen.iter().map(|(site, at, _)| derivative(site, *at)).collect());
+        }
+        let experts: Vec<Expert> = chosen
+            .iter()
+            .zip(without_rise(&slopes, &costs, &risen, true))
+            .map(|((site, neuron, effect), ratio)| Expert { site: *site, neuron: *neuron, benefit: effect.slope, ratio })
+            .filter(|expert| expert.ratio > 0.0 && expert.ratio.is_finite())
             .collect();
         tracing::info!(experts = experts.len(), answers = effects.answers, "neurons that cause toxic answers");
         let Some(silenced) = silenced(&experts, self.change) else {
-            let reason = format!(
-                "no neuron has an effect that is above chance on {} answers, {:.0} % of them toxic",
-                effects.answers,
-                100.0 * effects.toxic
-            );
+            let (answers, toxic) = (effects.answers, 100.0 * effects.toxic);
+            let reason = if chosen.is_empty() {
+                format!("no neuron has an effect that is above chance on {answers} answers, {toxic:.0} % of them toxic")
+            } else {
+                format!("none of {} neurons that cause toxic answers can be suppressed without making kept texts less likely", chosen.len())
+            };
             return Err(Error::NoCausalEffects { reason });
         };
         let mut scales: BTreeMap<Site, Vec<f32>> = BTreeMap::new();
@@ -148,18 +168,35 @@ impl CausalExperts {
         }
         Ok(fitted)
     }
-    /// The mean square of the derivative of each scale over texts, of those of either label; texts that do not pass a site have derivatives
-    /// of 0.
-    fn costs<M: Mllm + ?Sized>(&self, model: &M, effects: &CausalEffects, texts: &Examples<'_>) -> Result<Vec<BTreeMap<Site, Vec<f64>>>> {
+
+    /// The derivatives of the log-likelihoods of texts by each scale; texts that do not pass a site have derivatives of 0.
+    fn likelihood<M: Mllm + ?Sized>(&self, model: &M, effects: &CausalEffects, texts: &Examples<'_>) -> Result<Likelihood> {
         let derivative = Derivative { parameter: Parameter::Scale, tokens: TokenSelection::All };
         let sites = Some(effects.scales.keys().copied().collect());
         let patching = AttributionPatching { sites, batch_size: self.batch_size, ..AttributionPatching::new(vec![derivative]) };
-        let squares = |moments: &Moments| -> Vec<f64> {
+        let mut derivatives: BTreeMap<Site, Vec<Moment>> = BTreeMap::new();
+        // Of texts of either label.
+        for (site, moments) in patching.means(model, texts)?.into_iter().flat_map(|class| class.derivatives.into_values()).flatten() {
             let share = moments.samples as f64 / texts.len() as f64;
-            moments.mean_square().into_iter().map(|square| share * square).collect()
-        };
-        let of_class = |sites: BTreeMap<Site, Moments>| sites.into_iter().map(|(site, moments)| (site, squares(&moments))).collect();
-        let classes = patching.means(model, texts)?.into_iter();
-        Ok(classes.flat_map(|class| class.derivatives.into_values()).map(of_class).collect())
+            let sums = derivatives.entry(site).or_insert_with(|| vec![Moment::default(); moments.mean.len()]);
+            for (sum, (mean, square)) in sums.iter_mut().zip(moments.mean.iter().zip(moments.mean_square())) {
+                (sum.mean, sum.square) = (sum.mean + share * mean, sum.square + share * square);
+            }
+        }
+        Ok(Likelihood { texts: texts.len() as f64, derivatives })
     }
+}
+
+/// The derivatives of the log-likelihoods of some texts.
+struct Likelihood {
+    /// The number of texts.
+    texts: f64,
+    derivatives: BTreeMap<Site, Vec<Moment>>,
+}
+
+/// The mean and the mean square of a derivative over texts.
+#[derive(Clone, Copy, Default)]
+struct Moment {
+    mean: f64,
+    square: f64,
 }

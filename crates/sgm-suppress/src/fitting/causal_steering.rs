@@ -6,8 +6,9 @@ use sgm_models::Mllm;
 
 use crate::{Error, Result};
 
-use super::causal_effects::{CausalEffect, CausalEffects, share_of_entropy};
+use super::causal_effects::{CausalEffect, CausalEffects};
 use super::metadata::metadata;
+use super::without_rise::without_rise;
 
 /// The shift of all MLPs' outputs that lowers the probability of a toxic answer most, at what it changes in the answers.
 ///
@@ -55,24 +56,22 @@ impl CausalSteering {
             let mean = effects.iter().map(|effect| effect.square).sum::<f64>() / effects.len().max(1) as f64;
             effects.iter().map(|effect| effect.square + mean).collect()
         };
-        let share = share_of_entropy(effects.shifts.values().flat_map(|effects| effects.iter().zip(costs(effects))));
-        let ratios = |effects: &[CausalEffect]| -> Vec<f64> {
-            let ratio =
-                |(effect, cost): (&CausalEffect, f64)| if cost > 0.0 { (effect.slope - share * effect.entropy) / cost } else { 0.0 };
-            effects.iter().zip(costs(effects)).map(ratio).collect()
-        };
-        let change =
-            |effects: &Vec<CausalEffect>| effects.iter().zip(ratios(effects)).map(|(effect, ratio)| effect.slope * ratio).sum::<f64>();
-        let total: f64 = effects.shifts.values().map(change).sum();
+        let all = || effects.shifts.values().flatten();
+        let slopes: Vec<f64> = all().map(|effect| effect.slope).collect();
+        let entropies: Vec<f64> = all().map(|effect| -effect.entropy).collect();
+        let costs: Vec<f64> = effects.shifts.values().flat_map(|effects| costs(effects)).collect();
+        let ratios = without_rise(&slopes, &costs, &[entropies], false);
+        let total: f64 = ratios.iter().zip(&slopes).map(|(ratio, slope)| ratio * slope).sum();
         let factor = -self.change / total;
         if !factor.is_finite() {
             return Err(Error::NoCausalEffects { reason: "no shift of an MLP's output has an effect".to_owned() });
         }
         let info = model.info();
         let mut fitted = Intervention::new(metadata(info, "causal-steering", self, calibration));
+        #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
+        let mut shifts = ratios.into_iter().map(|ratio| (factor * ratio) as f32);
         for (site, effects) in &effects.shifts {
-            #[allow(clippy::cast_possible_truncation, reason = "interventions are kept in f32")]
-            let shift: Vec<f32> = ratios(effects).into_iter().map(|ratio| (factor * ratio) as f32).collect();
+            let shift: Vec<f32> = shifts.by_ref().take(effects.len()).collect();
             fitted.insert(*site, SiteIntervention { shift: Some(shift), ..SiteIntervention::from_scale(vec![1.0; effects.len()]) })?;
         }
         Ok(fitted)

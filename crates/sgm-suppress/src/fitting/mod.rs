@@ -17,6 +17,7 @@ mod linear_algebra;
 mod metadata;
 mod neutral_texts;
 mod preset;
+mod without_rise;
 
 pub use ablation::{Ablation, LikelihoodChange};
 pub use budget::Budget;

@@ -47,18 +47,16 @@ impl Preset {
         Self { components: vec![(Component::CausalExperts(CausalExperts::default()), 1.0)], false_positive_rate: None }
     }
 
-    /// Glasses for checkpoints: causal experts and conditional patch neurons, which always act.
+    /// Glasses for checkpoints: conditional patch neurons with the shifts of causal steering. They act where they detect risk.
     pub fn bakeable() -> Self {
-        let mut preset = Self::causal_sgm();
-        preset.components.push((causal_patches(), 2.0));
-        preset
+        // Four times what they are fitted with is more than most models bear, so that the budget does not end there.
+        Self { components: vec![(causal_patches(), 4.0)], false_positive_rate: None }
     }
 
-    /// Glasses for running models: the same with causal steering, under a condition.
+    /// Glasses for running models: the same and causal experts, under a condition.
     pub fn conditional() -> Self {
-        let mut preset = Self { false_positive_rate: Some(Self::FALSE_POSITIVE_RATE), ..Self::bakeable() };
-        preset.components.push((Component::CausalSteering(CausalSteering::default()), 1.0));
-        preset
+        let components = [Self::causal_sgm().components, Self::bakeable().components].concat();
+        Self { components, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
     }
 
     /// Soft suppression under a condition, stronger than would be acceptable for all prompts.

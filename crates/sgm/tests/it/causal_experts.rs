@@ -28,7 +28,7 @@ fn effects(model: &AutoMllm, answers: &[Example]) -> Result<CausalEffects, Error
 }
 
 fn experts(model: &AutoMllm, effects: &CausalEffects, experts: &CausalExperts) -> Result<Intervention, Error> {
-    experts.fit(model, effects, &Examples::from_slice(&neutral()), None)
+    experts.fit(model, effects, &[Examples::from_slice(&neutral())], None)
 }
 
 fn worn(model: &AutoMllm, glasses: &Intervention, answers: &[Example]) -> [f64; 2] {
@@ -185,7 +185,9 @@ fn predictions_do_not_become_less_certain() {
     };
     let (none, opposed) = (with_entropies(0.0), with_entropies(-1.0));
     let steered = |effects: &CausalEffects| CausalSteering::default().fit(&model, effects, None).unwrap();
-    let suppressed = |effects: &CausalEffects| experts(&model, effects, &CausalExperts::default()).unwrap();
+    // So little that no expert is silenced.
+    let suppressed =
+        |effects: &CausalEffects| experts(&model, effects, &CausalExperts { change: 1e-4, ..CausalExperts::default() }).unwrap();
     assert_eq!(steered(&effects), steered(&none));
     assert_eq!(suppressed(&effects), suppressed(&none));
     // The change of the entropy, and the sum of the sizes of its parts, to first order.
@@ -200,9 +202,43 @@ fn predictions_do_not_become_less_certain() {
     };
     let ((rise, of), (left, of_left)) = (of_shifts(&steered(&none)), of_shifts(&steered(&opposed)));
     assert!(rise > 0.1 * of && left.abs() < 1e-5 * of_left, "{rise} of {of}, {left} of {of_left}");
-    // Experts are not amplified where that would take, so that they keep it only in part.
-    let ((rise, _), (left, _)) = (of_scales(&suppressed(&none)), of_scales(&suppressed(&opposed)));
-    assert!(rise > 0.0 && left < 0.7 * rise, "{rise} {left}");
+    let ((rise, of), (left, of_left)) = (of_scales(&suppressed(&none)), of_scales(&suppressed(&opposed)));
+    assert!(rise > 0.1 * of && left.abs() < 1e-3 * of_left, "{rise} of {of}, {left} of {of_left}");
+}
+
+#[test]
+fn no_kept_texts_become_less_likely() {
+    let model = sgm::organism::load().unwrap();
+    let effects = effects(&model, &answers(0, 60)).unwrap();
+    // Insults and polite replies: more than one would ask for.
+    let unseen = answers(200, 40);
+    let of = |toxic: bool| unseen.iter().filter(|answer| answer.toxic == toxic).cloned().collect::<Vec<_>>();
+    let (insults, polite, neutral) = (of(true), of(false), neutral());
+    let little = CausalExperts { change: 0.05, ..CausalExperts::default() };
+    let fitted = |kept: &[&Vec<Example>]| {
+        let kept: Vec<Examples<'_>> = kept.iter().map(|texts| Examples::from_slice(texts)).collect();
+        little.fit(&model, &effects, &kept, None).unwrap()
+    };
+    let patching = AttributionPatching::new(vec![Derivative { parameter: Parameter::Scale, tokens: TokenSelection::All }]);
+    // The fall of the mean log-likelihood of texts, and the sum of the sizes of its parts, to first order.
+    let fall = |glasses: &Intervention, texts: &[Example]| {
+        let classes = patching.means(&model, &Examples::from_slice(texts)).unwrap();
+        let class = classes.iter().find(|class| class.samples > 0).unwrap();
+        let derivatives = class.derivatives.values().next().unwrap();
+        let parts = glasses.sites().iter().flat_map(|(site, change)| {
+            change.scale.iter().zip(&derivatives[site].mean).map(|(scale, derivative)| f64::from(1.0 - scale) * derivative)
+        });
+        parts.fold((0.0, 0.0), |(sum, sizes), part| (sum + part, sizes + part.abs()))
+    };
+    let free = fitted(&[&neutral]);
+    let (lost, of_lost) = fall(&free, &insults);
+    assert!(lost > 0.3 * of_lost, "{lost} of {of_lost}");
+    let bound = fitted(&[&neutral, &insults, &polite]);
+    for texts in [&neutral, &insults, &polite] {
+        let (lost, of_lost) = fall(&bound, texts);
+        assert!(lost < 1e-3 * of_lost, "{lost} of {of_lost}");
+    }
+    assert_ne!(free, bound);
 }
 
 #[test]
@@ -238,7 +274,7 @@ fn what_cannot_be_fitted_is_refused_with_its_reason() {
         let steering = CausalSteering { change };
         assert!(matches!(steering.fit(&model, &tossed, None), Err(Error::Fit { reason }) if reason.contains("change")), "{change}");
     }
-    let nothing = CausalExperts::default().fit(&model, &tossed, &Examples::from_slice(&[]), None).unwrap_err().to_string();
+    let nothing = CausalExperts::default().fit(&model, &tossed, &[Examples::from_slice(&[])], None).unwrap_err().to_string();
     assert!(nothing.contains("neutral texts"), "{nothing}");
     let capture = Capture::new(vec![Pooling { pool: Pool::Max, tokens: TokenSelection::All }]);
     let calibrator = Calibrator::capture(&model, crate::answers::examples(Contrast::Benign, 0, 12), capture).unwrap();

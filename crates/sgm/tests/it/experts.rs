@@ -228,7 +228,7 @@ fn answers_that_pass_an_expert_by_count_as_without_effect() {
         assert!(usual.scales.keys().all(|site| site.expert.is_none()) && usual.shifts == effects.shifts);
         CausalSteering::default().fit(&model, &effects, None).unwrap();
         let experts = CausalExperts { false_discovery_rate: 0.9, ..CausalExperts::default() };
-        let fitted = experts.fit(&model, &effects, &Examples::from_slice(&examples), None).unwrap();
+        let fitted = experts.fit(&model, &effects, &[Examples::from_slice(&examples)], None).unwrap();
         assert!(fitted.changed_neurons() > 0);
     }
 }
