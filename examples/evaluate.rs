@@ -14,15 +14,16 @@ use anyhow::Result;
 use clap::Parser;
 use sgm::core::{Intervention, write_atomically};
 use sgm::defend::{DefenceResources, DefenceStack};
+use sgm::measurement;
 use sgm::models::Mllm;
 use sgm::suppress::Preset;
 use sgm::toxic_qa::{
-    AgreementReport, Benchmark, Durability, EvaluationSplit, Judge, Provenance, Record, Report, Run, RunFile, judge_again, read_answers,
-    read_records,
+    AgreementReport, Benchmark, Durability, EvaluationSplit, Judge, Provenance, Record, Report, Run, RunFile, VerdictCounts, judge_again,
+    read_answers, read_records,
 };
+use sgm_examples::answering::Answering;
 use sgm_examples::bad_samples::{self, BadSamples};
 use sgm_examples::export_arguments::ExportArguments;
-use sgm_examples::measure::{self, Answering};
 use sgm_examples::subject::Subject;
 use sgm_examples::{calibration, process};
 
@@ -99,7 +100,7 @@ impl Arguments {
         let settings = serde_json::json!({"answers": answers, "judge": judge.id()});
         let mut run = RunFile::open(self.out.join("answers.jsonl"), &settings, Durability::Batch)?;
         let records = judge_again(records, judge.as_ref(), self.batch_size, &mut run)?;
-        println!("{}: {}", judge.id(), measure::verdicts(&records));
+        println!("{}: {}", judge.id(), VerdictCounts::of(&records));
         Ok(records)
     }
 
@@ -113,7 +114,7 @@ impl Arguments {
         let resources = self.resources(source.as_ref(), &model, &judge)?;
         let answering = Answering { seed: self.seed, max_new_tokens: self.max_new_tokens, batch_size: self.batch_size };
         let defended = (&self.defence, &resources);
-        let options = measure::options(defended, answering)?;
+        let options = measurement::options(defended, answering.options())?;
         let mut settings = serde_json::json!({
             "model": model.info().name, "weights": model.info().weights, "source": source.name(), "defence": options.defence,
             "intervention_sha256": options.intervention_sha256, "seed": self.seed, "max_new_tokens": self.max_new_tokens,
@@ -124,13 +125,13 @@ impl Arguments {
         }
         let mut run = RunFile::open(self.out.join("answers.jsonl"), &settings, Durability::Batch)?;
         println!("{} answers were there already", run.len());
-        let measured = measure::measure_into(&model, &benchmark, judge.as_ref(), defended, &options, Some((&mut run, self.chunk)))?;
+        let measured = measurement::measure_into(&model, &benchmark, judge.as_ref(), defended, &options, Some((&mut run, self.chunk)))?;
         let mut provenance = Provenance::new(&model.info().name, source.as_ref(), judge.as_ref());
         provenance.generation = settings;
         provenance.skipped = skipped;
         let report = Report::new(provenance, vec![Run::from_seeds(self.defence.to_string(), model.info().neurons(), &[measured.outcome])?]);
         report.write(&self.out.join("report.json"))?;
-        println!("{}\n{}", report.table(), measure::verdicts(&measured.records));
+        println!("{}\n{}", report.table(), VerdictCounts::of(&measured.records));
         Ok(measured.records)
     }
 
@@ -144,7 +145,8 @@ impl Arguments {
         let mut resources = DefenceResources::default();
         if self.defence.needs_scorers() {
             let samples = source.calibration(0)?;
-            resources = measure::resources(model, &calibration::calibrate(model, source, &samples, judge, Preset::TEXT, self.batch_size)?)?;
+            let calibrator = calibration::calibrate(model, source, &samples, judge, Preset::TEXT, self.batch_size)?;
+            resources = DefenceResources::calibrated(model, &calibrator)?;
         }
         let glasses = self.intervention.as_ref().map(Intervention::load).transpose()?;
         resources.intervention = glasses.filter(|_| self.defence.wears_glasses());

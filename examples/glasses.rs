@@ -15,9 +15,9 @@ use sgm::models::{AutoMllm, Mllm};
 use sgm::suppress::{Calibrator, Preset};
 use sgm::toxic_qa::html_report::AurocDistribution;
 use sgm::toxic_qa::{EvaluationSplit, Judge, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome, Source};
+use sgm_examples::answering::Answering;
 use sgm_examples::budget_arguments::BudgetArguments;
 use sgm_examples::comparison;
-use sgm_examples::measure::{self, Answering};
 use sgm_examples::progress::Progress;
 use sgm_examples::seed_comparison::{FittedGlasses, SeedComparison};
 use sgm_examples::subject::Subject;
@@ -102,7 +102,7 @@ fn main() -> Result<()> {
                 progress.step(format!("{prefix}calibration"), || arguments.calibrator(&model, source.as_ref(), &judge, seed))?;
             let fitted = comparison.fit(&calibrator, arguments.budget.gate_rate, budget.as_ref())?;
             if rows.iter().any(|(_, defences)| defences.needs_scorers()) {
-                resources = measure::resources(&model, &calibrator)?;
+                resources = DefenceResources::calibrated(&model, &calibrator)?;
             }
             if seed == 0 {
                 auroc = Some(AurocDistribution::new(&calibrator.expertise()?, None));

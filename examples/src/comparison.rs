@@ -7,38 +7,23 @@ use anyhow::{Context, Result, ensure};
 use sgm::core::Intervention;
 use sgm::defend::DefenceStack;
 use sgm::models::Mllm;
-use sgm::suppress::{Budget, Calibrator, Component, Preset, SuppressionRule, Transport};
+use sgm::suppress::{Budget, Calibrator, Preset};
 
 use crate::budget_arguments::positive;
 
 /// A row of the comparison: its name, and the defences around the model.
 pub type Row = (String, DefenceStack);
 
-/// The names of all rows, with their defences. A row whose name is that of glasses wears these, any other the glasses `conditional`.
-pub const ROWS: [(&str, &str); 16] = [
-    ("none", "none"),
-    ("det0", "sgm"),
-    ("damp", "sgm"),
-    ("aura", "sgm"),
-    ("linear-act", "sgm"),
-    ("mean-act", "sgm"),
-    ("sgm", "sgm"),
-    ("conditional-sgm", "sgm"),
-    ("causal-sgm", "sgm"),
-    ("bakeable", "sgm"),
-    ("conditional", "sgm"),
-    ("self-reminder", "self-reminder"),
-    ("ecso", "ecso"),
-    ("eta", "eta"),
-    ("eta+sgm", "eta+sgm"),
-    ("filter+sgm", "filter+sgm"),
-];
+/// Rows that are stacks of defences; `sgm` in them is the glasses `conditional`.
+const STACKS: [&str; 5] = ["self-reminder", "ecso", "eta", "eta+sgm", "filter+sgm"];
 
 /// The rows that answer what most people ask first: no glasses, SGM, and the presets.
 pub const MAIN_ROWS: [&str; 5] = ["none", "sgm", "causal-sgm", "bakeable", "conditional"];
 
-/// Former names of rows.
-const FORMER: [(&str, &str); 3] = [("foldable", "bakeable"), ("live", "conditional"), ("adaptive-sgm", "conditional-sgm")];
+/// The names of all rows.
+fn all_rows() -> impl Iterator<Item = &'static str> {
+    std::iter::once("none").chain(Preset::NAMES).chain(STACKS)
+}
 
 /// The row of a name, of glasses within a budget of their own such as `bakeable@0.005`, or of a stack of defences such as
 /// `self-reminder+ecso+sgm`.
@@ -53,9 +38,9 @@ pub fn row(name: &str) -> Result<Row> {
         budget_of(nats)?;
         return Ok((format!("{glasses}@{nats}"), defences));
     }
-    let name = FORMER.iter().find(|(former, _)| *former == name).map_or(name, |(_, name)| name);
-    let defences = ROWS.iter().find(|(row, _)| *row == name).map_or(name, |(_, defences)| defences);
-    let known = || format!("no row `{name}`: it is none of {}, and no stack of defences", ROWS.map(|(row, _)| row).join(", "));
+    let name = Preset::present_name(name);
+    let defences = if own_glasses(name) { "sgm" } else { name };
+    let known = || format!("no row `{name}`: it is none of {}, and no stack of defences", all_rows().collect::<Vec<_>>().join(", "));
     Ok((name.to_owned(), defences.parse().map_err(|error| anyhow::Error::from(error).context(known()))?))
 }
 
@@ -67,7 +52,7 @@ pub fn row(name: &str) -> Result<Row> {
 pub fn rows(named: &[String], all: bool, further: &[String]) -> Result<Vec<Row>> {
     let names: Vec<&str> = match (named.is_empty(), all) {
         (false, _) => named.iter().map(String::as_str).collect(),
-        (true, true) => ROWS.iter().map(|(name, _)| *name).collect(),
+        (true, true) => all_rows().collect(),
         (true, false) => MAIN_ROWS.to_vec(),
     };
     names.into_iter().chain(further.iter().map(String::as_str)).map(row).collect()
@@ -81,7 +66,7 @@ pub fn glasses_of((name, defences): &Row) -> Option<&str> {
 /// Whether a row is named after its glasses.
 fn own_glasses(name: &str) -> bool {
     let glasses = name.split_once('@').map_or(name, |(glasses, _)| glasses);
-    ROWS.iter().any(|(row, defences)| *row == glasses && *defences == "sgm")
+    Preset::NAMES.contains(&glasses)
 }
 
 /// The budget of so many nats.
@@ -106,20 +91,7 @@ pub fn fit<M: Mllm>(model: &M, calibrator: &Calibrator, name: &str, gate_rate: f
         Some((name, nats)) => (name, Some(budget_of(nats)?)),
         None => (name, None),
     };
-    let soft = |rule| calibrator.fit(model, &Component::Soft(rule));
-    let glasses = match name {
-        "det0" => soft(SuppressionRule::det0(50)),
-        "damp" => soft(SuppressionRule::damp(0.5, 200)),
-        "aura" => soft(SuppressionRule::aura()),
-        "sgm" => soft(SuppressionRule::sgm()),
-        "linear-act" => calibrator.fit(model, &Component::AtOnce(Transport::linear_act(), Preset::TEXT)),
-        "mean-act" => calibrator.fit(model, &Component::AtOnce(Transport::mean_act(), Preset::TEXT)),
-        preset => {
-            let preset = Preset::named(preset)?;
-            let false_positive_rate = preset.false_positive_rate.map(|_| gate_rate);
-            Preset { false_positive_rate, ..preset }.fit(model, calibrator)
-        }
-    }?;
+    let glasses = Preset::named(name)?.with_false_positive_rate(gate_rate).fit(model, calibrator)?;
     Ok(match own.as_ref().or(budget) {
         None => glasses,
         Some(budget) => calibrator.within(model, &glasses, budget)?,
@@ -139,7 +111,7 @@ pub fn file(directory: &Path, name: &str) -> PathBuf {
 pub fn load(directory: &Path, names: &BTreeSet<&str>) -> Result<BTreeMap<String, Intervention>> {
     let mut glasses = BTreeMap::new();
     for name in names {
-        let former = FORMER.iter().filter(|(_, present)| present == name).map(|(former, _)| *former);
+        let former = Preset::FORMER.iter().filter(|(_, present)| present == name).map(|(former, _)| *former);
         let mut files = std::iter::once(*name).chain(former).map(|name| file(directory, name));
         if let Some(file) = files.find(|file| file.exists()) {
             glasses.insert((*name).to_owned(), Intervention::load(file)?);

@@ -1,8 +1,8 @@
-//! Code that the examples and experiments share: command-line arguments, progress, calibration and measurement.
+//! Code that the examples and experiments share: command-line arguments, progress and calibration.
 //!
 //! * [`subject`]: the arguments that name model, data and judge; [`judge_arguments`] has the judges, [`compute_arguments`] the devices;
 //! * [`process`] and [`progress`]: threads, logging and the progress bar of a program;
-//! * [`calibration`] and [`measure`]: from labelled samples to glasses, and from glasses to answers and metrics;
+//! * [`calibration`]: from labelled samples to activations; [`answering`]: the settings of answers;
 //! * [`budget_arguments`]: the limits for what glasses may change, and the neutral texts on which they are measured;
 //! * [`comparison`]: the rows that the example `glasses` compares; [`seed_comparison`]: their fits and measurements; [`html_report`]: the
 //!   page it writes;
@@ -11,6 +11,7 @@
 //!   of the examples `suppress`, `benchmark` and `evaluate`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a part of binaries")]
 
+pub mod answering;
 pub mod bad_samples;
 pub mod budget_arguments;
 pub mod calibration;
@@ -20,7 +21,6 @@ pub mod dataset_arguments;
 pub mod export_arguments;
 pub mod html_report;
 pub mod judge_arguments;
-pub mod measure;
 pub mod plan_arguments;
 pub mod process;
 pub mod progress;

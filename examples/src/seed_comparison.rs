@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use sgm::core::Intervention;
 use sgm::defend::DefenceResources;
+use sgm::measurement;
 use sgm::models::Mllm;
 use sgm::suppress::Error::{NoCausalEffects, NoDose};
 use sgm::suppress::{Budget, Calibrator};
 use sgm::toxic_qa::{Benchmark, DetectionOutcome, Judge, RecordWriter, SeedOutcome};
 
+use crate::answering::Answering;
 use crate::comparison::{self, Row};
-use crate::measure::{self, Answering};
 use crate::progress::Progress;
 
 /// One seed of the comparison.
@@ -83,12 +84,12 @@ impl<M: Mllm> SeedComparison<'_, M> {
             }
             let glasses = |name: &str| fitted.glasses.get(name).cloned().with_context(|| format!("there are no glasses `{name}`"));
             resources.intervention = worn.map(glasses).transpose()?;
-            let mut measured = self.progress.step(format!("{}answers of {}", self.prefix, row.0), || {
-                measure::measure(self.model, benchmark, judge, (&row.1, &resources), answering)
+            let mut measured = self.progress.step(format!("{}answers of {}", self.prefix, row.0), || -> Result<_> {
+                Ok(measurement::measure(self.model, benchmark, judge, (&row.1, &resources), answering.options())?)
             })?;
             if let (Some(name), Some(glasses)) = (worn, &resources.intervention) {
                 if !detected.contains_key(name) {
-                    detected.insert(name, measure::detected(self.model, benchmark, glasses, answering)?);
+                    detected.insert(name, measurement::detected(self.model, benchmark, glasses, answering.batch_size)?);
                 }
                 measured.outcome.detection = detected.get(name).cloned().flatten();
                 measured.outcome.divergence = Budget::tested_divergence(glasses);

@@ -100,8 +100,8 @@ pub use judges::{ChatJudge, ChatOptions};
 pub use metrics::scoring::{self, ReferenceScorer, Scorer};
 pub use runs::{
     Answer, AnswerLanguage, DetectionOutcome, DetectionRates, Durability, PromptOutcome, Provenance, REPORT_SCHEMA, Record, RecordWriter,
-    Report, Run, RunFile, SeedOutcome, SeedRun, Timing, export_inspect, export_lm_eval, export_mm_safetybench, judge_again, read_answers,
-    read_records,
+    Report, Run, RunFile, SeedOutcome, SeedRun, Timing, VerdictCounts, export_inspect, export_lm_eval, export_mm_safetybench, judge_again,
+    read_answers, read_records,
 };
 #[cfg(feature = "candle")]
 pub use runs::{Benchmark, EvaluateOptions, EvaluationOutput};

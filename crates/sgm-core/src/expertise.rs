@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::tensor_file::Named;
-use crate::{Error, Metadata, Result, Site, tensor_file};
+use crate::{Error, Metadata, Result, Site, tensor_file, write_atomically};
 
 /// The accuracy of each neuron of a model as a detector of toxic input.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -73,7 +73,7 @@ impl Expertise {
                 (*site, std::iter::once(Named::vector("auroc", &e.auroc)).chain(se).collect())
             })
             .collect();
-        tensor_file::save(path.as_ref(), FORMAT, &self.metadata, &sites)
+        write_atomically(path.as_ref(), &tensor_file::bytes(path.as_ref(), FORMAT, &self.metadata, &sites)?)
     }
 
     /// Reads an expertise file.

@@ -6,8 +6,11 @@ use std::path::Path;
 use crate::condition::PROBE;
 use crate::expertise::missing;
 use crate::patch_neuron::{self, PATCH};
+use crate::sha256::hex_digest;
 use crate::tensor_file::{Named, Vector};
-use crate::{Condition, Error, Intervention, Projection, Result, Site, SiteIntervention, TokenSelection, card, tensor_file};
+use crate::{
+    Condition, Error, Intervention, Projection, Result, Site, SiteIntervention, TokenSelection, card, tensor_file, write_atomically,
+};
 
 const FORMAT: &str = "sgm-intervention";
 /// The metadata key of the token selection.
@@ -25,6 +28,21 @@ impl Intervention {
     ///
     /// [`Error::Io`] when a file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        write_atomically(path.as_ref(), &self.bytes(path.as_ref())?)?;
+        card::save(path.as_ref(), self)
+    }
+
+    /// The SHA-256 of the file that [`save`](Self::save) writes, in lower-case hexadecimal.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotSafetensors`] when the metadata cannot be written.
+    pub fn sha256(&self) -> Result<String> {
+        Ok(hex_digest(&self.bytes(Path::new("the intervention"))?))
+    }
+
+    /// The bytes of the file.
+    fn bytes(&self, path: &Path) -> Result<Vec<u8>> {
         let mut sites: BTreeMap<Site, Vec<Named<'_>>> = BTreeMap::new();
         let patches: Vec<_> =
             self.patches().iter().map(|(layer, neurons)| (neurons.len(), patch_neuron::to_vectors(*layer, neurons))).collect();
@@ -47,8 +65,7 @@ impl Intervention {
                 sites.entry(*site).or_default().push(Named { name: PATCH, values, rows: Some(*count) });
             }
         }
-        tensor_file::save(path.as_ref(), FORMAT, &metadata, &sites)?;
-        card::save(path.as_ref(), self)
+        tensor_file::bytes(path, FORMAT, &metadata, &sites)
     }
 
     /// Reads an intervention file.

@@ -1,14 +1,13 @@
 //! Safetensors files of f32 vectors and matrices named `<site>/<what>`, read as untrusted input.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
-use crate::{Error, Metadata, Result, Site, write_atomically_with};
+use crate::{Error, Metadata, Result, Site};
 
 /// The vectors of one site by their name, such as `scale`.
 pub(crate) type Vectors = BTreeMap<String, Vector>;
@@ -50,10 +49,10 @@ struct Entry {
     data_offsets: [usize; 2],
 }
 
-/// Writes `<site>/<what>` tensors and the metadata as one file, atomically.
+/// The bytes of a file of `<site>/<what>` tensors and the metadata; `path` names it in errors.
 ///
 /// Equal contents give equal bytes: the header is sorted, whereas the safetensors crate writes it in the order of a hash table.
-pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites: &BTreeMap<Site, Vec<Named<'_>>>) -> Result<()> {
+pub(crate) fn bytes(path: &Path, format: &'static str, metadata: &Metadata, sites: &BTreeMap<Site, Vec<Named<'_>>>) -> Result<Vec<u8>> {
     let vectors = sites.iter().flat_map(|(site, vectors)| vectors.iter().map(move |named| (format!("{site}/{}", named.name), named)));
     let vectors: BTreeMap<String, &Named<'_>> = vectors.collect();
     let refused = |e: serde_json::Error| Error::NotSafetensors { path: path.to_owned(), reason: e.to_string() };
@@ -71,11 +70,10 @@ pub(crate) fn save(path: &Path, format: &'static str, metadata: &Metadata, sites
     }
     header.push(b'}');
     header.resize(header.len().next_multiple_of(8), b' ');
-    write_atomically_with(path, |file| {
-        file.write_all(&u64::try_from(header.len()).map_err(io::Error::other)?.to_le_bytes())?;
-        file.write_all(&header)?;
-        vectors.values().flat_map(|named| named.values).try_for_each(|value| file.write_all(&value.to_le_bytes()))
-    })
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    vectors.values().flat_map(|named| named.values).for_each(|value| bytes.extend(value.to_le_bytes()));
+    Ok(bytes)
 }
 
 /// The bytes of a file.

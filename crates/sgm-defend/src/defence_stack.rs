@@ -7,7 +7,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use sgm_core::Intervention;
 use sgm_models::{Generator, Mllm, TappedModel};
-use sgm_suppress::Amplify;
+use sgm_suppress::{Amplify, Calibrator};
 
 use crate::defence::{NAMES, SGM_STAR};
 use crate::{
@@ -76,6 +76,18 @@ impl Default for DefenceResources<'_> {
 }
 
 impl<'m> DefenceResources<'m> {
+    /// The [local](Self::local) scorers, fitted to the samples of a calibration.
+    ///
+    /// # Errors
+    ///
+    /// As [`local`](Self::local).
+    pub fn calibrated<M: Mllm + ?Sized>(model: &'m M, calibrator: &Calibrator) -> Result<Self> {
+        let examples = calibrator.examples();
+        let answers: Vec<(&str, bool)> = examples.iter().map(|e| (e.response.as_str(), e.toxic)).collect();
+        let images: Vec<_> = examples.iter().flat_map(|e| e.prompt.images().into_iter().map(|image| (image, e.toxic))).collect();
+        Self::local(model, &answers, &images)
+    }
+
     /// Local scorers in place of those that defences take from other models, fitted to labelled answers and images (`true` is toxic).
     ///
     /// A [`WordReward`] is the reward model of `eta` and, where it is below 0.5, the check of `filter`, which tries four times.

@@ -9,12 +9,13 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use sgm::capture::Pooling;
 use sgm::defend::DefenceResources;
+use sgm::measurement;
 use sgm::models::Mllm;
 use sgm::suppress::Error::{NoCausalEffects, NoDose};
 use sgm::suppress::{Component, Preset, SuppressionRule};
 use sgm::toxic_qa::{EvaluationSplit, Provenance, Report, Run, SeedOutcome};
+use sgm_examples::answering::Answering;
 use sgm_examples::budget_arguments::BudgetArguments;
-use sgm_examples::measure::{self, Answering};
 use sgm_examples::progress::Progress;
 use sgm_examples::subject::Subject;
 use sgm_examples::{calibration, process};
@@ -59,8 +60,7 @@ fn main() -> Result<()> {
     // The judge first: a large model is not loaded only to find that there is none.
     let (source, judge, model) = (arguments.subject.source(EvaluationSplit::Dev)?, arguments.subject.judge()?, arguments.subject.model()?);
     let preset = Preset::named(&arguments.preset)?;
-    let false_positive_rate = preset.false_positive_rate.map(|_| arguments.budget.gate_rate);
-    let mut variants = variants(&arguments.preset, &Preset { false_positive_rate, ..preset });
+    let mut variants = variants(&arguments.preset, &preset.with_false_positive_rate(arguments.budget.gate_rate));
     if let Some(row) = arguments.rows.iter().find(|row| !variants.iter().any(|(name, _)| name == *row)) {
         bail!("no row {row:?}, there are {}", variants.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));
     }
@@ -97,9 +97,11 @@ fn main() -> Result<()> {
                 let defences = if intervention.is_some() { "sgm" } else { "none" }.parse()?;
                 let resources = DefenceResources { intervention, ..DefenceResources::default() };
                 let answering = Answering { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
-                let mut outcome = measure::measure(&model, &benchmark, judge.as_ref(), (&defences, &resources), answering)?.outcome;
-                let glasses = resources.intervention.as_ref();
-                outcome.detection = glasses.map_or(Ok(None), |glasses| measure::detected(&model, &benchmark, glasses, answering))?;
+                let mut outcome =
+                    measurement::measure(&model, &benchmark, judge.as_ref(), (&defences, &resources), answering.options())?.outcome;
+                if let Some(glasses) = &resources.intervention {
+                    outcome.detection = measurement::detected(&model, &benchmark, glasses, answering.batch_size)?;
+                }
                 Ok(Some(outcome))
             })?;
             outcomes.extend(outcome);

@@ -10,14 +10,15 @@ use anyhow::Result;
 use clap::Parser;
 use sgm::core::{Intervention, write_atomically};
 use sgm::defend::DefenceResources;
+use sgm::measurement;
 use sgm::models::Mllm;
 use sgm::organism::OrganismWorld;
 use sgm::suppress::Preset;
 use sgm::toxic_qa::{Benchmark, Evaluation, EvaluationSplit, Provenance, Sample, World};
+use sgm_examples::answering::Answering;
 use sgm_examples::budget_arguments::BudgetArguments;
 use sgm_examples::calibration::{self, is_of};
 use sgm_examples::comparison;
-use sgm_examples::measure::{self, Answering};
 use sgm_examples::process;
 use sgm_examples::progress::Progress;
 use sgm_examples::subject::Subject;
@@ -74,8 +75,10 @@ fn main() -> Result<()> {
                 for (outcome, intervention) in outcomes.iter_mut().zip([&Intervention::default(), &all, &without]) {
                     let resources = DefenceResources { intervention: Some(intervention.clone()), ..DefenceResources::default() };
                     let answering = Answering::with_seed(seed);
-                    let measured = measure::measure(&model, &benchmark, judge.as_ref(), (&"sgm".parse()?, &resources), answering)?.outcome;
-                    let detected = measure::detected(&model, &benchmark, intervention, answering)?;
+                    let measured =
+                        measurement::measure(&model, &benchmark, judge.as_ref(), (&"sgm".parse()?, &resources), answering.options())?
+                            .outcome;
+                    let detected = measurement::detected(&model, &benchmark, intervention, answering.batch_size)?;
                     outcome.prompts.extend([measured.standard, measured.adversarial].concat());
                     outcome.detected.extend(detected.into_iter().flat_map(|detected| detected.risky));
                 }

@@ -14,11 +14,12 @@ use clap::Parser;
 use sgm::capture::Pooling;
 use sgm::core::{Intervention, Projection};
 use sgm::defend::{DefenceResources, DefenceStack};
+use sgm::measurement;
 use sgm::models::Mllm;
 use sgm::organism::{Contrast, OrganismLexicon, OrganismSource, OrganismWorld};
 use sgm::suppress::{Component, Grid, Preset, SuppressionRule, Transport, TransportMap};
 use sgm::toxic_qa::{Benchmark, EvaluationSplit, Judge, Provenance, Report, Run, Source, World};
-use sgm_examples::measure::{self, Answering};
+use sgm_examples::answering::Answering;
 use sgm_examples::progress::Progress;
 use sgm_examples::{calibration, process};
 use sgm_experiments::targets::Targets;
@@ -98,7 +99,8 @@ fn main() -> Result<()> {
         let mut measure = |name: String, fit: &dyn Fn() -> Result<Intervention>| -> Result<()> {
             let outcome = progress.step(format!("seed {seed}, {name}"), || -> Result<_> {
                 let resources = DefenceResources { intervention: Some(fit()?), ..DefenceResources::default() };
-                Ok(measure::measure(&model, &benchmark, judge.as_ref(), (&worn, &resources), Answering::with_seed(seed))?.outcome)
+                Ok(measurement::measure(&model, &benchmark, judge.as_ref(), (&worn, &resources), Answering::with_seed(seed).options())?
+                    .outcome)
             })?;
             if runs.len() <= row {
                 runs.push((name, Vec::new()));

@@ -17,7 +17,7 @@ pub use answers::{Answer, read_answers};
 pub use evaluate::{Benchmark, EvaluateOptions, EvaluationOutput};
 pub use export::{export_inspect, export_lm_eval, export_mm_safetybench};
 pub use outcome::{DetectionOutcome, DetectionRates, PromptOutcome, SeedOutcome};
-pub use records::{Record, RecordWriter, Timing};
+pub use records::{Record, RecordWriter, Timing, VerdictCounts};
 pub use report::{Provenance, REPORT_SCHEMA, Report};
 pub use run::{AnswerLanguage, Run, SeedRun};
 pub use run_file::{Durability, RunFile, read_records};

@@ -1,5 +1,6 @@
 //! The records of single answers.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,44 @@ impl Record {
     pub fn outcome(&self) -> Option<PromptOutcome> {
         let harmful = self.judge.as_ref()?.label;
         Some(PromptOutcome { id: self.id.clone(), category: self.category.clone(), harmful, helpful: None })
+    }
+}
+
+/// The numbers of verdicts in records of answers. Displays with the ids of up to 20 answers whose verdict could not be parsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerdictCounts {
+    /// The number of harmful answers.
+    pub harmful: usize,
+    /// The number of harmless answers.
+    pub harmless: usize,
+    /// The ids of the answers whose verdict could not be parsed.
+    pub unparsed: Vec<String>,
+}
+
+impl VerdictCounts {
+    /// Counts the verdicts; records without one do not count.
+    pub fn of(records: &[Record]) -> Self {
+        let mut counts = Self::default();
+        for record in records {
+            match record.judge.as_ref().map(|verdict| verdict.label) {
+                Some(Some(true)) => counts.harmful += 1,
+                Some(Some(false)) => counts.harmless += 1,
+                Some(None) => counts.unparsed.push(record.id.clone()),
+                None => {}
+            }
+        }
+        counts
+    }
+}
+
+impl fmt::Display for VerdictCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { harmful, harmless, unparsed } = self;
+        write!(f, "{harmful} harmful, {harmless} harmless, {} unparsed", unparsed.len())?;
+        for (number, id) in unparsed.iter().take(20).enumerate() {
+            write!(f, "{} {id}", if number == 0 { ":" } else { "" })?;
+        }
+        if unparsed.len() > 20 { f.write_str(" ...") } else { Ok(()) }
     }
 }
 
@@ -182,5 +221,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = RecordWriter::create(folder.path()).unwrap_err();
         assert!(matches!(error, Error::Write(_)), "{error}");
+    }
+
+    #[test]
+    fn verdict_counts_name_some_of_the_unparsed_answers() {
+        let counts =
+            |unparsed: usize| VerdictCounts { harmful: 2, harmless: 3, unparsed: (0..unparsed).map(|id| id.to_string()).collect() };
+        assert_eq!(counts(0).to_string(), "2 harmful, 3 harmless, 0 unparsed");
+        assert_eq!(counts(2).to_string(), "2 harmful, 3 harmless, 2 unparsed: 0 1");
+        assert!(counts(21).to_string().ends_with(" 18 19 ..."));
     }
 }

@@ -4,7 +4,7 @@ use sgm_capture::{Pool, Pooling};
 use sgm_core::{Intervention, TokenSelection};
 use sgm_models::Mllm;
 
-use crate::{Calibrator, CausalExperts, CausalSteering, Component, ConditionalPatches, Error, Result, SuppressionRule};
+use crate::{Calibrator, CausalExperts, CausalSteering, Component, ConditionalPatches, Error, Result, SuppressionRule, Transport};
 
 /// A specification for glasses: the components to fit, their weights, and the condition.
 ///
@@ -35,8 +35,12 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// The names of all presets.
-    pub const NAMES: [&'static str; 4] = ["causal-sgm", "bakeable", "conditional", "conditional-sgm"];
+    /// The names of all presets: suppression by expertise, transport, and what is fitted to causal effects.
+    pub const NAMES: [&'static str; 10] =
+        ["det0", "damp", "aura", "linear-act", "mean-act", "sgm", "conditional-sgm", "causal-sgm", "bakeable", "conditional"];
+    /// Former names, with the present ones.
+    pub const FORMER: [(&'static str, &'static str); 3] =
+        [("foldable", "bakeable"), ("live", "conditional"), ("adaptive-sgm", "conditional-sgm")];
     /// The share of benign prompts at which the conditions of presets may hold.
     pub const FALSE_POSITIVE_RATE: f64 = 0.02;
     /// The pooling for transport fitted to all text.
@@ -44,7 +48,7 @@ impl Preset {
 
     /// Suppression of the neurons that cause toxic answers: plain scales.
     pub fn causal_sgm() -> Self {
-        Self { components: vec![(Component::CausalExperts(CausalExperts::default()), 1.0)], false_positive_rate: None }
+        Self::of(Component::CausalExperts(CausalExperts::default()))
     }
 
     /// Glasses for checkpoints: conditional patch neurons with the shifts of causal steering. They act where they detect risk.
@@ -65,16 +69,36 @@ impl Preset {
         Self { components, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
     }
 
-    /// The preset of a name; `foldable`, `live` and `adaptive-sgm` are former names.
+    /// One component, which always acts.
+    pub fn of(component: Component) -> Self {
+        Self { components: vec![(component, 1.0)], false_positive_rate: None }
+    }
+
+    /// The same with another rate for the condition, if it has one.
+    #[must_use]
+    pub fn with_false_positive_rate(self, rate: f64) -> Self {
+        Self { false_positive_rate: self.false_positive_rate.map(|_| rate), ..self }
+    }
+
+    /// The present name of a preset.
+    pub fn present_name(name: &str) -> &str {
+        Self::FORMER.iter().find(|(former, _)| *former == name).map_or(name, |(_, present)| present)
+    }
+
+    /// The preset of a name, present or former: `det0` of the best 50 neurons, `damp` of the best 200 by 0.5, `aura` and `sgm` as
+    /// [`SuppressionRule`]s; `linear-act` and `mean-act` as [`Transport`]s of the mean over all text; and the others.
     ///
     /// # Errors
     ///
     /// [`Error::UnknownPreset`].
     pub fn named(name: &str) -> Result<Self> {
-        match name {
-            "bakeable" | "foldable" => Ok(Self::bakeable()),
-            "conditional" | "live" => Ok(Self::conditional()),
-            "conditional-sgm" | "adaptive-sgm" => Ok(Self::conditional_sgm()),
+        match Self::present_name(name) {
+            rule @ ("det0" | "damp" | "aura" | "sgm") => Ok(Self::of(Component::Soft(SuppressionRule::preset(rule)?))),
+            "linear-act" => Ok(Self::of(Component::AtOnce(Transport::linear_act(), Self::TEXT))),
+            "mean-act" => Ok(Self::of(Component::AtOnce(Transport::mean_act(), Self::TEXT))),
+            "bakeable" => Ok(Self::bakeable()),
+            "conditional" => Ok(Self::conditional()),
+            "conditional-sgm" => Ok(Self::conditional_sgm()),
             "causal-sgm" => Ok(Self::causal_sgm()),
             _ => Err(Error::UnknownPreset { kind: "preset", name: name.to_owned(), known: Self::NAMES.join(", ") }),
         }
@@ -118,6 +142,10 @@ mod tests {
         for (former, name) in [("foldable", "bakeable"), ("live", "conditional"), ("adaptive-sgm", "conditional-sgm")] {
             assert_eq!(Preset::named(former).unwrap(), Preset::named(name).unwrap());
         }
+        assert_eq!(Preset::named("damp").unwrap(), Preset::of(Component::Soft(SuppressionRule::damp(0.5, 200))));
+        assert_eq!(Preset::named("det0").unwrap(), Preset::of(Component::Soft(SuppressionRule::det0(50))));
+        assert_eq!(Preset::conditional().with_false_positive_rate(0.1).false_positive_rate, Some(0.1));
+        assert_eq!(Preset::bakeable().with_false_positive_rate(0.1), Preset::bakeable());
         assert!(Preset::named("adaptive").unwrap_err().to_string().contains("conditional-sgm"));
     }
 }

@@ -34,6 +34,7 @@ mod host_copies;
 mod incremental;
 #[cfg(target_os = "linux")]
 mod large_model;
+mod measurement;
 mod parity;
 mod real_gguf;
 mod real_gguf_bake;
