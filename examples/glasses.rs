@@ -17,11 +17,10 @@ use sgm::toxic_qa::html_report::AurocDistribution;
 use sgm::toxic_qa::{EvaluationSplit, Judge, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome, Source};
 use sgm_examples::answering::Answering;
 use sgm_examples::budget_arguments::BudgetArguments;
-use sgm_examples::comparison;
 use sgm_examples::progress::Progress;
 use sgm_examples::seed_comparison::{FittedGlasses, SeedComparison};
 use sgm_examples::subject::Subject;
-use sgm_examples::{calibration, html_report, process};
+use sgm_examples::{calibration, command_file, comparison, html_report, process};
 
 /// SGM's experiment: calibrate, capture, score, suppress, and measure harm and what avoiding it costs.
 #[derive(Parser)]
@@ -56,10 +55,12 @@ struct Arguments {
     /// Leave this category or trigger (`angry face`) out of calibration.
     #[arg(long, value_name = "NAME")]
     without: Option<String>,
-    /// Wear the glasses that an earlier run wrote to this directory, those of its seed 0, instead of new ones; one seed, and no defence
-    /// that needs a scorer.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "without"])]
+    /// Wear the glasses that an earlier run wrote to this directory instead of new ones; no defence that needs a scorer.
+    #[arg(long, value_name = "DIR", conflicts_with = "without")]
     reuse: Option<PathBuf>,
+    /// Go on with an interrupted run of the same command: glasses that are in the directory already are not fitted again.
+    #[arg(long, conflicts_with = "reuse")]
+    resume: bool,
     /// A tenth of the prompts and a fifth of the calibration samples: a test of whether everything works.
     #[arg(long)]
     quick: bool,
@@ -67,6 +68,9 @@ struct Arguments {
     #[arg(long, default_value = "out")]
     out: PathBuf,
 }
+
+/// The glasses that the page of the report shows, if there are some of these.
+const SHOWN: [&str; 4] = ["conditional", "bakeable", "causal-sgm", "sgm"];
 
 fn main() -> Result<()> {
     process::start();
@@ -79,24 +83,26 @@ fn main() -> Result<()> {
     }
     let budget = arguments.budget.budget();
     let rows = comparison::rows(&arguments.rows, arguments.full, &arguments.defences)?;
-    let seeds = if arguments.reuse.is_some() { 1 } else { arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 }) };
+    let seeds = arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 });
     let names = comparison::names_of_glasses(&rows);
     if budget.is_none()
         && let Some(name) = names.iter().find(|name| name.contains('@'))
     {
         bail!("the row `{name}` has a budget, which takes neutral texts: leave `--budget none` out");
     }
+    let resumed = command_file::begin(&arguments.out, std::env::args().skip(1), arguments.resume)?;
     let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
 
     let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); rows.len()];
     let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
-    let mut auroc = None;
+    let (mut auroc, mut shown) = (None, None);
     for seed in 0..seeds {
         let prefix = if seeds > 1 { format!("seed {seed}, ") } else { String::new() };
-        let comparison = SeedComparison { model: &model, rows: &rows, progress: &progress, prefix: &prefix };
+        let directory = &comparison::directory_of(&arguments.out, seed);
+        let comparison = SeedComparison { model: &model, rows: &rows, progress: &progress, prefix: &prefix, directory, resumed };
         let mut resources = DefenceResources::default();
         let fitted = if let Some(directory) = &arguments.reuse {
-            FittedGlasses { glasses: comparison::load(directory, &names)?, ..FittedGlasses::default() }
+            FittedGlasses { glasses: comparison::load(&comparison::directory_of(directory, seed), &names)?, ..FittedGlasses::default() }
         } else {
             let calibrator =
                 progress.step(format!("{prefix}calibration"), || arguments.calibrator(&model, source.as_ref(), &judge, seed))?;
@@ -106,7 +112,7 @@ fn main() -> Result<()> {
             }
             if seed == 0 {
                 auroc = Some(AurocDistribution::new(&calibrator.expertise()?, None));
-                fitted.glasses.iter().try_for_each(|(name, glasses)| glasses.save(comparison::file(&arguments.out, name)))?;
+                shown = SHOWN.into_iter().find(|name| fitted.glasses.contains_key(*name));
             }
             fitted
         };
@@ -122,14 +128,13 @@ fn main() -> Result<()> {
     provenance.generation = serde_json::json!({"temperature": 1.0, "max_new_tokens": arguments.max_new_tokens, "vqa": "greedy"});
     provenance.calibration = arguments.provenance();
     let neurons = model.info().neurons();
-    let shown = ["conditional", "bakeable", "causal-sgm", "sgm"].into_iter().find(|name| arguments.reuse.is_none() && names.contains(name));
     let measured = rows.into_iter().zip(&outcomes).filter(|(_, outcomes)| !outcomes.is_empty());
     let runs = measured.map(|((name, _), outcomes)| Run::from_seeds(name, neurons, outcomes));
     let report = Report::new(provenance, runs.collect::<Result<_, _>>()?);
     report.write(&arguments.out.join("report.json"))?;
     println!("{}", report.table());
     let page = html_report::write(&arguments.out, report, auroc, shown, arguments.subject.is_embedded_organism())?;
-    println!("{seconds} s. Open {} for the figures; report.json, answers.jsonl and the glasses of seed 0 are beside it.", page.display());
+    println!("{seconds} s. Open {} for the figures; report.json, answers.jsonl and the glasses are beside it.", page.display());
     println!("{}", comparison::next_steps(&arguments.out));
     Ok(())
 }

@@ -98,6 +98,11 @@ pub fn fit<M: Mllm>(model: &M, calibrator: &Calibrator, name: &str, gate_rate: f
     })
 }
 
+/// The directory of the glasses of a seed, in that of a comparison: those of seed 0 lie beside the report.
+pub fn directory_of(comparison: &Path, seed: u64) -> PathBuf {
+    if seed == 0 { comparison.to_owned() } else { comparison.join(format!("seed-{seed}")) }
+}
+
 /// The file of a row's glasses.
 pub fn file(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{}.sgm.safetensors", if name == "sgm" { "glasses" } else { name }))
@@ -107,15 +112,14 @@ pub fn file(directory: &Path, name: &str) -> PathBuf {
 ///
 /// # Errors
 ///
-/// Those of reading them.
+/// Those of reading them, and when there are none of a name.
 pub fn load(directory: &Path, names: &BTreeSet<&str>) -> Result<BTreeMap<String, Intervention>> {
     let mut glasses = BTreeMap::new();
     for name in names {
         let former = Preset::FORMER.iter().filter(|(_, present)| present == name).map(|(former, _)| *former);
         let mut files = std::iter::once(*name).chain(former).map(|name| file(directory, name));
-        if let Some(file) = files.find(|file| file.exists()) {
-            glasses.insert((*name).to_owned(), Intervention::load(file)?);
-        }
+        let none = || format!("no glasses `{name}` in {}; leave the row out, or take fewer seeds", directory.display());
+        glasses.insert((*name).to_owned(), Intervention::load(files.find(|file| file.exists()).with_context(none)?)?);
     }
     Ok(glasses)
 }

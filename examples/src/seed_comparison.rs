@@ -1,8 +1,9 @@
 //! One seed of the comparison: glasses fitted to one calibration set, and the answers of every row.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sgm::core::Intervention;
 use sgm::defend::DefenceResources;
 use sgm::measurement;
@@ -26,6 +27,10 @@ pub struct SeedComparison<'a, M> {
     pub progress: &'a Progress,
     /// What the names of steps begin with.
     pub prefix: &'a str,
+    /// Where the fitted glasses are written.
+    pub directory: &'a Path,
+    /// Whether glasses that are there already are taken instead of new ones.
+    pub resumed: bool,
 }
 
 /// Glasses by name.
@@ -38,16 +43,28 @@ pub struct FittedGlasses {
 }
 
 impl<M: Mllm> SeedComparison<'_, M> {
-    /// Fits the glasses that the rows wear. Those that no strength keeps within the budget, or that find no causes of toxic
-    /// answers, are left out, with a warning that says why.
+    /// Fits the glasses that the rows wear and writes each to its file as soon as it is fitted. Those that no strength keeps within the
+    /// budget, or that find no causes of toxic answers, are left out, with a warning that says why.
     ///
     /// # Errors
     ///
-    /// Those of the fits.
+    /// Those of the fits and of the files, and when glasses of an earlier run are of other calibration samples.
     pub fn fit(&self, calibrator: &Calibrator, gate_rate: f64, budget: Option<&Budget>) -> Result<FittedGlasses> {
         let mut fitted = FittedGlasses::default();
+        std::fs::create_dir_all(self.directory).with_context(|| self.directory.display().to_string())?;
         for name in comparison::names_of_glasses(self.rows) {
-            let fit = || comparison::fit(self.model, calibrator, name, gate_rate, budget);
+            let file = comparison::file(self.directory, name);
+            let fit = || -> Result<Intervention> {
+                if self.resumed && file.exists() {
+                    let glasses = Intervention::load(&file)?;
+                    let same = glasses.metadata.calibration.as_ref() == calibrator.calibration();
+                    ensure!(same, "{} is of other calibration samples; leave `--resume` out", file.display());
+                    return Ok(glasses);
+                }
+                let glasses = comparison::fit(self.model, calibrator, name, gate_rate, budget)?;
+                glasses.save(&file)?;
+                Ok(glasses)
+            };
             match self.progress.step(format!("{}fit of {name}", self.prefix), fit) {
                 Ok(glasses) => _ = fitted.glasses.insert(name.to_owned(), glasses),
                 Err(error) if matches!(error.downcast_ref(), Some(NoDose { .. } | NoCausalEffects { .. })) => {

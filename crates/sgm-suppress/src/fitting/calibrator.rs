@@ -92,6 +92,11 @@ impl Calibrator {
     /// The pooling that probes read: the last token of prompts.
     pub const PROMPT_END: Pooling = Pooling { pool: Pool::Last, tokens: TokenSelection::Prompt };
 
+    /// The provenance of the samples, which fitted interventions have in their metadata.
+    pub fn calibration(&self) -> Option<&Calibration> {
+        self.capture.calibration.as_ref()
+    }
+
     /// Captures samples into a temporary directory: by the first pooling of `capture`, for expertise, and at the end of prompts, for
     /// probes.
     ///

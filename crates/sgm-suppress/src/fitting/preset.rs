@@ -57,9 +57,9 @@ impl Preset {
         Self { components: vec![(causal_patches(), 4.0)], false_positive_rate: None }
     }
 
-    /// Glasses for running models: the same and causal experts, under a condition.
+    /// Glasses for running models: the same neurons with half the weight, and causal experts, under a condition.
     pub fn conditional() -> Self {
-        let components = [Self::causal_sgm().components, Self::bakeable().components].concat();
+        let components = [Self::causal_sgm().components, vec![(causal_patches(), 2.0)]].concat();
         Self { components, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
     }
 
