@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sgm_capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
-use sgm_core::{Amplify, Condition, Expertise, Intervention, TokenSelection};
+use sgm_core::{Amplify, Calibration, Condition, Expertise, Intervention, TokenSelection};
 use sgm_models::{FinishReason, GenerateOptions, Generator, Mllm, Prompt, Sampling};
 use sgm_score::{FittedProbe, ProbeOptions, conformal_threshold, fit_probe, score_store};
 use tempfile::TempDir;
