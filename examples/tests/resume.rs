@@ -1,4 +1,5 @@
 //! An interrupted comparison goes on where it was, and its glasses can be worn again.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
