@@ -10,17 +10,15 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::Parser;
 use sgm::capture::Pooling;
-use sgm::defend::DefenceResources;
 use sgm::models::{AutoMllm, Mllm};
 use sgm::suppress::{Calibrator, Preset};
-use sgm::toxic_qa::html_report::AurocDistribution;
-use sgm::toxic_qa::{EvaluationSplit, Judge, Provenance, RecordWriter, Report, Run, Sample, SeedOutcome, Source};
+use sgm::toxic_qa::{EvaluationSplit, Judge, Provenance, Report, Sample, Source};
 use sgm_examples::answering::Answering;
 use sgm_examples::budget_arguments::BudgetArguments;
+use sgm_examples::comparison::{self, Comparison};
 use sgm_examples::progress::Progress;
-use sgm_examples::seed_comparison::{FittedGlasses, SeedComparison};
 use sgm_examples::subject::Subject;
-use sgm_examples::{calibration, command_file, comparison, html_report, process};
+use sgm_examples::{calibration, html_report, process};
 
 /// SGM's experiment: calibrate, capture, score, suppress, and measure harm and what avoiding it costs.
 #[derive(Parser)]
@@ -58,7 +56,7 @@ struct Arguments {
     /// Wear the glasses that an earlier run wrote to this directory instead of new ones; no defence that needs a scorer.
     #[arg(long, value_name = "DIR", conflicts_with = "without")]
     reuse: Option<PathBuf>,
-    /// Go on with an interrupted run of the same command: glasses that are in the directory already are not fitted again.
+    /// Go on with an interrupted run: glasses that are in the directory already, with the same settings and samples, are not fitted again.
     #[arg(long, conflicts_with = "reuse")]
     resume: bool,
     /// A tenth of the prompts and a fifth of the calibration samples: a test of whether everything works.
@@ -69,9 +67,6 @@ struct Arguments {
     out: PathBuf,
 }
 
-/// The glasses that the page of the report shows, if there are some of these.
-const SHOWN: [&str; 4] = ["conditional", "bakeable", "causal-sgm", "sgm"];
-
 fn main() -> Result<()> {
     process::start();
     let arguments = Arguments::parse();
@@ -81,59 +76,39 @@ fn main() -> Result<()> {
     if arguments.quick {
         benchmark.thin(10);
     }
-    let budget = arguments.budget.budget();
     let rows = comparison::rows(&arguments.rows, arguments.full, &arguments.defences)?;
-    let seeds = arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 });
     let names = comparison::names_of_glasses(&rows);
-    if budget.is_none()
-        && let Some(name) = names.iter().find(|name| name.contains('@'))
-    {
+    let budget = arguments.budget.budget();
+    if let Some(name) = names.iter().find(|name| name.contains('@') && budget.is_none()) {
         bail!("the row `{name}` has a budget, which takes neutral texts: leave `--budget none` out");
     }
-    let resumed = command_file::begin(&arguments.out, std::env::args().skip(1), arguments.resume)?;
+    let seeds = arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 });
     let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
-
-    let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); rows.len()];
-    let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
-    let (mut auroc, mut shown) = (None, None);
-    for seed in 0..seeds {
-        let prefix = if seeds > 1 { format!("seed {seed}, ") } else { String::new() };
-        let directory = &comparison::directory_of(&arguments.out, seed);
-        let comparison = SeedComparison { model: &model, rows: &rows, progress: &progress, prefix: &prefix, directory, resumed };
-        let mut resources = DefenceResources::default();
-        let fitted = if let Some(directory) = &arguments.reuse {
-            FittedGlasses { glasses: comparison::load(&comparison::directory_of(directory, seed), &names)?, ..FittedGlasses::default() }
-        } else {
-            let calibrator =
-                progress.step(format!("{prefix}calibration"), || arguments.calibrator(&model, source.as_ref(), &judge, seed))?;
-            let fitted = comparison.fit(&calibrator, arguments.budget.gate_rate, budget.as_ref())?;
-            if rows.iter().any(|(_, defences)| defences.needs_scorers()) {
-                resources = DefenceResources::calibrated(&model, &calibrator)?;
-            }
-            if seed == 0 {
-                auroc = Some(AurocDistribution::new(&calibrator.expertise()?, None));
-                shown = SHOWN.into_iter().find(|name| fitted.glasses.contains_key(*name));
-            }
-            fitted
-        };
-        let answering = Answering { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
-        let measured = comparison.measure(&benchmark, judge.as_ref(), &fitted, resources, answering, &mut answers)?;
-        outcomes.iter_mut().zip(measured).for_each(|(outcomes, measured)| outcomes.extend(measured));
-    }
-    drop(answers);
+    let comparison = Comparison {
+        model: &model,
+        rows: &rows,
+        gate_rate: arguments.budget.gate_rate,
+        budget: budget.as_ref(),
+        directory: &arguments.out,
+        resume: arguments.resume,
+        reuse: arguments.reuse.as_deref(),
+        context: &format!("{}, {}, {:?}", source.name(), judge.id(), (arguments.pooling, &arguments.budget)),
+        progress: &progress,
+    };
+    let calibrator = |seed| arguments.calibrator(&model, source.as_ref(), &judge, seed);
+    let answering = Answering { seed: 0, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
+    let compared = comparison.run(seeds, calibrator, &benchmark, judge.as_ref(), answering)?;
     let seconds = progress.elapsed().as_secs();
     drop(progress);
 
     let mut provenance = Provenance::new(&model.info().name, source.as_ref(), judge.as_ref());
     provenance.generation = serde_json::json!({"temperature": 1.0, "max_new_tokens": arguments.max_new_tokens, "vqa": "greedy"});
     provenance.calibration = arguments.provenance();
-    let neurons = model.info().neurons();
-    let measured = rows.into_iter().zip(&outcomes).filter(|(_, outcomes)| !outcomes.is_empty());
-    let runs = measured.map(|((name, _), outcomes)| Run::from_seeds(name, neurons, outcomes));
-    let report = Report::new(provenance, runs.collect::<Result<_, _>>()?);
+    let report = Report::new(provenance, compared.runs);
     report.write(&arguments.out.join("report.json"))?;
     println!("{}", report.table());
-    let page = html_report::write(&arguments.out, report, auroc, shown, arguments.subject.is_embedded_organism())?;
+    let pictures = arguments.subject.is_embedded_organism();
+    let page = html_report::write(&arguments.out, report, compared.auroc, compared.shown, pictures)?;
     println!("{seconds} s. Open {} for the figures; report.json, answers.jsonl and the glasses are beside it.", page.display());
     println!("{}", comparison::next_steps(&arguments.out));
     Ok(())

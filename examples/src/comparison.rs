@@ -1,50 +1,48 @@
-//! The rows of the comparison: glasses and defences by name, with their settings.
+//! The comparison of the example `glasses`: glasses fitted to one calibration set for each seed, and the answers of every row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use sgm::comparison::{Error, NamedGlasses, Row};
 use sgm::core::Intervention;
-use sgm::defend::DefenceStack;
+use sgm::defend::DefenceResources;
+use sgm::measurement;
 use sgm::models::Mllm;
-use sgm::suppress::{Budget, Calibrator, Preset};
+use sgm::suppress::Error::{NoCausalEffects, NoDose};
+use sgm::suppress::{Budget, Calibrator};
+use sgm::toxic_qa::html_report::AurocDistribution;
+use sgm::toxic_qa::{Benchmark, Judge, RecordWriter, Run, SeedOutcome};
 
-use crate::budget_arguments::positive;
+use crate::answering::Answering;
+use crate::progress::Progress;
 
-/// A row of the comparison: its name, and the defences around the model.
-pub type Row = (String, DefenceStack);
-
-/// Rows that are stacks of defences; `sgm` in them is the glasses `conditional`.
-const STACKS: [&str; 5] = ["self-reminder", "ecso", "eta", "eta+sgm", "filter+sgm"];
-
-/// The rows that answer what most people ask first: no glasses, SGM, and the presets.
-pub const MAIN_ROWS: [&str; 5] = ["none", "sgm", "causal-sgm", "bakeable", "conditional"];
-
-/// The names of all rows.
-fn all_rows() -> impl Iterator<Item = &'static str> {
-    std::iter::once("none").chain(Preset::NAMES).chain(STACKS)
+/// The comparison of some rows.
+pub struct Comparison<'a, M> {
+    /// The model.
+    pub model: &'a M,
+    /// The rows.
+    pub rows: &'a [Row],
+    /// The largest share of benign prompts at which conditions may hold.
+    pub gate_rate: f64,
+    /// The budget of glasses whose names have none of their own.
+    pub budget: Option<&'a Budget>,
+    /// Where the fitted glasses are written: those of seed 0 there, those of others in a directory of their own.
+    pub directory: &'a Path,
+    /// Whether glasses that an interrupted run has written there are taken.
+    pub resume: bool,
+    /// The directory of an earlier comparison whose glasses are worn instead of new ones.
+    pub reuse: Option<&'a Path>,
+    /// What glasses depend on beside model, samples and their names.
+    pub context: &'a str,
+    /// Shows the steps.
+    pub progress: &'a Progress,
 }
 
-/// The row of a name, of glasses within a budget of their own such as `bakeable@0.005`, or of a stack of defences such as
-/// `self-reminder+ecso+sgm`.
-///
-/// # Errors
-///
-/// For a name that is none of these.
-pub fn row(name: &str) -> Result<Row> {
-    if let Some((glasses, nats)) = name.split_once('@') {
-        let (glasses, defences) = row(glasses)?;
-        ensure!(own_glasses(&glasses), "`{name}` has a budget, but `{glasses}` is no row of glasses; leave `@{nats}` out");
-        budget_of(nats)?;
-        return Ok((format!("{glasses}@{nats}"), defences));
-    }
-    let name = Preset::present_name(name);
-    let defences = if own_glasses(name) { "sgm" } else { name };
-    let known = || format!("no row `{name}`: it is none of {}, and no stack of defences", all_rows().collect::<Vec<_>>().join(", "));
-    Ok((name.to_owned(), defences.parse().map_err(|error| anyhow::Error::from(error).context(known()))?))
-}
+/// Glasses by name.
+type Glasses = BTreeMap<String, Intervention>;
 
-/// The rows of a comparison: those named, or else all, or the main ones, and further ones.
+/// The rows of some names, or else all, or the main ones, and further ones.
 ///
 /// # Errors
 ///
@@ -52,76 +50,15 @@ pub fn row(name: &str) -> Result<Row> {
 pub fn rows(named: &[String], all: bool, further: &[String]) -> Result<Vec<Row>> {
     let names: Vec<&str> = match (named.is_empty(), all) {
         (false, _) => named.iter().map(String::as_str).collect(),
-        (true, true) => all_rows().collect(),
-        (true, false) => MAIN_ROWS.to_vec(),
+        (true, true) => Row::all().collect(),
+        (true, false) => Row::MAIN.to_vec(),
     };
-    names.into_iter().chain(further.iter().map(String::as_str)).map(row).collect()
-}
-
-/// The glasses that a row wears, by name.
-pub fn glasses_of((name, defences): &Row) -> Option<&str> {
-    defences.wears_glasses().then_some(if own_glasses(name) { name } else { "conditional" })
-}
-
-/// Whether a row is named after its glasses.
-fn own_glasses(name: &str) -> bool {
-    let glasses = name.split_once('@').map_or(name, |(glasses, _)| glasses);
-    Preset::NAMES.contains(&glasses)
-}
-
-/// The budget of so many nats.
-fn budget_of(nats: &str) -> Result<Budget> {
-    let divergence = positive(nats).with_context(|| format!("a budget of {nats:?}; expected a number above 0"))?;
-    Ok(Budget { divergence, ..Budget::default() })
+    Ok(names.into_iter().chain(further.iter().map(String::as_str)).map(Row::named).collect::<Result<_, _>>()?)
 }
 
 /// The names of the glasses that rows wear.
 pub fn names_of_glasses(rows: &[Row]) -> BTreeSet<&str> {
-    rows.iter().filter_map(glasses_of).collect()
-}
-
-/// Fits glasses by name: conditions hold for at most a share of benign prompts, and with a budget, that of the name first, the strength is the
-/// largest within it.
-///
-/// # Errors
-///
-/// Those of the fit.
-pub fn fit<M: Mllm>(model: &M, calibrator: &Calibrator, name: &str, gate_rate: f64, budget: Option<&Budget>) -> Result<Intervention> {
-    let (name, own) = match name.split_once('@') {
-        Some((name, nats)) => (name, Some(budget_of(nats)?)),
-        None => (name, None),
-    };
-    let glasses = Preset::named(name)?.with_false_positive_rate(gate_rate).fit(model, calibrator)?;
-    Ok(match own.as_ref().or(budget) {
-        None => glasses,
-        Some(budget) => calibrator.within(model, &glasses, budget)?,
-    })
-}
-
-/// The directory of the glasses of a seed, in that of a comparison: those of seed 0 lie beside the report.
-pub fn directory_of(comparison: &Path, seed: u64) -> PathBuf {
-    if seed == 0 { comparison.to_owned() } else { comparison.join(format!("seed-{seed}")) }
-}
-
-/// The file of a row's glasses.
-pub fn file(directory: &Path, name: &str) -> PathBuf {
-    directory.join(format!("{}.sgm.safetensors", if name == "sgm" { "glasses" } else { name }))
-}
-
-/// The glasses of some names in a directory that an earlier run wrote, maybe under former names.
-///
-/// # Errors
-///
-/// Those of reading them, and when there are none of a name.
-pub fn load(directory: &Path, names: &BTreeSet<&str>) -> Result<BTreeMap<String, Intervention>> {
-    let mut glasses = BTreeMap::new();
-    for name in names {
-        let former = Preset::FORMER.iter().filter(|(_, present)| present == name).map(|(former, _)| *former);
-        let mut files = std::iter::once(*name).chain(former).map(|name| file(directory, name));
-        let none = || format!("no glasses `{name}` in {}; leave the row out, or take fewer seeds", directory.display());
-        glasses.insert((*name).to_owned(), Intervention::load(files.find(|file| file.exists()).with_context(none)?)?);
-    }
-    Ok(glasses)
+    rows.iter().filter_map(Row::glasses).collect()
 }
 
 /// What to run after a comparison whose files are in `out`.
@@ -134,21 +71,119 @@ pub fn next_steps(out: &Path) -> String {
     )
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The directory of the glasses of a seed.
+fn directory_of(comparison: &Path, seed: u64) -> PathBuf {
+    if seed == 0 { comparison.to_owned() } else { comparison.join(format!("seed-{seed}")) }
+}
 
-    #[test]
-    fn rows_of_glasses_may_have_a_budget_of_their_own() {
-        let own = row("foldable@0.005").unwrap();
-        assert_eq!((own.0.as_str(), glasses_of(&own)), ("bakeable@0.005", Some("bakeable@0.005")));
-        assert_eq!(glasses_of(&row("filter+sgm").unwrap()), Some("conditional"));
-        assert_eq!(glasses_of(&row("none").unwrap()), None);
-        for (wrong, part) in
-            [("none@0.01", "leave `@0.01` out"), ("filter+sgm@0.01", "no row of glasses"), ("bakeable@0", "above 0"), ("x@1", "no row")]
-        {
-            let error = format!("{:#}", row(wrong).unwrap_err());
-            assert!(error.contains(part), "{wrong}: {error}");
+/// What a comparison has measured.
+pub struct Compared {
+    /// Every row but those whose glasses were left out.
+    pub runs: Vec<Run>,
+    /// The AUROCs of all neurons on the calibration of seed 0; none if glasses were reused.
+    pub auroc: Option<AurocDistribution>,
+    /// The glasses of seed 0 that tell most.
+    pub shown: Option<&'static str>,
+}
+
+/// Glasses in the order of how much they tell.
+const SHOWN: [&str; 4] = ["conditional", "bakeable", "causal-sgm", "sgm"];
+
+impl<M: Mllm> Comparison<'_, M> {
+    /// Fits, measures and writes the answers to `answers.jsonl`, for a number of seeds from that of the answers on. `calibrator` captures the
+    /// samples of a seed; glasses that are reused need none.
+    ///
+    /// # Errors
+    ///
+    /// Those of calibration, fits, measurements and files.
+    pub fn run(
+        &self,
+        seeds: u64,
+        calibrator: impl Fn(u64) -> Result<Calibrator>,
+        benchmark: &Benchmark,
+        judge: &dyn Judge,
+        answering: Answering,
+    ) -> Result<Compared> {
+        let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); self.rows.len()];
+        let mut answers = RecordWriter::create(self.directory.join("answers.jsonl"))?;
+        let (mut auroc, mut shown) = (None, None);
+        for seed in (answering.seed..).take(usize::try_from(seeds)?) {
+            let mut resources = DefenceResources::default();
+            let glasses = if let Some(directory) = self.reuse {
+                self.read(directory, seed)?
+            } else {
+                let calibrator = self.progress.step(format!("seed {seed}, calibration"), || calibrator(seed))?;
+                let glasses = self.fit(&calibrator, seed)?;
+                if self.rows.iter().any(|row| row.defences.needs_scorers()) {
+                    resources = DefenceResources::calibrated(self.model, &calibrator)?;
+                }
+                if auroc.is_none() {
+                    auroc = Some(AurocDistribution::new(&calibrator.expertise()?, None));
+                    shown = SHOWN.into_iter().find(|name| glasses.contains_key(*name));
+                }
+                glasses
+            };
+            let measured = self.measure(benchmark, judge, &glasses, resources, Answering { seed, ..answering }, &mut answers)?;
+            outcomes.iter_mut().zip(measured).for_each(|(outcomes, measured)| outcomes.extend(measured));
         }
+        let measured = self.rows.iter().zip(&outcomes).filter(|(_, outcomes)| !outcomes.is_empty());
+        let runs = measured.map(|(row, outcomes)| Run::from_seeds(&row.name, self.model.info().neurons(), outcomes));
+        Ok(Compared { runs: runs.collect::<Result<_, _>>()?, auroc, shown })
+    }
+
+    /// The glasses of a seed that an earlier comparison wrote.
+    fn read(&self, comparison: &Path, seed: u64) -> Result<Glasses> {
+        let read = |name: &str| Ok((name.to_owned(), NamedGlasses::read(&directory_of(comparison, seed), name)?));
+        names_of_glasses(self.rows).into_iter().map(read).collect()
+    }
+
+    /// Fits the glasses that the rows wear and writes each to its file as soon as it is fitted. Those that no strength keeps within the
+    /// budget, or that find no causes of toxic answers, are left out, with a warning that says why.
+    fn fit(&self, calibrator: &Calibrator, seed: u64) -> Result<Glasses> {
+        let directory = directory_of(self.directory, seed);
+        std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+        let mut fitted = Glasses::new();
+        for name in names_of_glasses(self.rows) {
+            let file = NamedGlasses::file(&directory, name);
+            let glasses = NamedGlasses::new(name, self.gate_rate, self.budget)?;
+            let fit = || match self.resume {
+                true => glasses.fit_or_read(self.model, calibrator, self.context, &file),
+                false => glasses.fit_and_write(self.model, calibrator, self.context, &file),
+            };
+            match self.progress.step(format!("seed {seed}, fit of {name}"), fit) {
+                Ok(glasses) => _ = fitted.insert(name.to_owned(), glasses),
+                Err(Error::Suppress(error @ (NoDose { .. } | NoCausalEffects { .. }))) => {
+                    tracing::warn!("there are no glasses `{name}`, and its rows are left out: {error}");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(fitted)
+    }
+
+    /// Measures all rows and writes their answers; none for a row whose glasses were left out.
+    fn measure<'m>(
+        &'m self,
+        benchmark: &Benchmark,
+        judge: &dyn Judge,
+        glasses: &Glasses,
+        mut resources: DefenceResources<'m>,
+        answering: Answering,
+        answers: &mut RecordWriter,
+    ) -> Result<Vec<Option<SeedOutcome>>> {
+        let mut outcomes = Vec::with_capacity(self.rows.len());
+        for row in self.rows {
+            resources.intervention = row.glasses().and_then(|name| glasses.get(name)).cloned();
+            if row.glasses().is_some() && resources.intervention.is_none() {
+                outcomes.push(None);
+                continue;
+            }
+            let measured = self.progress.step(format!("seed {}, answers of {}", answering.seed, row.name), || -> Result<_> {
+                Ok(measurement::measure(self.model, benchmark, judge, (&row.defences, &resources), answering.options())?)
+            })?;
+            measured.records.iter().try_for_each(|record| answers.write(record))?;
+            outcomes.push(Some(measured.outcome));
+        }
+        Ok(outcomes)
     }
 }

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sgm::capture::ActivationStore;
+use sgm::comparison::NamedGlasses;
 use sgm::core::{Expertise, Intervention, sha256};
 use sgm::organism::{Contrast, OrganismSource};
 use sgm::score::{Attribution, AttributionOptions, Modality, permutation_null, score_store};
 use sgm::toxic_qa::html_report::{Answers, AurocDistribution, HtmlReport, LayerAttribution, ModalityAttribution, SiteSuppression};
 use sgm::toxic_qa::{Evaluation, EvaluationSplit, Report, Sample, Source, read_records};
-
-use crate::comparison;
 
 /// The AUROCs of all neurons, and of all under permuted labels.
 ///
@@ -59,7 +58,7 @@ pub fn write(out: &Path, report: Report, auroc: Option<AurocDistribution>, shown
     let mut page = HtmlReport::new(report);
     page.auroc = auroc;
     if let Some(name) = shown {
-        let file = comparison::file(out, name);
+        let file = NamedGlasses::file(out, name);
         page.sites = SiteSuppression::of(&Intervention::load(&file)?);
         page.answers = Answers::pair(&read_records(&out.join("answers.jsonl"))?, &file_sha256(&file)?, name, 2);
         if let (Some(answers), true) = (&mut page.answers, pictures) {

@@ -4,8 +4,7 @@
 //! * [`process`] and [`progress`]: threads, logging and the progress bar of a program;
 //! * [`calibration`]: from labelled samples to activations; [`answering`]: the settings of answers;
 //! * [`budget_arguments`]: the limits for what glasses may change, and the neutral texts on which they are measured;
-//! * [`comparison`]: the rows that the example `glasses` compares; [`seed_comparison`]: their fits and measurements; [`command_file`]:
-//!   what an interrupted comparison was; [`html_report`]: the page it writes;
+//! * [`comparison`]: the fits and measurements of the example `glasses`; [`html_report`]: the page it writes;
 //! * [`bad_samples`]: the arguments for samples that a model cannot be shown;
 //! * [`suppress_arguments`], [`dataset_arguments`] with [`question_set_arguments`], [`plan_arguments`], [`export_arguments`]: the arguments
 //!   of the examples `suppress`, `benchmark` and `evaluate`.
@@ -15,7 +14,6 @@ pub mod answering;
 pub mod bad_samples;
 pub mod budget_arguments;
 pub mod calibration;
-pub mod command_file;
 pub mod comparison;
 pub mod compute_arguments;
 pub mod dataset_arguments;
@@ -26,6 +24,5 @@ pub mod plan_arguments;
 pub mod process;
 pub mod progress;
 pub mod question_set_arguments;
-pub mod seed_comparison;
 pub mod subject;
 pub mod suppress_arguments;

@@ -15,8 +15,9 @@
 //! | measure | [`toxic_qa`] | the MM-TOXIC-QA benchmark: prompts, judges, metrics, reports |
 //! | try it | [`organism`] | a tiny trained model, embedded, with a measurable rude streak |
 //!
-//! [`measurement`] runs the benchmark on a model with glasses or behind other defences. [`parity`] compares a model with a golden file made with Hugging Face transformers. [`candle_core`] and [`image`] are the versions that
-//! tensors and images of the public interface are of.
+//! [`measurement`] runs the benchmark on a model with glasses or behind other defences, [`comparison`] has the rows of a table of them by
+//! name. [`parity`] compares a model with a golden file made with Hugging Face transformers. [`candle_core`] and [`image`] are the versions
+//! that tensors and images of the public interface are of.
 //!
 //! The whole method on the embedded model:
 //!
@@ -69,6 +70,8 @@
 //! and `xlsx` are those of the crates.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "candle")]
+pub mod comparison;
 #[cfg(all(feature = "candle", feature = "benchmark"))]
 pub mod measurement;
 #[cfg(feature = "candle")]

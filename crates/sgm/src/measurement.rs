@@ -4,7 +4,7 @@ use mm_toxic_qa::{Benchmark, DetectionOutcome, EvaluateOptions, EvaluationOutput
 use sgm_core::Intervention;
 use sgm_defend::{DefenceResources, DefenceStack, ModelWithGlasses};
 use sgm_models::{GenerateOptions, Generator, Mllm, Prompt};
-use sgm_suppress::score_prompts;
+use sgm_suppress::{Budget, score_prompts};
 
 /// Errors of a measurement.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +29,8 @@ pub enum Error {
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Measures a model behind a stack of defences. Perplexity is that of the model with the glasses of the resources, if the stack wears them.
-/// The number of changed neurons is filled in, the detection of risky prompts is not: see [`detected`].
+/// Measures a model behind a stack of defences. Perplexity is that of the model with the glasses of the resources, if the stack wears them;
+/// their number of changed neurons, the prompts that they [detect](detected) and the divergence that a budget measured are filled in.
 ///
 /// # Errors
 ///
@@ -67,7 +67,14 @@ pub fn measure_into<'m, M: Mllm>(
     } else {
         answers(model, &*generator, benchmark, judge, options, run)?
     };
-    // The answers are there, and not worth losing for this.
+    // The answers are there, and not worth losing for what follows.
+    if let Some(glasses) = glasses((defences, resources)) {
+        measured.outcome.divergence = Budget::tested_divergence(glasses);
+        match detected(model, benchmark, glasses, options.generate.batch_size) {
+            Ok(detection) => measured.outcome.detection = detection,
+            Err(error) => tracing::warn!("what the condition detects is not in the report: {error}"),
+        }
+    }
     match benchmark.answer_nll(model, &measured.records, options.generate.batch_size) {
         Ok(nll) => measured.outcome.answer_nll = nll,
         Err(error) => tracing::warn!("the perplexity of the answers is not in the report: {error}"),

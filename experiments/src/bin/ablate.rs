@@ -97,12 +97,8 @@ fn main() -> Result<()> {
                 let defences = if intervention.is_some() { "sgm" } else { "none" }.parse()?;
                 let resources = DefenceResources { intervention, ..DefenceResources::default() };
                 let answering = Answering { seed, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
-                let mut outcome =
-                    measurement::measure(&model, &benchmark, judge.as_ref(), (&defences, &resources), answering.options())?.outcome;
-                if let Some(glasses) = &resources.intervention {
-                    outcome.detection = measurement::detected(&model, &benchmark, glasses, answering.batch_size)?;
-                }
-                Ok(Some(outcome))
+                let measured = measurement::measure(&model, &benchmark, judge.as_ref(), (&defences, &resources), answering.options())?;
+                Ok(Some(measured.outcome))
             })?;
             outcomes.extend(outcome);
         }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
+use sgm::comparison::NamedGlasses;
 use sgm::core::{Intervention, write_atomically};
 use sgm::defend::DefenceResources;
 use sgm::measurement;
@@ -18,7 +19,6 @@ use sgm::toxic_qa::{Benchmark, Evaluation, EvaluationSplit, Provenance, Sample, 
 use sgm_examples::answering::Answering;
 use sgm_examples::budget_arguments::BudgetArguments;
 use sgm_examples::calibration::{self, is_of};
-use sgm_examples::comparison;
 use sgm_examples::process;
 use sgm_examples::progress::Progress;
 use sgm_examples::subject::Subject;
@@ -62,7 +62,7 @@ fn main() -> Result<()> {
         let glasses = |samples: &[Sample]| -> Result<Intervention> {
             let calibrator = calibration::calibrate(&model, source.as_ref(), samples, &judge, Preset::TEXT, 64)?;
             let calibrator = arguments.budget.with_neutral(calibrator, &arguments.subject, source.as_ref(), seed)?;
-            comparison::fit(&model, &calibrator, &arguments.preset, arguments.budget.gate_rate, budget.as_ref())
+            Ok(NamedGlasses::new(&arguments.preset, arguments.budget.gate_rate, budget.as_ref())?.fit(&model, &calibrator)?)
         };
         let samples = source.calibration(seed)?;
         let all = progress.step(format!("seed {seed}, all"), || glasses(&samples))?;
@@ -78,9 +78,8 @@ fn main() -> Result<()> {
                     let measured =
                         measurement::measure(&model, &benchmark, judge.as_ref(), (&"sgm".parse()?, &resources), answering.options())?
                             .outcome;
-                    let detected = measurement::detected(&model, &benchmark, intervention, answering.batch_size)?;
                     outcome.prompts.extend([measured.standard, measured.adversarial].concat());
-                    outcome.detected.extend(detected.into_iter().flat_map(|detected| detected.risky));
+                    outcome.detected.extend(measured.detection.into_iter().flat_map(|detected| detected.risky));
                 }
                 Ok(())
             })?;

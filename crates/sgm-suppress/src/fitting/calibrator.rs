@@ -277,7 +277,7 @@ impl Calibrator {
     /// says what is kept, and `budget_measurements` is a JSON object of all that was measured.
     ///
     /// Of the non-toxic samples whose prompts no toxic sample has, every second one is for this: causal experts keep the likelihood of the
-    /// others.
+    /// others. Patch neurons are fitted to all of them and leave these alone better than other samples, so that they may cost more elsewhere.
     ///
     /// # Errors
     ///
