@@ -18,8 +18,8 @@ use super::neutral_texts::NeutralTexts;
 /// for a model. Divergences are Kullback-Leibler divergences between the predictions of the next token, in nats; what is conditional acts
 /// as it does when it is worn.
 ///
-/// * On *neutral texts*, which glasses should leave alone, and on a half of the benign samples of calibration, which are non-toxic and have
-///   a prompt that no toxic sample has, the mean divergence of the glasses from the bare model is at most
+/// * On *neutral texts*, which glasses should leave alone, and on the benign samples of calibration that were held out, which are non-toxic
+///   and have a prompt that no toxic sample has, the mean divergence of the glasses from the bare model is at most
 ///   [`divergence`](Self::divergence). So is the increase of their negative log-likelihood for each token, the logarithm of the ratio of
 ///   perplexities.
 /// * On the answers that the model with glasses gives to risky prompts, which should change,
@@ -65,7 +65,7 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 0.02 nats on 60 neutral texts and as many benign samples, 1 nat and 1.5 times the perplexity on 192 answers of 32 tokens at
+    /// 0.02 nats on 120 neutral texts and as many benign samples, 1 nat and 1.5 times the perplexity on 192 answers of 32 tokens at
     /// temperature 1, half of the quadratic law, with a confidence of 95 %.
     fn default() -> Self {
         let sampling = Sampling::Random { temperature: 1.0, top_p: None, top_k: None };
@@ -75,7 +75,7 @@ impl Default for Budget {
             perplexity: 1.5,
             excess: 0.5,
             confidence: 0.95,
-            texts: 60,
+            texts: 120,
             prompts: 192,
             answers: GenerateOptions { max_new_tokens: 32, batch_size: 32, sampling, seed: 2000, ..GenerateOptions::default() },
             search: DoseSearch::default(),
@@ -103,7 +103,7 @@ struct Tested {
 
 impl Budget {
     /// Checks that all limits are in range.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let limits = [("divergence", self.divergence), ("rollout_divergence", self.rollout_divergence), ("excess", self.excess)];
         let above = limits.into_iter().map(|(name, value)| (name, value, 0.0)).chain([("perplexity", self.perplexity, 1.0)]);
         for (name, value, least) in above {
@@ -127,12 +127,10 @@ impl Budget {
         glasses: &Intervention,
         neutral: &NeutralTexts,
         benign: &[Example],
-        risky: &[Prompt],
+        (risky, bare): (&[Prompt], &Answers),
     ) -> Result<Intervention> {
-        self.check()?;
         let searched = texts(&evenly(&neutral.calibration, self.texts));
         let benign = texts(benign);
-        let bare = Answers::of(model, model, risky, &self.answers)?;
         let law = QuadraticLaw::default();
         let dose = self.search.run(|strength| {
             let worn = ModelWithGlasses::new(model, &glasses.with_strength(strength)?, Amplify::Refuse)?;
@@ -239,7 +237,8 @@ fn record(dose: &Dose, tested: &[Tested]) -> serde_json::Map<String, serde_json:
 }
 
 /// What is measured on the answers of a model.
-struct Answers {
+#[derive(Debug, Clone)]
+pub(super) struct Answers {
     /// The 95th percentile over tokens, but for the one of each answer where it is largest, of the divergence of the bare model's
     /// predictions from the answering one's.
     divergence: f64,
@@ -250,7 +249,7 @@ struct Answers {
 }
 
 impl Answers {
-    fn of<A: Mllm, M: Mllm>(answering: &A, bare: &M, prompts: &[Prompt], options: &GenerateOptions) -> Result<Self> {
+    pub(super) fn of<A: Mllm, M: Mllm>(answering: &A, bare: &M, prompts: &[Prompt], options: &GenerateOptions) -> Result<Self> {
         let (mut answers, mut repeated) = (Vec::new(), Vec::new());
         for (prompt, answer) in prompts.iter().zip(answering.generate(prompts, options)?) {
             repeated.push(repetition(&answer.tokens));

@@ -14,7 +14,7 @@ use crate::{
     score_prompts,
 };
 
-use super::budget::evenly;
+use super::budget::{Answers, evenly};
 use super::neutral_texts::NeutralTexts;
 
 /// A component of glasses that can be fitted to calibration samples. Displays as a short name.
@@ -53,6 +53,8 @@ impl fmt::Display for Component {
 
 /// The least number of answers of the model's own, if no prompt has to be answered more than eight times.
 const OWN_ANSWERS: usize = 480;
+/// One of so many benign samples is held out of the fits.
+const HELD_OUT: usize = 4;
 /// Answers that go forward and back together.
 const TOGETHER: usize = 4;
 
@@ -78,6 +80,8 @@ pub struct Calibrator {
     answers: Mutex<Option<Vec<Example>>>,
     judged: Mutex<Option<Vec<Example>>>,
     effects: Mutex<Option<Arc<CausalEffects>>>,
+    /// With the number of prompts and the options of the answers.
+    bare_answers: Mutex<Option<(usize, GenerateOptions, Answers)>>,
     _directory: TempDir,
 }
 
@@ -124,6 +128,7 @@ impl Calibrator {
             answers: Mutex::default(),
             judged: Mutex::default(),
             effects: Mutex::default(),
+            bare_answers: Mutex::default(),
             _directory: directory,
         })
     }
@@ -196,7 +201,7 @@ impl Calibrator {
             }
             Component::CausalExperts(experts) => {
                 let effects = self.causal_effects(model)?;
-                let benign = evenly(&self.fitted_benign(), self.neutral.fit.len().max(120));
+                let benign = evenly(&self.samples(&[Part::Benign]), self.neutral.fit.len().max(120));
                 let kept = [&self.neutral.fit, &benign].map(|texts| Examples::from_slice(texts));
                 experts.fit(model, &effects, &kept, self.capture.calibration.clone())?
             }
@@ -216,7 +221,7 @@ impl Calibrator {
         // Every answer to a risky prompt counts as toxic, independent of its content. One for each prompt is enough.
         let prompts = self.examples.iter().filter(|example| example.toxic).count();
         let own = self.answers(model)?.into_iter().take(prompts).map(|example| Example { toxic: true, ..example });
-        let mut examples: Vec<Example> = self.examples.iter().cloned().chain(own).collect();
+        let mut examples: Vec<Example> = self.samples(&[Part::Risky, Part::Benign]).into_iter().chain(own).collect();
         let samples = examples.len();
         examples.extend_from_slice(&self.neutral.fit);
         patches.fit_beside_neutral(model, &Examples::from_slice(&examples), samples, shifts, self.capture.calibration.clone())
@@ -276,8 +281,8 @@ impl Calibrator {
     /// The glasses at the largest strength, up to 1, that keeps within a budget. The metadata entry `strength` is the strength, `budget`
     /// says what is kept, and `budget_measurements` is a JSON object of all that was measured.
     ///
-    /// Of the non-toxic samples whose prompts no toxic sample has, every second one is for this: causal experts keep the likelihood of the
-    /// others. Patch neurons are fitted to all of them and leave these alone better than other samples, so that they may cost more elsewhere.
+    /// Every fourth of the non-toxic samples whose prompts no toxic sample has is for this: causal experts and patch neurons are not fitted
+    /// to it.
     ///
     /// # Errors
     ///
@@ -299,7 +304,21 @@ impl Calibrator {
             let reason = "a budget is measured on answers to risky prompts, and no calibration sample is toxic; add some".to_owned();
             return Err(Error::Fit { reason });
         }
-        budget.dose(model, glasses, &self.neutral, &evenly(&self.measured_benign(), budget.texts), &so_many(&risky, budget.prompts))
+        budget.check()?;
+        let risky = so_many(&risky, budget.prompts);
+        let bare = self.bare_answers(model, &risky, &budget.answers)?;
+        budget.dose(model, glasses, &self.neutral, &evenly(&self.samples(&[Part::HeldOut]), budget.texts), (&risky, &bare))
+    }
+
+    /// What a budget measures on the answers of the model without glasses; measured once and kept.
+    fn bare_answers<M: Mllm>(&self, model: &M, risky: &[Prompt], options: &GenerateOptions) -> Result<Answers> {
+        let mut known = self.bare_answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, _, answers)) = known.as_ref().filter(|(number, of, _)| *number == risky.len() && of == options) {
+            return Ok(answers.clone());
+        }
+        let answers = Answers::of(model, model, risky, options)?;
+        *known = Some((risky.len(), options.clone(), answers.clone()));
+        Ok(answers)
     }
 
     /// The model's own answers to risky prompts, labelled by the judge; judged once and kept.
@@ -323,20 +342,22 @@ impl Calibrator {
         Ok(known.insert(judged.collect()).clone())
     }
 
-    /// The non-toxic samples whose prompts are not risky.
-    fn benign(&self) -> impl Iterator<Item = &Example> {
+    /// The samples with their parts in the fit.
+    fn parts(&self) -> impl Iterator<Item = (&Example, Part)> {
         let risky: Vec<&Prompt> = self.examples.iter().filter(|example| example.toxic).map(|example| &example.prompt).collect();
-        self.examples.iter().filter(move |example| !example.toxic && !risky.contains(&&example.prompt))
+        let mut benign = 0_usize;
+        self.examples.iter().map(move |example| {
+            if example.toxic || risky.contains(&&example.prompt) {
+                return (example, Part::Risky);
+            }
+            benign += 1;
+            (example, if benign.is_multiple_of(HELD_OUT) { Part::HeldOut } else { Part::Benign })
+        })
     }
 
-    /// Those whose likelihood causal experts keep.
-    fn fitted_benign(&self) -> Vec<Example> {
-        self.benign().step_by(2).cloned().collect()
-    }
-
-    /// The others, on which the strength is measured.
-    fn measured_benign(&self) -> Vec<Example> {
-        self.benign().skip(1).step_by(2).cloned().collect()
+    /// The samples of some parts.
+    fn samples(&self, parts: &[Part]) -> Vec<Example> {
+        self.parts().filter(|(_, part)| parts.contains(part)).map(|(example, _)| example.clone()).collect()
     }
 
     /// The causal effects on the model's own answers; measured once and kept.
@@ -378,6 +399,17 @@ impl Calibrator {
     fn pooled(&self, pooling: Pooling) -> Capture {
         Capture { poolings: vec![pooling], ..self.capture.clone() }
     }
+}
+
+/// What a sample is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// It is toxic, or its prompt is that of a toxic sample.
+    Risky,
+    /// Harmless, for the fits.
+    Benign,
+    /// Harmless, for the budget.
+    HeldOut,
 }
 
 /// So many of some prompts: in equal distances, or all of them repeatedly if there are fewer.

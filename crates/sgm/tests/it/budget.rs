@@ -4,7 +4,7 @@ use sgm::capture::{Capture, Example};
 use sgm::core::Intervention;
 use sgm::models::{AutoMllm, Prompt, TappedModel, response_divergence};
 use sgm::organism::{Contrast, OrganismSource};
-use sgm::suppress::{Amplify, Budget, Calibrator, Component, Error, Glasses, Preset, SuppressionRule, score_prompts};
+use sgm::suppress::{Amplify, Budget, Calibrator, Component, ConditionalPatches, Error, Glasses, Preset, SuppressionRule, score_prompts};
 use sgm::toxic_qa::{EvaluationSplit, Source};
 
 /// Benign samples of a draw of its own.
@@ -60,6 +60,27 @@ fn the_strength_keeps_the_divergence_on_unseen_texts_within_the_budget() {
     }
     assert!(strengths[0] < strengths[1], "{strengths:?}");
     assert_eq!(Budget::tested_divergence(&glasses), None);
+}
+
+#[test]
+fn the_benign_samples_of_a_budget_have_no_part_in_the_fit_of_patch_neurons() {
+    let model = sgm::organism::load().unwrap();
+    let samples = crate::answers::examples(Contrast::Benign, 0, 16);
+    let patches = Component::ConditionalPatches(ConditionalPatches { layers: Some(3..=4), ..ConditionalPatches::default() });
+    let fitted = |samples: Vec<Example>| {
+        let calibrator = Calibrator::capture(&model, samples, Capture::new(vec![Preset::TEXT])).unwrap();
+        calibrator.fit(&model, &patches).unwrap().sites().clone()
+    };
+    let first = fitted(samples.clone());
+    for (number, held_out) in [(16, false), (17, false), (18, false), (19, true), (23, true), (24, false)] {
+        let mut other = samples.clone();
+        other[number].response = samples[number].response.repeat(2);
+        assert_eq!(fitted(other) == first, held_out, "sample {number}");
+    }
+    // A sample whose prompt is risky as well is for the fit.
+    let mut other = samples.clone();
+    other[19].prompt = samples[0].prompt.clone();
+    assert_ne!(fitted(other), first);
 }
 
 #[test]
