@@ -44,7 +44,7 @@ pub use error::{Error, Result};
 #[cfg(feature = "candle")]
 pub use fitting::{
     Ablation, Budget, Calibrator, CausalEffect, CausalEffects, CausalExperts, CausalSteering, Component, ConditionalPatches, Dose,
-    DosePoint, DoseSearch, LikelihoodChange, Preset, Spent, fit_incrementally,
+    DosePoint, DoseSearch, LikelihoodChange, Preset, Spent, StrengthWithin, fit_incrementally,
 };
 pub use kernel::{Element, ScaleLayout, Scaling};
 pub use rules::{

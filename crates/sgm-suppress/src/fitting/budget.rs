@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use sgm_capture::Example;
-use sgm_core::{Amplify, Intervention};
-use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TokenDivergence, response_divergence};
+use sgm_core::Intervention;
+use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel, TokenDivergence, response_divergence};
 use sgm_score::hoeffding_bentkus;
 
-use crate::{Dose, DoseSearch, Error, ModelWithGlasses, Result, Spent, score_prompts};
+use crate::{Dose, DoseSearch, Error, Result, Spent, score_prompts};
 
 use super::neutral_texts::NeutralTexts;
 
@@ -92,6 +92,17 @@ const PERCENTILE: f64 = 0.95;
 /// The share of the limit from which the mean divergence on neutral texts has to follow the quadratic law.
 const NEGLIGIBLE: f64 = 0.25;
 
+/// The largest strength within a budget.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StrengthWithin {
+    /// The strength.
+    pub strength: f32,
+    /// The mean divergence on neutral texts that had no part in the choice of the strength, each text clipped.
+    pub divergence: f64,
+    /// All that was measured for it.
+    pub measurements: serde_json::Map<String, serde_json::Value>,
+}
+
 /// A strength, tested on texts that had no part in finding it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Tested {
@@ -119,24 +130,24 @@ impl Budget {
         Ok(())
     }
 
-    /// The glasses at the largest strength within the budget, with what is kept in the metadata entry `budget` and all that was measured in
-    /// `budget_measurements`.
-    pub(super) fn dose<M: Mllm>(
+    /// The largest strength within the budget of what `attach` attaches to the model.
+    pub(super) fn strength<'m, M: Mllm, G>(
         &self,
-        model: &M,
-        glasses: &Intervention,
+        model: &'m M,
+        attach: impl Fn(&TappedModel<'m, M>, f32) -> Result<G>,
         neutral: &NeutralTexts,
         benign: &[Example],
         (risky, bare): (&[Prompt], &Answers),
-    ) -> Result<Intervention> {
+    ) -> Result<StrengthWithin> {
         let searched = texts(&evenly(&neutral.calibration, self.texts));
         let benign = texts(benign);
         let law = QuadraticLaw::default();
         let dose = self.search.run(|strength| {
-            let worn = ModelWithGlasses::new(model, &glasses.with_strength(strength)?, Amplify::Refuse)?;
+            let changed = TappedModel::new(model);
+            let _attached = attach(&changed, strength)?;
             // The divergence, and the increase of the negative log-likelihood.
             let changes_of = |texts: &[(Prompt, String)]| -> Result<(f64, f64)> {
-                let tokens = response_divergence(model, worn.model(), texts, self.answers.batch_size)?;
+                let tokens = response_divergence(model, &changed, texts, self.answers.batch_size)?;
                 Ok((mean(&means(&tokens, |token| token.divergence)), mean(&means(&tokens, |token| token.nll_increase))))
             };
             let (divergence, nll) = changes_of(&searched)?;
@@ -153,7 +164,7 @@ impl Budget {
             ];
             // Answers take most of the time, and cannot mend what is spent already.
             if measured.iter().all(|(_, value, limit)| value <= limit) {
-                let answers = Answers::of(worn.model(), model, risky, &self.answers)?;
+                let answers = Answers::of(&changed, model, risky, &self.answers)?;
                 // What is added to the bare model's values, so that all quantities begin at 0 and grow by a power law.
                 let (perplexity, most) = (answers.perplexity / bare.perplexity - 1.0, self.perplexity - 1.0);
                 let (repetition, error) = (answers.repetition.0 - bare.repetition.0, answers.repetition.1.hypot(bare.repetition.1));
@@ -165,7 +176,7 @@ impl Budget {
             }
             Ok(measured.into_iter().map(|(what, value, limit)| Spent { what: what.to_owned(), value, limit }).collect())
         })?;
-        let tested = self.tested(model, glasses, &texts(&neutral.test), dose.strength)?;
+        let tested = self.tested(model, &attach, &texts(&neutral.test), dose.strength)?;
         let passed = tested.iter().rev().find(|tested| tested.p_value <= 1.0 - self.confidence);
         let Some(passed) = passed else {
             let reason = tested.first().map_or_else(String::new, |first| {
@@ -174,23 +185,35 @@ impl Budget {
             });
             return Err(Error::NoDose { strength: dose.strength / 2.0, reason });
         };
-        let mut dosed = glasses.with_strength(passed.strength)?;
-        dosed.metadata.other.entry("strength".to_owned()).or_insert_with(|| passed.strength.to_string());
+        let mut measurements = record(&dose, &tested);
+        measurements.insert("divergence".to_owned(), passed.divergence.into());
+        Ok(StrengthWithin { strength: passed.strength, divergence: passed.divergence, measurements })
+    }
+
+    /// The glasses at a strength, with what is kept in the metadata entry `budget` and all that was measured in `budget_measurements`.
+    pub(super) fn dosed<M: Mllm>(
+        &self,
+        model: &M,
+        glasses: &Intervention,
+        within: StrengthWithin,
+        neutral: &NeutralTexts,
+    ) -> Result<Intervention> {
+        let StrengthWithin { strength, mut measurements, .. } = within;
+        let mut dosed = glasses.with_strength(strength)?;
+        dosed.metadata.other.entry("strength".to_owned()).or_insert_with(|| strength.to_string());
         let (divergence, confidence, of) = (self.divergence, self.confidence, neutral.test.len());
         let kept = format!(
             "with a confidence of {confidence}, at most {divergence} nats for each token on texts like the {of} neutral ones of the test, which had \
              no part in the choice of the strength; a text counts for at most {CLIP} times the limit"
         );
         dosed.metadata.other.insert("budget".to_owned(), kept);
-        let mut record = record(&dose, &tested);
-        record.insert("divergence".to_owned(), passed.divergence.into());
         if let Some(condition) = &glasses.condition {
             let prompts: Vec<Prompt> = neutral.test.iter().map(|text| text.prompt.clone()).collect();
             let scores = score_prompts(model, &condition.probe, &prompts, self.answers.batch_size)?;
             let holds = scores.iter().filter(|score| condition.holds(**score)).count();
-            record.insert("condition_holds".to_owned(), serde_json::json!({ "texts": scores.len(), "holds": holds }));
+            measurements.insert("condition_holds".to_owned(), serde_json::json!({ "texts": scores.len(), "holds": holds }));
         }
-        dosed.metadata.other.insert("budget_measurements".to_owned(), serde_json::Value::Object(record).to_string());
+        dosed.metadata.other.insert("budget_measurements".to_owned(), serde_json::Value::Object(measurements).to_string());
         Ok(dosed)
     }
 
@@ -202,13 +225,20 @@ impl Budget {
     }
 
     /// Tests shares of a strength in ascending order, up to the first that fails.
-    fn tested<M: Mllm>(&self, model: &M, glasses: &Intervention, texts: &[(Prompt, String)], highest: f32) -> Result<Vec<Tested>> {
+    fn tested<'m, M: Mllm, G>(
+        &self,
+        model: &'m M,
+        attach: impl Fn(&TappedModel<'m, M>, f32) -> Result<G>,
+        texts: &[(Prompt, String)],
+        highest: f32,
+    ) -> Result<Vec<Tested>> {
         let mut tested = Vec::new();
         for share in TESTED {
             let strength = share * highest;
-            let worn = ModelWithGlasses::new(model, &glasses.with_strength(strength)?, Amplify::Refuse)?;
+            let changed = TappedModel::new(model);
+            let _attached = attach(&changed, strength)?;
             let most = CLIP * self.divergence;
-            let tokens = response_divergence(model, worn.model(), texts, self.answers.batch_size)?;
+            let tokens = response_divergence(model, &changed, texts, self.answers.batch_size)?;
             let clipped: Vec<f64> = means(&tokens, |token| token.divergence).into_iter().map(|divergence| divergence.min(most)).collect();
             let divergence = mean(&clipped);
             let p_value = hoeffding_bentkus(divergence / most, clipped.len(), 1.0 / CLIP);

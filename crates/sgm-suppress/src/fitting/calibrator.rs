@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sgm_capture::{ActivationStore, Capture, Example, Examples, Pool, Pooling};
 use sgm_core::{Amplify, Calibration, Condition, Expertise, Intervention, TokenSelection};
-use sgm_models::{FinishReason, GenerateOptions, Generator, Mllm, Prompt, Sampling};
+use sgm_models::{FinishReason, GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel};
 use sgm_score::{FittedProbe, ProbeOptions, conformal_threshold, fit_probe, score_store};
 use tempfile::TempDir;
 
@@ -14,7 +14,9 @@ use crate::{
     score_prompts,
 };
 
-use super::budget::{Answers, evenly};
+use crate::runtime::Worn;
+
+use super::budget::{Answers, StrengthWithin, evenly};
 use super::held_out::{Part, parts};
 use super::neutral_texts::NeutralTexts;
 
@@ -290,6 +292,24 @@ impl Calibrator {
     /// [`Error::NoDose`] when no strength keeps within the budget, with what binds; [`Error::Fit`] without
     /// [neutral texts](Self::with_neutral) or risky samples, or for a limit out of range; and the errors of the model.
     pub fn within<M: Mllm>(&self, model: &M, glasses: &Intervention, budget: &Budget) -> Result<Intervention> {
+        let attach = |tapped: &TappedModel<'_, M>, strength| Worn::on(tapped, &glasses.with_strength(strength)?, Amplify::Refuse);
+        budget.dosed(model, glasses, self.strength_within(model, attach, budget)?, &self.neutral)
+    }
+
+    /// The largest strength, up to 1, of any change of a model that keeps within a budget, as [`within`](Self::within) finds it for glasses.
+    ///
+    /// `attach` attaches the change at a strength to a view of the model, by [taps](sgm_models::Tap) of one's own for example. The change is
+    /// on as long as what it returns is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`within`](Self::within), and those of `attach`.
+    pub fn strength_within<'m, M: Mllm, G>(
+        &self,
+        model: &'m M,
+        attach: impl Fn(&TappedModel<'m, M>, f32) -> Result<G>,
+        budget: &Budget,
+    ) -> Result<StrengthWithin> {
         if self.neutral.calibration.is_empty() || self.neutral.test.is_empty() {
             let reason = "a budget is measured on neutral texts; see `Calibrator::with_neutral`".to_owned();
             return Err(Error::Fit { reason });
@@ -308,7 +328,7 @@ impl Calibrator {
         budget.check()?;
         let risky = so_many(&risky, budget.prompts);
         let bare = self.bare_answers(model, &risky, &budget.answers)?;
-        budget.dose(model, glasses, &self.neutral, &evenly(&self.samples(&[Part::HeldOut]), budget.texts), (&risky, &bare))
+        budget.strength(model, attach, &self.neutral, &evenly(&self.samples(&[Part::HeldOut]), budget.texts), (&risky, &bare))
     }
 
     /// What a budget measures on the answers of the model without glasses; measured once and kept.

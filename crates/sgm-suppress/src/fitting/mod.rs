@@ -21,7 +21,7 @@ mod preset;
 mod without_rise;
 
 pub use ablation::{Ablation, LikelihoodChange};
-pub use budget::Budget;
+pub use budget::{Budget, StrengthWithin};
 pub use calibrator::{Calibrator, Component};
 pub use causal_effects::{CausalEffect, CausalEffects};
 pub use causal_experts::CausalExperts;

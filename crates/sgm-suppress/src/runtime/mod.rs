@@ -12,3 +12,4 @@ mod sites;
 pub use conditional_glasses::{ConditionalGlasses, Detector, score_prompts};
 pub use glasses::{Glasses, WearOptions};
 pub use model_with_glasses::ModelWithGlasses;
+pub(crate) use model_with_glasses::Worn;

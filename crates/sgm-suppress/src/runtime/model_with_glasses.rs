@@ -15,14 +15,24 @@ use crate::Result;
 #[derive(Debug)]
 pub struct ModelWithGlasses<'m, M: ?Sized> {
     tapped: TappedModel<'m, M>,
-    _glasses: Kind,
+    _glasses: Worn,
 }
 
-/// Keeps the glasses on.
+/// Keeps glasses on.
 #[derive(Debug)]
-enum Kind {
+pub(crate) enum Worn {
     Static(#[allow(dead_code, reason = "a guard")] Glasses),
     Conditional(#[allow(dead_code, reason = "a guard")] ConditionalGlasses),
+}
+
+impl Worn {
+    /// Puts an intervention on a model, under its condition if it has one.
+    pub(crate) fn on<M: Mllm + ?Sized>(model: &M, intervention: &Intervention, amplify: Amplify) -> Result<Self> {
+        Ok(match intervention.condition {
+            None => Self::Static(Glasses::wear(model, intervention, amplify)?),
+            Some(_) => Self::Conditional(ConditionalGlasses::wear(model, intervention, amplify)?),
+        })
+    }
 }
 
 impl<'m, M: Mllm + ?Sized> ModelWithGlasses<'m, M> {
@@ -33,10 +43,7 @@ impl<'m, M: Mllm + ?Sized> ModelWithGlasses<'m, M> {
     /// As [`Glasses::wear`] and [`ConditionalGlasses::wear`].
     pub fn new(model: &'m M, intervention: &Intervention, amplify: Amplify) -> Result<Self> {
         let tapped = TappedModel::new(model);
-        let glasses = match intervention.condition {
-            None => Kind::Static(Glasses::wear(&tapped, intervention, amplify)?),
-            Some(_) => Kind::Conditional(ConditionalGlasses::wear(&tapped, intervention, amplify)?),
-        };
+        let glasses = Worn::on(&tapped, intervention, amplify)?;
         Ok(Self { tapped, _glasses: glasses })
     }
 

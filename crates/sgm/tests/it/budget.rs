@@ -2,7 +2,7 @@
 
 use sgm::capture::{Capture, Example};
 use sgm::core::Intervention;
-use sgm::models::{AutoMllm, Prompt, TappedModel, response_divergence};
+use sgm::models::{AutoMllm, Mllm, Prompt, TappedModel, response_divergence};
 use sgm::organism::{Contrast, OrganismSource};
 use sgm::suppress::{Amplify, Budget, Calibrator, Component, ConditionalPatches, Error, Glasses, Preset, SuppressionRule, score_prompts};
 use sgm::toxic_qa::{EvaluationSplit, Source};
@@ -60,6 +60,23 @@ fn the_strength_keeps_the_divergence_on_unseen_texts_within_the_budget() {
     }
     assert!(strengths[0] < strengths[1], "{strengths:?}");
     assert_eq!(Budget::tested_divergence(&glasses), None);
+}
+
+#[test]
+fn a_change_of_ones_own_gets_the_strength_that_it_would_get_as_glasses() {
+    let model = sgm::organism::load().unwrap();
+    let calibrator = calibrated(&model).with_neutral(neutral(1, 240));
+    let glasses = calibrator.fit(&model, &Component::Soft(SuppressionRule::aura())).unwrap();
+    let budget = Budget { prompts: 8, ..Budget::default() };
+    let attach = |tapped: &TappedModel<'_, AutoMllm>, strength| Glasses::wear(tapped, &glasses.with_strength(strength)?, Amplify::Refuse);
+    let within = calibrator.strength_within(&model, attach, &budget).unwrap();
+    let dosed = calibrator.within(&model, &glasses, &budget).unwrap();
+    assert_eq!(within.strength.to_string(), dosed.metadata.other["strength"]);
+    assert_eq!(Some(within.divergence), Budget::tested_divergence(&dosed));
+    // What is attached is off again after each measurement, and an error of `attach` ends the search.
+    assert!(model.taps().is_empty());
+    let failed = |_: &TappedModel<'_, AutoMllm>, _: f32| Err::<(), _>(Error::Fit { reason: "no tap".to_owned() });
+    assert!(calibrator.strength_within(&model, failed, &budget).unwrap_err().to_string().contains("no tap"));
 }
 
 #[test]
