@@ -285,7 +285,8 @@ impl Calibrator {
     /// says what is kept, and `budget_measurements` is a JSON object of all that was measured.
     ///
     /// Of the prompts of non-toxic samples that no toxic sample has, a quarter is for this: causal experts and patch neurons are not fitted
-    /// to their samples. Which ones is a matter of their digests.
+    /// to their samples. Which ones is a matter of their digests. With fewer than four such prompts, neutral texts alone are
+    /// measured, and a warning says so.
     ///
     /// # Errors
     ///
@@ -327,8 +328,15 @@ impl Calibrator {
         }
         budget.check()?;
         let risky = so_many(&risky, budget.prompts);
+        let benign = evenly(&self.samples(&[Part::HeldOut]), budget.texts);
+        if benign.is_empty() {
+            tracing::warn!(
+                "the budget is measured on neutral texts alone, because fewer than four prompts of calibration have no toxic sample; \
+                 add non-toxic samples with prompts of their own"
+            );
+        }
         let bare = self.bare_answers(model, &risky, &budget.answers)?;
-        budget.strength(model, attach, &self.neutral, &evenly(&self.samples(&[Part::HeldOut]), budget.texts), (&risky, &bare))
+        budget.strength(model, attach, &self.neutral, &benign, (&risky, &bare))
     }
 
     /// What a budget measures on the answers of the model without glasses; measured once and kept.
