@@ -10,12 +10,12 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::Parser;
 use sgm::capture::Pooling;
+use sgm::comparison::{Comparison, Row};
 use sgm::models::{AutoMllm, Mllm};
 use sgm::suppress::{Calibrator, Preset};
 use sgm::toxic_qa::{EvaluationSplit, Judge, Provenance, Report, Sample, Source};
 use sgm_examples::answering::Answering;
 use sgm_examples::budget_arguments::BudgetArguments;
-use sgm_examples::comparison::{self, Comparison};
 use sgm_examples::progress::Progress;
 use sgm_examples::subject::Subject;
 use sgm_examples::{calibration, html_report, process};
@@ -76,14 +76,14 @@ fn main() -> Result<()> {
     if arguments.quick {
         benchmark.thin(10);
     }
-    let rows = comparison::rows(&arguments.rows, arguments.full, &arguments.defences)?;
-    let names = comparison::names_of_glasses(&rows);
+    let rows = arguments.rows()?;
     let budget = arguments.budget.budget();
-    if let Some(name) = names.iter().find(|name| name.contains('@') && budget.is_none()) {
+    if let Some(name) = Row::names_of_glasses(&rows).into_iter().find(|name| name.contains('@') && budget.is_none()) {
         bail!("the row `{name}` has a budget, which takes neutral texts: leave `--budget none` out");
     }
     let seeds = arguments.seeds.unwrap_or(if arguments.full { 3 } else { 1 });
-    let progress = Progress::new(seeds * (1 + names.len() + rows.len()) as u64);
+    let fits = if arguments.reuse.is_some() { 0 } else { 1 + Row::names_of_glasses(&rows).len() };
+    let progress = Progress::new(seeds * (fits + rows.len()) as u64);
     let comparison = Comparison {
         model: &model,
         rows: &rows,
@@ -93,11 +93,11 @@ fn main() -> Result<()> {
         resume: arguments.resume,
         reuse: arguments.reuse.as_deref(),
         context: &format!("{}, {}, {:?}", source.name(), judge.id(), (arguments.pooling, &arguments.budget)),
-        progress: &progress,
+        begin: &|step| progress.begin(step),
     };
     let calibrator = |seed| arguments.calibrator(&model, source.as_ref(), &judge, seed);
     let answering = Answering { seed: 0, max_new_tokens: arguments.max_new_tokens, batch_size: arguments.batch_size };
-    let compared = comparison.run(seeds, calibrator, &benchmark, judge.as_ref(), answering)?;
+    let compared = comparison.run(seeds, calibrator, &benchmark, judge.as_ref(), &answering.options())?;
     let seconds = progress.elapsed().as_secs();
     drop(progress);
 
@@ -110,11 +110,26 @@ fn main() -> Result<()> {
     let pictures = arguments.subject.is_embedded_organism();
     let page = html_report::write(&arguments.out, report, compared.auroc, compared.shown, pictures)?;
     println!("{seconds} s. Open {} for the figures; report.json, answers.jsonl and the glasses are beside it.", page.display());
-    println!("{}", comparison::next_steps(&arguments.out));
+    let out = arguments.out.display();
+    println!(
+        "Next: `cargo run --release --example glasses -- --full` compares all rows over three seeds;
+`--example bake -- --model organism --intervention {out}/bakeable.sgm.safetensors --out BAKED` writes a checkpoint for other engines;
+`--model DIR --manifest FILE.jsonl --judge lexicon:WORDS.txt` does all this on your model (docs/getting-started.md)."
+    );
     Ok(())
 }
 
 impl Arguments {
+    /// The rows of the names given, or else all, or the main ones, and further ones.
+    fn rows(&self) -> Result<Vec<Row>> {
+        let names: Vec<&str> = match (self.rows.is_empty(), self.full) {
+            (false, _) => self.rows.iter().map(String::as_str).collect(),
+            (true, true) => Row::all().collect(),
+            (true, false) => Row::MAIN.to_vec(),
+        };
+        Ok(names.into_iter().chain(self.defences.iter().map(String::as_str)).map(Row::named).collect::<Result<_, _>>()?)
+    }
+
     /// Captures the calibration samples of a seed, with neutral texts if there is a budget.
     fn calibrator(&self, model: &AutoMllm, source: &dyn Source, judge: &Arc<dyn Judge>, seed: u64) -> Result<Calibrator> {
         let left_out = |sample: &Sample| self.without.as_ref().is_some_and(|name| calibration::is_of(sample, name));

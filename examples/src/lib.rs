@@ -4,7 +4,7 @@
 //! * [`process`] and [`progress`]: threads, logging and the progress bar of a program;
 //! * [`calibration`]: from labelled samples to activations; [`answering`]: the settings of answers;
 //! * [`budget_arguments`]: the limits for what glasses may change, and the neutral texts on which they are measured;
-//! * [`comparison`]: the fits and measurements of the example `glasses`; [`html_report`]: the page it writes;
+//! * [`html_report`]: the page that the example `glasses` writes;
 //! * [`bad_samples`]: the arguments for samples that a model cannot be shown;
 //! * [`suppress_arguments`], [`dataset_arguments`] with [`question_set_arguments`], [`plan_arguments`], [`export_arguments`]: the arguments
 //!   of the examples `suppress`, `benchmark` and `evaluate`.
@@ -14,7 +14,6 @@ pub mod answering;
 pub mod bad_samples;
 pub mod budget_arguments;
 pub mod calibration;
-pub mod comparison;
 pub mod compute_arguments;
 pub mod dataset_arguments;
 pub mod export_arguments;

@@ -29,7 +29,8 @@ pub struct Progress {
 
 struct State {
     started: Instant,
-    step: u64,
+    /// The steps that have begun.
+    begun: u64,
     steps: u64,
     name: String,
 }
@@ -37,7 +38,7 @@ struct State {
 impl Progress {
     /// Starts showing progress over so many steps.
     pub fn new(steps: u64) -> Self {
-        let state = Arc::new(Mutex::new(State { started: Instant::now(), step: 0, steps, name: "starting".to_owned() }));
+        let state = Arc::new(Mutex::new(State { started: Instant::now(), begun: 0, steps, name: "starting".to_owned() }));
         let (stop, stopped) = channel();
         let shown = state.clone();
         let thread = std::thread::spawn(move || {
@@ -48,11 +49,11 @@ impl Progress {
                 let state = lock(&shown);
                 let latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let text = if latest.is_empty() { state.name.clone() } else { format!("{}: {latest}", state.name) };
-                bar.set_position(state.step);
+                bar.set_position(state.begun.saturating_sub(1));
                 bar.set_message(text.clone());
                 if !terminal {
                     let again = if text == last { ", still" } else { "" };
-                    eprintln!("[{:>3} s, step {} of {}{again}] {text}", state.started.elapsed().as_secs(), state.step + 1, state.steps);
+                    eprintln!("[{:>3} s, step {} of {}{again}] {text}", state.started.elapsed().as_secs(), state.begun.max(1), state.steps);
                     last = text;
                 }
             }
@@ -67,11 +68,15 @@ impl Progress {
     ///
     /// Those of the step.
     pub fn step<T, E>(&self, name: impl Into<String>, step: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        lock(&self.state).name = name.into();
+        self.begin(name);
+        step()
+    }
+
+    /// Begins a step under its name, and ends the one before.
+    pub fn begin(&self, name: impl Into<String>) {
+        let mut state = lock(&self.state);
+        (state.name, state.begun) = (name.into(), state.begun + 1);
         LATEST.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let done = step();
-        lock(&self.state).step += 1;
-        done
     }
 
     /// The time since the start.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Errors of rows, and of the glasses that they wear.
+/// Errors of rows, of the glasses that they wear, and of measuring them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -38,6 +38,41 @@ pub enum Error {
         /// Where they were looked for.
         directory: PathBuf,
     },
+
+    /// The calibration samples of a seed cannot be captured.
+    #[cfg(feature = "benchmark")]
+    #[error("calibration of seed {seed}: {source}")]
+    Calibration {
+        /// The seed.
+        seed: u64,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The directory of the glasses cannot be created.
+    #[cfg(feature = "benchmark")]
+    #[error("creating {directory}: {source}; choose a directory that you may write to")]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+
+    /// A row cannot be measured.
+    #[cfg(feature = "benchmark")]
+    #[error(transparent)]
+    Measurement(#[from] Box<crate::measurement::Error>),
+
+    /// The scorers of defences cannot be calibrated.
+    #[cfg(feature = "benchmark")]
+    #[error(transparent)]
+    Defence(#[from] Box<sgm_defend::Error>),
+
+    /// Answers cannot be written, or results summarised.
+    #[cfg(feature = "benchmark")]
+    #[error(transparent)]
+    Benchmark(#[from] Box<mm_toxic_qa::Error>),
 
     /// Glasses cannot be fitted.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Comparison: the rows of a table by name, and the glasses that they wear.
+//! Comparison: the rows of a table by name, the glasses that they wear, and the measurements of all rows, seed by seed.
 //!
 //! ```no_run
 //! # fn example(model: &impl sgm::models::Mllm, calibrator: &sgm::suppress::Calibrator) -> Result<(), Box<dyn std::error::Error>> {
@@ -21,7 +21,11 @@
 mod error;
 mod glasses;
 mod row;
+#[cfg(feature = "benchmark")]
+mod run;
 
 pub use error::Error;
 pub use glasses::NamedGlasses;
 pub use row::Row;
+#[cfg(feature = "benchmark")]
+pub use run::{Compared, Comparison};

@@ -1,5 +1,7 @@
 //! The rows of a comparison.
 
+use std::collections::BTreeSet;
+
 use sgm_defend::DefenceStack;
 use sgm_suppress::Preset;
 
@@ -55,6 +57,11 @@ impl Row {
     /// The name of the glasses that the row wears.
     pub fn glasses(&self) -> Option<&str> {
         self.defences.wears_glasses().then_some(if self.has_own_glasses() { &self.name } else { "conditional" })
+    }
+
+    /// The names of the glasses that some rows wear.
+    pub fn names_of_glasses(rows: &[Self]) -> BTreeSet<&str> {
+        rows.iter().filter_map(Self::glasses).collect()
     }
 
     /// Whether the row is named after its glasses.

@@ -1,23 +1,22 @@
-//! The comparison of the example `glasses`: glasses fitted to one calibration set for each seed, and the answers of every row.
+//! The measurements of a comparison, seed by seed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use sgm::comparison::{Error, NamedGlasses, Row};
-use sgm::core::Intervention;
-use sgm::defend::DefenceResources;
-use sgm::measurement;
-use sgm::models::Mllm;
-use sgm::suppress::Error::{NoCausalEffects, NoDose};
-use sgm::suppress::{Budget, Calibrator};
-use sgm::toxic_qa::html_report::AurocDistribution;
-use sgm::toxic_qa::{Benchmark, Judge, RecordWriter, Run, SeedOutcome};
+use mm_toxic_qa::html_report::AurocDistribution;
+use mm_toxic_qa::{Benchmark, Judge, RecordWriter, Run, SeedOutcome};
+use sgm_core::Intervention;
+use sgm_defend::DefenceResources;
+use sgm_models::{GenerateOptions, Mllm};
+use sgm_suppress::Error::{NoCausalEffects, NoDose};
+use sgm_suppress::{Budget, Calibrator};
 
-use crate::answering::Answering;
-use crate::progress::Progress;
+use super::error::{Error, Result};
+use super::glasses::NamedGlasses;
+use super::row::Row;
+use crate::measurement;
 
-/// The comparison of some rows.
+/// A comparison of some rows: glasses fitted to one calibration set for each seed, and the answers of every row.
 pub struct Comparison<'a, M> {
     /// The model.
     pub model: &'a M,
@@ -35,41 +34,13 @@ pub struct Comparison<'a, M> {
     pub reuse: Option<&'a Path>,
     /// What glasses depend on beside model, samples and their names.
     pub context: &'a str,
-    /// Shows the steps.
-    pub progress: &'a Progress,
+    /// Is told the name of each step at its beginning. For each seed there are one of calibration and one for each glasses to fit, unless
+    /// they are reused, and one for each row.
+    pub begin: &'a dyn Fn(&str),
 }
 
 /// Glasses by name.
 type Glasses = BTreeMap<String, Intervention>;
-
-/// The rows of some names, or else all, or the main ones, and further ones.
-///
-/// # Errors
-///
-/// For a name of no row.
-pub fn rows(named: &[String], all: bool, further: &[String]) -> Result<Vec<Row>> {
-    let names: Vec<&str> = match (named.is_empty(), all) {
-        (false, _) => named.iter().map(String::as_str).collect(),
-        (true, true) => Row::all().collect(),
-        (true, false) => Row::MAIN.to_vec(),
-    };
-    Ok(names.into_iter().chain(further.iter().map(String::as_str)).map(Row::named).collect::<Result<_, _>>()?)
-}
-
-/// The names of the glasses that rows wear.
-pub fn names_of_glasses(rows: &[Row]) -> BTreeSet<&str> {
-    rows.iter().filter_map(Row::glasses).collect()
-}
-
-/// What to run after a comparison whose files are in `out`.
-pub fn next_steps(out: &Path) -> String {
-    let out = out.display();
-    format!(
-        "Next: `cargo run --release --example glasses -- --full` compares all rows over three seeds;
-`--example bake -- --model organism --intervention {out}/bakeable.sgm.safetensors --out BAKED` writes a checkpoint for other engines;
-`--model DIR --manifest FILE.jsonl --judge lexicon:WORDS.txt` does all this on your model (docs/getting-started.md)."
-    )
-}
 
 /// The directory of the glasses of a seed.
 fn directory_of(comparison: &Path, seed: u64) -> PathBuf {
@@ -90,32 +61,33 @@ pub struct Compared {
 const SHOWN: [&str; 4] = ["conditional", "bakeable", "causal-sgm", "sgm"];
 
 impl<M: Mllm> Comparison<'_, M> {
-    /// Fits, measures and writes the answers to `answers.jsonl`, for a number of seeds from that of the answers on. `calibrator` captures the
+    /// Fits, measures and writes the answers to `answers.jsonl`, for a number of seeds from that of the options on. `calibrator` captures the
     /// samples of a seed; glasses that are reused need none.
     ///
     /// # Errors
     ///
-    /// Those of calibration, fits, measurements and files.
-    pub fn run(
+    /// [`Error::Calibration`] for one of `calibrator`, and those of fits, measurements and files.
+    pub fn run<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         &self,
         seeds: u64,
-        calibrator: impl Fn(u64) -> Result<Calibrator>,
+        calibrator: impl Fn(u64) -> std::result::Result<Calibrator, E>,
         benchmark: &Benchmark,
         judge: &dyn Judge,
-        answering: Answering,
+        options: &GenerateOptions,
     ) -> Result<Compared> {
         let mut outcomes: Vec<Vec<SeedOutcome>> = vec![Vec::new(); self.rows.len()];
-        let mut answers = RecordWriter::create(self.directory.join("answers.jsonl"))?;
+        let mut answers = RecordWriter::create(self.directory.join("answers.jsonl")).map_err(Box::new)?;
         let (mut auroc, mut shown) = (None, None);
-        for seed in (answering.seed..).take(usize::try_from(seeds)?) {
+        for seed in options.seed..options.seed.saturating_add(seeds) {
             let mut resources = DefenceResources::default();
             let glasses = if let Some(directory) = self.reuse {
                 self.read(directory, seed)?
             } else {
-                let calibrator = self.progress.step(format!("seed {seed}, calibration"), || calibrator(seed))?;
+                (self.begin)(&format!("seed {seed}, calibration"));
+                let calibrator = calibrator(seed).map_err(|error| Error::Calibration { seed, source: error.into() })?;
                 let glasses = self.fit(&calibrator, seed)?;
                 if self.rows.iter().any(|row| row.defences.needs_scorers()) {
-                    resources = DefenceResources::calibrated(self.model, &calibrator)?;
+                    resources = DefenceResources::calibrated(self.model, &calibrator).map_err(Box::new)?;
                 }
                 if auroc.is_none() {
                     auroc = Some(AurocDistribution::new(&calibrator.expertise()?, None));
@@ -123,39 +95,42 @@ impl<M: Mllm> Comparison<'_, M> {
                 }
                 glasses
             };
-            let measured = self.measure(benchmark, judge, &glasses, resources, Answering { seed, ..answering }, &mut answers)?;
+            let options = GenerateOptions { seed, ..options.clone() };
+            let measured = self.measure(benchmark, judge, &glasses, resources, &options, &mut answers)?;
             outcomes.iter_mut().zip(measured).for_each(|(outcomes, measured)| outcomes.extend(measured));
         }
         let measured = self.rows.iter().zip(&outcomes).filter(|(_, outcomes)| !outcomes.is_empty());
         let runs = measured.map(|(row, outcomes)| Run::from_seeds(&row.name, self.model.info().neurons(), outcomes));
-        Ok(Compared { runs: runs.collect::<Result<_, _>>()?, auroc, shown })
+        let runs = runs.collect::<std::result::Result<_, mm_toxic_qa::Error>>().map_err(Box::new)?;
+        Ok(Compared { runs, auroc, shown })
     }
 
     /// The glasses of a seed that an earlier comparison wrote.
     fn read(&self, comparison: &Path, seed: u64) -> Result<Glasses> {
         let read = |name: &str| Ok((name.to_owned(), NamedGlasses::read(&directory_of(comparison, seed), name)?));
-        names_of_glasses(self.rows).into_iter().map(read).collect()
+        Row::names_of_glasses(self.rows).into_iter().map(read).collect()
     }
 
     /// Fits the glasses that the rows wear and writes each to its file as soon as it is fitted. Those that no strength keeps within the
     /// budget, or that find no causes of toxic answers, are left out, with a warning that says why.
     fn fit(&self, calibrator: &Calibrator, seed: u64) -> Result<Glasses> {
         let directory = directory_of(self.directory, seed);
-        std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+        std::fs::create_dir_all(&directory).map_err(|source| Error::Directory { directory: directory.clone(), source })?;
         let mut fitted = Glasses::new();
-        for name in names_of_glasses(self.rows) {
+        for name in Row::names_of_glasses(self.rows) {
             let file = NamedGlasses::file(&directory, name);
             let glasses = NamedGlasses::new(name, self.gate_rate, self.budget)?;
-            let fit = || match self.resume {
+            (self.begin)(&format!("seed {seed}, fit of {name}"));
+            let glasses = match self.resume {
                 true => glasses.fit_or_read(self.model, calibrator, self.context, &file),
                 false => glasses.fit_and_write(self.model, calibrator, self.context, &file),
             };
-            match self.progress.step(format!("seed {seed}, fit of {name}"), fit) {
+            match glasses {
                 Ok(glasses) => _ = fitted.insert(name.to_owned(), glasses),
                 Err(Error::Suppress(error @ (NoDose { .. } | NoCausalEffects { .. }))) => {
                     tracing::warn!("there are no glasses `{name}`, and its rows are left out: {error}");
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         Ok(fitted)
@@ -168,7 +143,7 @@ impl<M: Mllm> Comparison<'_, M> {
         judge: &dyn Judge,
         glasses: &Glasses,
         mut resources: DefenceResources<'m>,
-        answering: Answering,
+        options: &GenerateOptions,
         answers: &mut RecordWriter,
     ) -> Result<Vec<Option<SeedOutcome>>> {
         let mut outcomes = Vec::with_capacity(self.rows.len());
@@ -178,10 +153,10 @@ impl<M: Mllm> Comparison<'_, M> {
                 outcomes.push(None);
                 continue;
             }
-            let measured = self.progress.step(format!("seed {}, answers of {}", answering.seed, row.name), || -> Result<_> {
-                Ok(measurement::measure(self.model, benchmark, judge, (&row.defences, &resources), answering.options())?)
-            })?;
-            measured.records.iter().try_for_each(|record| answers.write(record))?;
+            (self.begin)(&format!("seed {}, answers of {}", options.seed, row.name));
+            let measured =
+                measurement::measure(self.model, benchmark, judge, (&row.defences, &resources), options.clone()).map_err(Box::new)?;
+            measured.records.iter().try_for_each(|record| answers.write(record)).map_err(Box::new)?;
             outcomes.push(Some(measured.outcome));
         }
         Ok(outcomes)
