@@ -7,6 +7,7 @@ fn every_program_explains_its_arguments() {
     let programs = [
         env!("CARGO_BIN_EXE_ablate"),
         env!("CARGO_BIN_EXE_cost"),
+        env!("CARGO_BIN_EXE_directional_ablation"),
         env!("CARGO_BIN_EXE_draw"),
         env!("CARGO_BIN_EXE_forward_speed"),
         env!("CARGO_BIN_EXE_gpu_check"),
