@@ -1,7 +1,7 @@
 //! Logistic regression with an L2 penalty.
 
-use argmin::core::{CostFunction, Executor, Gradient, State};
-use argmin::solver::linesearch::MoreThuenteLineSearch;
+use argmin::core::{CostFunction, Executor, Gradient, IterState, KV, Problem, Solver, State};
+use argmin::solver::linesearch::{LineSearch, MoreThuenteLineSearch};
 use argmin::solver::quasinewton::LBFGS;
 
 use crate::{Error, Result};
@@ -30,7 +30,7 @@ impl LogisticModel {
 /// features.
 ///
 /// The solver is L-BFGS (Nocedal, Mathematics of Computation 35, 1980). It stops when the gradient's norm is `tolerance` times that at 0,
-/// or after 500 steps. A constant feature has weight 0.
+/// when rounding leaves nothing to improve, or after 500 steps. A constant feature has weight 0.
 ///
 /// # Errors
 ///
@@ -69,7 +69,7 @@ pub fn logistic_regression(samples: &[(&[f32], bool)], c: f64, tolerance: f64) -
     let failed = |error: argmin::core::Error| Error::Fit { reason: format!("the search for the minimum failed: {error}") };
     let start = vec![0.0; features + 1];
     let steepest = loss.gradient(&start).map_err(failed)?;
-    let search = MoreThuenteLineSearch::new();
+    let search = BoundedLineSearch(MoreThuenteLineSearch::new());
     let solver = LBFGS::new(search, 10).with_tolerance_grad(tolerance * dot(&steepest, &steepest).sqrt()).map_err(failed)?;
     let solver = solver.with_tolerance_cost(0.0).map_err(failed)?;
     let run = Executor::new(loss, solver).configure(|state| state.param(start).max_iters(500)).run().map_err(failed)?;
@@ -78,6 +78,48 @@ pub fn logistic_regression(samples: &[(&[f32], bool)], c: f64, tolerance: f64) -
     let weights: Vec<f64> = scaled.iter().zip(&inverse).map(|(w, s)| w * s).collect();
     let bias = bias - dot(&weights, &mean);
     Ok(LogisticModel { weights, bias })
+}
+
+/// The line search of Moré and Thuente (ACM Transactions on Mathematical Software 20, 1994) with an end, which is that of L-BFGS as well.
+/// argmin's goes on for ever where rounding leaves nothing to improve.
+#[derive(Clone)]
+struct BoundedLineSearch(MoreThuenteLineSearch<Vec<f64>, Vec<f64>, f64>);
+
+impl BoundedLineSearch {
+    /// The most steps along one direction, as many as scikit-learn allows.
+    const STEPS: u64 = 50;
+}
+
+impl LineSearch<Vec<f64>, f64> for BoundedLineSearch {
+    fn search_direction(&mut self, direction: Vec<f64>) {
+        self.0.search_direction(direction);
+    }
+
+    fn initial_step_length(&mut self, step_length: f64) -> Outcome<()> {
+        self.0.initial_step_length(step_length)
+    }
+}
+
+/// The state of a search for the minimum.
+type Searched = IterState<Vec<f64>, Vec<f64>, (), (), (), f64>;
+
+impl<P: CostFunction<Param = Vec<f64>, Output = f64> + Gradient<Param = Vec<f64>, Gradient = Vec<f64>>> Solver<P, Searched>
+    for BoundedLineSearch
+{
+    fn name(&self) -> &'static str {
+        "bounded line search"
+    }
+
+    fn init(&mut self, problem: &mut Problem<P>, state: Searched) -> Outcome<(Searched, Option<KV>)> {
+        self.0.init(problem, state)
+    }
+
+    fn next_iter(&mut self, problem: &mut Problem<P>, state: Searched) -> Outcome<(Searched, Option<KV>)> {
+        if state.get_iter() == Self::STEPS {
+            return Err(argmin::core::Error::msg("no minimum along the direction"));
+        }
+        self.0.next_iter(problem, state)
+    }
 }
 
 /// The penalised loss on standardised samples with labels 1 and -1; the last parameter is the bias.

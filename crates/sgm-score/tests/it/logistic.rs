@@ -1,5 +1,6 @@
 //! Logistic regression equals scikit-learn's (`tools/golden/logistic.py`).
 
+use proptest::prelude::*;
 use serde::Deserialize;
 use sgm_score::{Error, FittedProbe, logistic_regression};
 
@@ -18,13 +19,13 @@ struct Case {
     scores: Vec<f64>,
 }
 
-#[test]
-fn weights_and_scores_equal_scikit_learns() {
+/// Compares with scikit-learn.
+fn compare(tolerance: f64) {
     let golden: Golden = serde_json::from_str(include_str!("../golden/logistic.json")).unwrap();
     assert_eq!(golden.cases.len(), 3);
     for case in golden.cases {
         let samples: Vec<(&[f32], bool)> = case.x.iter().map(Vec::as_slice).zip(case.y).collect();
-        let fitted = logistic_regression(&samples, case.c, 1e-8).unwrap();
+        let fitted = logistic_regression(&samples, case.c, tolerance).unwrap();
         let scale = case.weights.iter().fold(0f64, |most, w| most.max(w.abs()));
         for (ours, theirs) in fitted.weights.iter().zip(&case.weights) {
             assert!((ours - theirs).abs() <= 1e-6 * scale, "{ours} {theirs}");
@@ -33,6 +34,35 @@ fn weights_and_scores_equal_scikit_learns() {
         assert!((fitted.bias - case.bias).abs() <= 1e-6 * case.bias.abs().max(1.0), "{} {}", fitted.bias, case.bias);
         for (x, score) in case.x.iter().zip(case.scores) {
             assert!((f64::from(fitted.score(x)) - score).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn weights_and_scores_equal_scikit_learns() {
+    compare(1e-8);
+}
+
+#[test]
+fn a_gradient_that_rounding_keeps_above_the_tolerance_ends_the_search_at_the_minimum() {
+    compare(1e-17);
+    compare(0.0);
+}
+
+proptest! {
+    #[test]
+    fn every_search_ends_near_the_same_minimum(
+        samples in prop::collection::vec((prop::collection::vec(-3i8..=3, 3), any::<bool>()), 1..30),
+        exponent in -3..=3,
+    ) {
+        let samples: Vec<(Vec<f32>, bool)> =
+            samples.into_iter().map(|(x, class)| (x.into_iter().map(f32::from).collect(), class)).collect();
+        let samples: Vec<(&[f32], bool)> = samples.iter().map(|(x, class)| (x.as_slice(), *class)).collect();
+        let fit = |tolerance| logistic_regression(&samples, 10f64.powi(exponent), tolerance).unwrap();
+        let (exact, near) = (fit(0.0), fit(1e-6));
+        for (x, _) in &samples {
+            let (exact, near) = (exact.score(x), near.score(x));
+            prop_assert!(exact.is_finite() && (exact - near).abs() < 1e-2, "{exact} {near}");
         }
     }
 }
