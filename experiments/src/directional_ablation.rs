@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{D, Device, Tensor};
 use ndarray::ArrayView2;
 use sgm::capture::{ActivationStore, Capture, Example, Examples};
@@ -26,7 +26,7 @@ impl DirectionalAblation {
     ///
     /// # Errors
     ///
-    /// Those of the model and of the store of its outputs.
+    /// If the mean outputs of both do not differ anywhere, or one class has no samples; those of the model and of the store of its outputs.
     pub fn fit<M: Mllm>(model: &M, samples: &[Example], batch_size: usize) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("activations");
@@ -40,6 +40,7 @@ impl DirectionalAblation {
                 directions.insert(*site, Tensor::from_vec(unit, outputs.ncols(), &Device::Cpu)?);
             }
         }
+        ensure!(!directions.is_empty(), "toxic and other samples have no different mean outputs; add samples of both");
         Ok(Self { directions, share: 1.0 })
     }
 
@@ -63,7 +64,7 @@ impl Tap for DirectionalAblation {
     }
 }
 
-/// The difference of the means of toxic and of other rows, divided by its length; none if they are the same.
+/// The difference of the means of toxic and of other rows, divided by its length; none if it is 0, or there are no rows of one class.
 fn direction(outputs: ArrayView2<'_, f32>, labels: &[bool]) -> Option<Vec<f32>> {
     let mean = |toxic: bool| {
         let rows = outputs.rows().into_iter().zip(labels).filter(|(_, label)| **label == toxic);

@@ -80,8 +80,8 @@ pub fn logistic_regression(samples: &[(&[f32], bool)], c: f64, tolerance: f64) -
     Ok(LogisticModel { weights, bias })
 }
 
-/// The line search of Moré and Thuente (ACM Transactions on Mathematical Software 20, 1994) with an end, which is that of L-BFGS as well.
-/// argmin's goes on for ever where rounding leaves nothing to improve.
+/// The line search of Moré and Thuente (ACM Transactions on Mathematical Software 20, 1994), given up after a number of steps. L-BFGS then
+/// stops at the best point that it has met. argmin's own never gives up, where rounding leaves nothing to improve for instance.
 #[derive(Clone)]
 struct BoundedLineSearch(MoreThuenteLineSearch<Vec<f64>, Vec<f64>, f64>);
 

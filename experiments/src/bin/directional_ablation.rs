@@ -1,11 +1,6 @@
-//! Directional ablation within a budget, a baseline: from the output of every MLP, a share of its component in the direction that
-//! distinguishes risky prompts is taken away.
+//! [Directional ablation](sgm_experiments::directional_ablation) of the outputs of MLPs within a budget, a baseline.
 //!
 //!     cargo run --release -p sgm-experiments --bin directional_ablation -- --dev --out out/directional-ablation
-//!
-//! The direction is the difference of the mean outputs at the end of risky and of harmless prompts of calibration, as in Arditi et al.
-//! (arXiv 2406.11717), who ablate one direction of the residual stream from all that is written to it. Here every MLP has a direction of its
-//! own, and attention stays as it is.
 #![allow(clippy::print_stdout, reason = "a binary")]
 
 use std::path::PathBuf;
@@ -52,7 +47,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let (source, judge, model) = (arguments.subject.source(EvaluationSplit::Test)?, arguments.subject.judge()?, arguments.subject.model()?);
     let benchmark = arguments.subject.benchmark(source.as_ref())?;
-    let budget = arguments.budget.budget().context("a baseline within a budget needs one")?;
+    let budget = arguments.budget.budget().context("the share is found by a budget: leave `--budget none` out")?;
     let progress = Progress::new(2 * arguments.seeds);
     let mut answers = RecordWriter::create(arguments.out.join("answers.jsonl"))?;
     let (mut bare, mut ablated, mut strengths): (Vec<SeedOutcome>, Vec<SeedOutcome>, Vec<f32>) = Default::default();
