@@ -84,7 +84,7 @@ pub use files::ResponseFiles;
 pub use logistic_regression::{LogisticModel, dot, logistic_regression};
 pub use order::Response;
 pub use permutation::{PermutationNull, permutation_null};
-pub use probability::normal_upper;
+pub use probability::{binomial_at_most, normal_upper};
 pub use probe::{FittedProbe, ProbeOptions, fit_probe};
 pub use responses::{Responses, Shards};
 pub use risk_control::{conformal_threshold, hoeffding_bentkus};

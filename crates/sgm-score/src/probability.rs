@@ -5,6 +5,32 @@ pub fn normal_upper(z: f64) -> f64 {
     0.5 * libm::erfc(z * std::f64::consts::FRAC_1_SQRT_2)
 }
 
+/// The probability of at most `most` successes in `trials` independent trials, each with probability `p`.
+///
+/// ```
+/// let all_heads_or_all_tails = 2.0 * sgm_score::binomial_at_most(0, 5, 0.5);
+/// assert!((all_heads_or_all_tails - 2.0 / 32.0).abs() < 1e-12);
+/// ```
+pub fn binomial_at_most(most: usize, trials: usize, p: f64) -> f64 {
+    if most >= trials || p <= 0.0 {
+        return 1.0;
+    }
+    if p >= 1.0 {
+        return 0.0;
+    }
+    let (most, n) = (most as f64, trials as f64);
+    let (ln_p, ln_q) = (p.ln(), (-p).ln_1p());
+    // From the largest number down, the terms shrink as soon as it is below the mean; each follows from the one before.
+    let ln_first = libm::lgamma(n + 1.0) - libm::lgamma(most + 1.0) - libm::lgamma(n - most + 1.0) + most * ln_p + (n - most) * ln_q;
+    let (mut sum, mut term, mut k) = (1.0, 1.0, most);
+    while k > 0.0 && term > sum * 1e-18 {
+        term *= k / (n - k + 1.0) * (1.0 - p) / p;
+        sum += term;
+        k -= 1.0;
+    }
+    (ln_first.exp() * sum).min(1.0)
+}
+
 /// The probability that the absolute value of Student's t with `freedom` degrees exceeds `|t|`.
 ///
 /// It is the regularised incomplete beta function I_x(freedom / 2, 1 / 2) at x = freedom / (freedom + t^2)

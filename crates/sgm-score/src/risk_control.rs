@@ -1,6 +1,6 @@
 //! Guarantees from a finite sample: thresholds by conformal prediction, and tests that a mean loss is below a limit.
 
-use crate::{Error, Result};
+use crate::{Error, Result, binomial_at_most};
 
 /// The lowest threshold that a further score exceeds with a probability of at most `rate`, if it is exchangeable with these scores: their
 /// `ceil((n + 1) (1 - rate))`-th smallest, the quantile of split conformal prediction (Vovk, Gammerman and Shafer, "Algorithmic Learning in
@@ -61,25 +61,10 @@ pub fn hoeffding_bentkus(mean: f64, samples: usize, limit: f64) -> f64 {
     let part = |a: f64, b: f64| if a > 0.0 { a * (a / b).ln() } else { 0.0 };
     let hoeffding = (-n * (part(mean, limit) + part(1.0 - mean, 1.0 - limit))).exp();
     // A little less, because n times the mean of integers may be just above an integer.
-    let bentkus = std::f64::consts::E * binomial_at_most((n * mean - 1e-9).ceil().max(0.0), n, limit);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most the number of samples")]
+    let most = (n * mean - 1e-9).ceil().max(0.0) as usize;
+    let bentkus = std::f64::consts::E * binomial_at_most(most, samples, limit);
     hoeffding.min(bentkus).min(1.0)
-}
-
-/// The probability of at most `most` successes in `n` trials, each with probability `p` between 0 and 1.
-fn binomial_at_most(most: f64, n: f64, p: f64) -> f64 {
-    if most >= n {
-        return 1.0;
-    }
-    let (ln_p, ln_q) = (p.ln(), (-p).ln_1p());
-    // From the largest number down, the terms shrink as soon as it is below the mean; each follows from the one before.
-    let ln_first = libm::lgamma(n + 1.0) - libm::lgamma(most + 1.0) - libm::lgamma(n - most + 1.0) + most * ln_p + (n - most) * ln_q;
-    let (mut sum, mut term, mut k) = (1.0, 1.0, most);
-    while k > 0.0 && term > sum * 1e-18 {
-        term *= k / (n - k + 1.0) * (1.0 - p) / p;
-        sum += term;
-        k -= 1.0;
-    }
-    (ln_first.exp() * sum).min(1.0)
 }
 
 #[cfg(test)]

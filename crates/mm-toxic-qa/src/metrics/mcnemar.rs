@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sgm_score::binomial_at_most;
 
 use crate::{Error, PromptOutcome, Result};
 
@@ -37,7 +38,7 @@ impl McNemar {
             n_unparsed: 0,
             only_first,
             only_second,
-            p_exact: two_sided(only_first.min(only_second), differing),
+            p_exact: (2.0 * binomial_at_most(only_first.min(only_second), differing, 0.5)).min(1.0),
             chi2,
             p_chi2: chi2.map(|x| libm::erfc((x / 2.0).sqrt())),
         }
@@ -72,18 +73,6 @@ pub fn mcnemar(first: &[PromptOutcome], second: &[PromptOutcome]) -> Result<McNe
         }
     }
     Ok(McNemar { n_unparsed: unparsed, ..McNemar::from_counts(only_first, only_second, n) })
-}
-
-/// The two-sided p-value of `low` heads in `n` coin flips: the probability of a split at least as uneven, `low` being the smaller part.
-fn two_sided(low: usize, n: usize) -> f64 {
-    // Terms in logarithms, as 0.5^n is 0 in f64 from n = 1075 on.
-    let mut ln_term = -(n as f64) * std::f64::consts::LN_2;
-    let mut sum = 0.0;
-    for k in 0..=low {
-        sum += ln_term.exp();
-        ln_term += ((n - k) as f64 / (k + 1) as f64).ln();
-    }
-    (2.0 * sum).min(1.0)
 }
 
 #[cfg(test)]
