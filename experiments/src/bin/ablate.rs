@@ -80,12 +80,9 @@ fn main() -> Result<()> {
         let glasses = variants.iter().map(|(name, preset)| (name.as_str(), Some(preset)));
         for ((name, preset), outcomes) in std::iter::once(("none", None)).chain(glasses).zip(&mut outcomes) {
             let outcome = progress.step(format!("seed {seed}, {name}"), || -> Result<_> {
-                let fit = |preset: &Preset| {
-                    let glasses = preset.fit(&model, &calibrator)?;
-                    match &budget {
-                        None => Ok(glasses),
-                        Some(budget) => calibrator.within(&model, &glasses, budget),
-                    }
+                let fit = |preset: &Preset| match &budget {
+                    None => preset.fit(&model, &calibrator),
+                    Some(budget) => preset.fit_within(&model, &calibrator, budget),
                 };
                 let intervention = match preset.map(fit).transpose() {
                     Err(error @ (NoDose { .. } | NoCausalEffects { .. })) => {

@@ -99,7 +99,7 @@ fn calibrate(arguments: &Arguments, source: &dyn Source, model: &AutoMllm) -> Re
     let glasses = timed("blending", || Ok(preset.fit(model, &calibrator)?))?;
     let glasses = match arguments.budget.budget() {
         None => glasses,
-        Some(budget) => timed("search of the strength", || Ok(calibrator.within(model, &glasses, &budget)?))?,
+        Some(budget) => timed("search of the strength", || Ok(preset.fit_within(model, &calibrator, &budget)?))?,
     };
     glasses.save(&arguments.out)?;
     println!("| size of the file | {} bytes |", std::fs::metadata(&arguments.out)?.len());

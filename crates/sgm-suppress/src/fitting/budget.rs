@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use sgm_capture::Example;
-use sgm_core::Intervention;
+use sgm_core::{Condition, Intervention};
 use sgm_models::{GenerateOptions, Generator, Mllm, Prompt, Sampling, TappedModel, TokenDivergence, response_divergence};
 use sgm_score::hoeffding_bentkus;
 
@@ -130,25 +130,26 @@ impl Budget {
         Ok(())
     }
 
-    /// The largest strength within the budget of what `attach` attaches to the model.
+    /// The largest strength within the budget of what `attach` attaches to the model; it acts where the condition holds, if there is one.
     pub(super) fn strength<'m, M: Mllm, G>(
         &self,
         model: &'m M,
-        attach: impl Fn(&TappedModel<'m, M>, f32) -> Result<G>,
+        (attach, condition): (impl Fn(&TappedModel<'m, M>, f32) -> Result<G>, Option<&Condition>),
         neutral: &NeutralTexts,
         benign: &[Example],
         (risky, bare): (&[Prompt], &Answers),
     ) -> Result<StrengthWithin> {
-        let searched = texts(&evenly(&neutral.calibration, self.texts));
-        let benign = texts(benign);
+        let texts = |examples: &[Example]| Texts::new(model, examples, condition, self.answers.batch_size);
+        let (searched, benign, test) = (texts(&evenly(&neutral.calibration, self.texts))?, texts(benign)?, texts(&neutral.test)?);
         let law = QuadraticLaw::default();
         let dose = self.search.run(|strength| {
             let changed = TappedModel::new(model);
             let _attached = attach(&changed, strength)?;
             // The divergence, and the increase of the negative log-likelihood.
-            let changes_of = |texts: &[(Prompt, String)]| -> Result<(f64, f64)> {
-                let tokens = response_divergence(model, &changed, texts, self.answers.batch_size)?;
-                Ok((mean(&means(&tokens, |token| token.divergence)), mean(&means(&tokens, |token| token.nll_increase))))
+            let changes_of = |texts: &Texts| -> Result<(f64, f64)> {
+                let tokens = response_divergence(model, &changed, &texts.changed, self.answers.batch_size)?;
+                let mean_of = |value: fn(&TokenDivergence) -> f64| mean(&texts.means(&tokens, value));
+                Ok((mean_of(|token| token.divergence), mean_of(|token| token.nll_increase)))
             };
             let (divergence, nll) = changes_of(&searched)?;
             let (benign_divergence, benign_nll) = changes_of(&benign)?;
@@ -176,7 +177,7 @@ impl Budget {
             }
             Ok(measured.into_iter().map(|(what, value, limit)| Spent { what: what.to_owned(), value, limit }).collect())
         })?;
-        let tested = self.tested(model, &attach, &texts(&neutral.test), dose.strength)?;
+        let tested = self.tested(model, &attach, &test, dose.strength)?;
         let passed = tested.iter().rev().find(|tested| tested.p_value <= 1.0 - self.confidence);
         let Some(passed) = passed else {
             let reason = tested.first().map_or_else(String::new, |first| {
@@ -187,18 +188,16 @@ impl Budget {
         };
         let mut measurements = record(&dose, &tested);
         measurements.insert("divergence".to_owned(), passed.divergence.into());
+        if condition.is_some() {
+            let (texts, holds) = (neutral.test.len(), test.changed.len());
+            measurements.insert("condition_holds".to_owned(), serde_json::json!({ "texts": texts, "holds": holds }));
+        }
         Ok(StrengthWithin { strength: passed.strength, divergence: passed.divergence, measurements })
     }
 
     /// The glasses at a strength, with what is kept in the metadata entry `budget` and all that was measured in `budget_measurements`.
-    pub(super) fn dosed<M: Mllm>(
-        &self,
-        model: &M,
-        glasses: &Intervention,
-        within: StrengthWithin,
-        neutral: &NeutralTexts,
-    ) -> Result<Intervention> {
-        let StrengthWithin { strength, mut measurements, .. } = within;
+    pub(super) fn dosed(&self, glasses: &Intervention, within: StrengthWithin, neutral: &NeutralTexts) -> Result<Intervention> {
+        let StrengthWithin { strength, measurements, .. } = within;
         let mut dosed = glasses.with_strength(strength)?;
         dosed.metadata.other.entry("strength".to_owned()).or_insert_with(|| strength.to_string());
         let (divergence, confidence, of) = (self.divergence, self.confidence, neutral.test.len());
@@ -207,12 +206,6 @@ impl Budget {
              no part in the choice of the strength; a text counts for at most {CLIP} times the limit"
         );
         dosed.metadata.other.insert("budget".to_owned(), kept);
-        if let Some(condition) = &glasses.condition {
-            let prompts: Vec<Prompt> = neutral.test.iter().map(|text| text.prompt.clone()).collect();
-            let scores = score_prompts(model, &condition.probe, &prompts, self.answers.batch_size)?;
-            let holds = scores.iter().filter(|score| condition.holds(**score)).count();
-            measurements.insert("condition_holds".to_owned(), serde_json::json!({ "texts": scores.len(), "holds": holds }));
-        }
         dosed.metadata.other.insert("budget_measurements".to_owned(), serde_json::Value::Object(measurements).to_string());
         Ok(dosed)
     }
@@ -229,7 +222,7 @@ impl Budget {
         &self,
         model: &'m M,
         attach: impl Fn(&TappedModel<'m, M>, f32) -> Result<G>,
-        texts: &[(Prompt, String)],
+        texts: &Texts,
         highest: f32,
     ) -> Result<Vec<Tested>> {
         let mut tested = Vec::new();
@@ -238,8 +231,9 @@ impl Budget {
             let changed = TappedModel::new(model);
             let _attached = attach(&changed, strength)?;
             let most = CLIP * self.divergence;
-            let tokens = response_divergence(model, &changed, texts, self.answers.batch_size)?;
-            let clipped: Vec<f64> = means(&tokens, |token| token.divergence).into_iter().map(|divergence| divergence.min(most)).collect();
+            let tokens = response_divergence(model, &changed, &texts.changed, self.answers.batch_size)?;
+            let clipped: Vec<f64> =
+                texts.means(&tokens, |token| token.divergence).into_iter().map(|divergence| divergence.min(most)).collect();
             let divergence = mean(&clipped);
             let p_value = hoeffding_bentkus(divergence / most, clipped.len(), 1.0 / CLIP);
             tracing::info!(strength, divergence, p_value, "tested a strength");
@@ -337,13 +331,34 @@ pub(super) fn evenly<T: Clone>(values: &[T], most: usize) -> Vec<T> {
     values.iter().step_by(values.len().div_ceil(most.max(1)).max(1)).cloned().collect()
 }
 
-fn texts(examples: &[Example]) -> Vec<(Prompt, String)> {
-    examples.iter().map(|example| (example.prompt.clone(), example.response.clone())).collect()
+/// Texts on which a change is measured.
+struct Texts {
+    /// Those that it changes.
+    changed: Vec<(Prompt, String)>,
+    /// The number of the others: the condition does not hold for them.
+    unchanged: usize,
 }
 
-/// The mean over the tokens of each text.
-fn means(texts: &[Vec<TokenDivergence>], value: impl Fn(&TokenDivergence) -> f64) -> Vec<f64> {
-    texts.iter().filter(|tokens| !tokens.is_empty()).map(|tokens| mean(&tokens.iter().map(&value).collect::<Vec<_>>())).collect()
+impl Texts {
+    fn new<M: Mllm>(model: &M, examples: &[Example], condition: Option<&Condition>, batch_size: usize) -> Result<Self> {
+        let mut changed = texts(examples);
+        if let Some(condition) = condition {
+            let prompts: Vec<Prompt> = examples.iter().map(|example| example.prompt.clone()).collect();
+            let mut scores = score_prompts(model, &condition.probe, &prompts, batch_size)?.into_iter();
+            changed.retain(|_| scores.next().is_some_and(|score| condition.holds(score)));
+        }
+        Ok(Self { unchanged: examples.len() - changed.len(), changed })
+    }
+
+    /// The mean over the tokens of each text; 0 for those that are not changed.
+    fn means(&self, tokens: &[Vec<TokenDivergence>], value: impl Fn(&TokenDivergence) -> f64) -> Vec<f64> {
+        let changed = tokens.iter().filter(|tokens| !tokens.is_empty()).map(|tokens| mean(&tokens.iter().map(&value).collect::<Vec<_>>()));
+        changed.chain(std::iter::repeat_n(0.0, self.unchanged)).collect()
+    }
+}
+
+fn texts(examples: &[Example]) -> Vec<(Prompt, String)> {
+    examples.iter().map(|example| (example.prompt.clone(), example.response.clone())).collect()
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -294,7 +294,8 @@ impl Calibrator {
     /// [neutral texts](Self::with_neutral) or risky samples, or for a limit out of range; and the errors of the model.
     pub fn within<M: Mllm>(&self, model: &M, glasses: &Intervention, budget: &Budget) -> Result<Intervention> {
         let attach = |tapped: &TappedModel<'_, M>, strength| Worn::on(tapped, &glasses.with_strength(strength)?, Amplify::Refuse);
-        budget.dosed(model, glasses, self.strength_within(model, attach, budget)?, &self.neutral)
+        let within = self.strength_where(model, (attach, glasses.condition.as_ref()), budget)?;
+        budget.dosed(glasses, within, &self.neutral)
     }
 
     /// The largest strength, up to 1, of any change of a model that keeps within a budget, as [`within`](Self::within) finds it for glasses.
@@ -311,23 +312,23 @@ impl Calibrator {
         attach: impl Fn(&TappedModel<'m, M>, f32) -> Result<G>,
         budget: &Budget,
     ) -> Result<StrengthWithin> {
+        self.strength_where(model, (attach, None), budget)
+    }
+
+    /// The same for a change that acts where a condition holds.
+    fn strength_where<'m, M: Mllm, G>(
+        &self,
+        model: &'m M,
+        change: (impl Fn(&TappedModel<'m, M>, f32) -> Result<G>, Option<&Condition>),
+        budget: &Budget,
+    ) -> Result<StrengthWithin> {
         if self.neutral.calibration.is_empty() || self.neutral.test.is_empty() {
             let reason = "a budget is measured on neutral texts; see `Calibrator::with_neutral`".to_owned();
             return Err(Error::Fit { reason });
         }
         let _span = tracing::info_span!("search of the strength").entered();
-        let mut risky: Vec<Prompt> = Vec::new();
-        for example in self.examples.iter().filter(|example| example.toxic) {
-            if !risky.contains(&example.prompt) {
-                risky.push(example.prompt.clone());
-            }
-        }
-        if risky.is_empty() {
-            let reason = "a budget is measured on answers to risky prompts, and no calibration sample is toxic; add some".to_owned();
-            return Err(Error::Fit { reason });
-        }
         budget.check()?;
-        let risky = so_many(&risky, budget.prompts);
+        let risky: Vec<Prompt> = self.risky(budget.prompts)?.into_iter().map(|example| example.prompt).collect();
         let benign = evenly(&self.samples(&[Part::HeldOut]), budget.texts);
         if benign.is_empty() {
             tracing::warn!(
@@ -336,7 +337,50 @@ impl Calibrator {
             );
         }
         let bare = self.bare_answers(model, &risky, &budget.answers)?;
-        budget.strength(model, attach, &self.neutral, &benign, (&risky, &bare))
+        budget.strength(model, change, &self.neutral, &benign, (&risky, &bare))
+    }
+
+    /// Whether the [judge](Self::with_judge) finds the answers toxic that the model gives with glasses to the risky prompts of the samples;
+    /// `None` is no verdict, and an empty answer is not toxic. The number of answers and the options for them are those of the budget.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fit`] without a judge or risky samples, [`Error::Judge`], and those of the glasses and the model.
+    pub fn toxic_answers<M: Mllm>(&self, model: &M, glasses: &Intervention, budget: &Budget) -> Result<Vec<Option<bool>>> {
+        let _span = tracing::info_span!("answers with glasses").entered();
+        self.judge()?;
+        let risky = self.risky(budget.prompts)?;
+        let tapped = TappedModel::new(model);
+        let _worn = Worn::on(&tapped, glasses, Amplify::Refuse)?;
+        let prompts: Vec<Prompt> = risky.iter().map(|example| example.prompt.clone()).collect();
+        let answers = tapped.generate(&prompts, &budget.answers)?;
+        let answered = risky.into_iter().zip(answers).map(|(example, answer)| {
+            Ok(Example {
+                response: model.processor().decode(&answer.tokens)?,
+                unfinished: answer.finish == FinishReason::Length,
+                ..example
+            })
+        });
+        let answered = answered.collect::<Result<Vec<Example>>>()?;
+        let empty = |answer: &Example| answer.response.trim().is_empty();
+        let mut verdicts = self.verdicts(&answered.iter().filter(|answer| !empty(answer)).cloned().collect::<Vec<_>>())?.into_iter();
+        Ok(answered.iter().map(|answer| if empty(answer) { Some(false) } else { verdicts.next().flatten() }).collect())
+    }
+
+    /// So many samples with risky prompts: one of each prompt, in equal distances, or all of them repeatedly if there are fewer.
+    fn risky(&self, number: usize) -> Result<Vec<Example>> {
+        let mut risky: Vec<&Example> = Vec::new();
+        for example in self.examples.iter().filter(|example| example.toxic) {
+            if !risky.iter().any(|other| other.prompt == example.prompt) {
+                risky.push(example);
+            }
+        }
+        if risky.is_empty() {
+            let reason = "a budget is measured on answers to risky prompts, and no calibration sample is toxic; add some".to_owned();
+            return Err(Error::Fit { reason });
+        }
+        let some = if risky.len() < number { risky.into_iter().cycle().take(number).collect() } else { evenly(&risky, number) };
+        Ok(some.into_iter().cloned().collect())
     }
 
     /// What a budget measures on the answers of the model without glasses; measured once and kept.
@@ -352,23 +396,32 @@ impl Calibrator {
 
     /// The model's own answers to risky prompts, labelled by the judge; judged once and kept.
     fn judged_answers<M: Mllm>(&self, model: &M) -> Result<Vec<Example>> {
-        let Some(judge) = &self.judge else {
-            let reason = "causal effects need to know which of the model's own answers are toxic; see `Calibrator::with_judge`".to_owned();
-            return Err(Error::Fit { reason });
-        };
+        self.judge()?;
         let mut known = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(judged) = &*known {
             return Ok(judged.clone());
         }
         let mut answers = self.answers(model)?;
         answers.retain(|answer| !answer.response.trim().is_empty());
-        let verdicts = judge(&answers).map_err(Error::Judge)?;
+        let verdicts = self.verdicts(&answers)?;
+        let judged = answers.into_iter().zip(verdicts).filter_map(|(answer, verdict)| Some(Example { toxic: verdict?, ..answer }));
+        Ok(known.insert(judged.collect()).clone())
+    }
+
+    fn judge(&self) -> Result<&Judge> {
+        let missing =
+            || Error::Fit { reason: "no judge says which of the model's own answers are toxic; see `Calibrator::with_judge`".to_owned() };
+        self.judge.as_ref().ok_or_else(missing)
+    }
+
+    /// The judge's verdicts on the model's own answers.
+    fn verdicts(&self, answers: &[Example]) -> Result<Vec<Option<bool>>> {
+        let verdicts = self.judge()?(answers).map_err(Error::Judge)?;
         if verdicts.len() != answers.len() {
             let reason = format!("the judge of the model's own answers gave {} verdicts on {}", verdicts.len(), answers.len());
             return Err(Error::Fit { reason });
         }
-        let judged = answers.into_iter().zip(verdicts).filter_map(|(answer, verdict)| Some(Example { toxic: verdict?, ..answer }));
-        Ok(known.insert(judged.collect()).clone())
+        Ok(verdicts)
     }
 
     /// The samples of some parts.
@@ -415,11 +468,6 @@ impl Calibrator {
     fn pooled(&self, pooling: Pooling) -> Capture {
         Capture { poolings: vec![pooling], ..self.capture.clone() }
     }
-}
-
-/// So many of some prompts: in equal distances, or all of them repeatedly if there are fewer.
-fn so_many(prompts: &[Prompt], number: usize) -> Vec<Prompt> {
-    if prompts.len() < number { prompts.iter().cycle().take(number).cloned().collect() } else { evenly(prompts, number) }
 }
 
 fn temporary() -> Result<TempDir> {

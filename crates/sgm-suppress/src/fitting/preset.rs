@@ -3,8 +3,9 @@
 use sgm_capture::{Pool, Pooling};
 use sgm_core::{Intervention, TokenSelection};
 use sgm_models::Mllm;
+use sgm_score::binomial_at_most;
 
-use crate::{Calibrator, CausalExperts, CausalSteering, Component, ConditionalPatches, Error, Result, SuppressionRule, Transport};
+use crate::{Budget, Calibrator, CausalExperts, CausalSteering, Component, ConditionalPatches, Error, Result, SuppressionRule, Transport};
 
 /// A specification for glasses: the components to fit, their weights, and the condition.
 ///
@@ -17,19 +18,21 @@ use crate::{Calibrator, CausalExperts, CausalSteering, Component, ConditionalPat
 /// let capture = Capture { batch_size: 16, ..Capture::new(vec![Preset::TEXT]) };
 /// let calibrator = Calibrator::capture(model, samples, capture)?.with_neutral(neutral);
 /// let calibrator = calibrator.with_judge(|answers| Ok(answers.iter().map(|answer| Some(answer.response.contains("fool"))).collect()));
-/// let within = |preset: Preset| calibrator.within(model, &preset.fit(model, &calibrator)?, &Budget::default());
-/// within(Preset::bakeable())?.save("bakeable.sgm.safetensors")?; // for `bake`
-/// let conditional = within(Preset::conditional())?;
+/// let budget = Budget::default();
+/// Preset::bakeable().fit_within(model, &calibrator, &budget)?.save("bakeable.sgm.safetensors")?; // for `bake`
+/// let conditional = Preset::conditional().fit_within(model, &calibrator, &budget)?;
 /// let glasses = ConditionalGlasses::wear(model, &conditional, Amplify::Refuse)?;
 /// # drop(glasses);
 /// # Ok(()) }
 /// ```
 ///
-/// At full strength these glasses do too much on most models. [`Calibrator::within`] finds the strength that suits a model.
+/// At full strength these glasses do too much on most models. [`fit_within`](Self::fit_within) finds the strength that suits a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preset {
     /// The components to [blend](Intervention::blend), with their weights.
     pub components: Vec<(Component, f32)>,
+    /// Components that [`fit_within`](Self::fit_within) adds if the others leave more toxic answers.
+    pub reinforcement: Vec<(Component, f32)>,
     /// The share of benign prompts at which the condition may hold; the glasses always act without it.
     pub false_positive_rate: Option<f64>,
 }
@@ -51,27 +54,29 @@ impl Preset {
         Self::of(Component::CausalExperts(CausalExperts::default()))
     }
 
-    /// Glasses for checkpoints: conditional patch neurons with the shifts of causal steering. They act where they detect risk.
+    /// Glasses for checkpoints: conditional patch neurons with the shifts of causal steering, which act where they detect risk; and causal
+    /// experts where these leave toxic answers.
     pub fn bakeable() -> Self {
         // Four times what they are fitted with is more than most models bear, so that the budget does not end there.
-        Self { components: vec![(causal_patches(), 4.0)], false_positive_rate: None }
+        let components = vec![(causal_patches(), 4.0)];
+        Self { components, reinforcement: Self::causal_sgm().components, false_positive_rate: None }
     }
 
     /// Glasses for running models: the same neurons with half the weight, and causal experts, under a condition.
     pub fn conditional() -> Self {
         let components = [Self::causal_sgm().components, vec![(causal_patches(), 2.0)]].concat();
-        Self { components, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
+        Self { components, reinforcement: Vec::new(), false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
     }
 
     /// Soft suppression under a condition, stronger than would be acceptable for all prompts.
     pub fn conditional_sgm() -> Self {
         let components = vec![(Component::Soft(SuppressionRule::soft(0.6, 2.0)), 1.0)];
-        Self { components, false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
+        Self { components, reinforcement: Vec::new(), false_positive_rate: Some(Self::FALSE_POSITIVE_RATE) }
     }
 
     /// One component, which always acts.
     pub fn of(component: Component) -> Self {
-        Self { components: vec![(component, 1.0)], false_positive_rate: None }
+        Self { components: vec![(component, 1.0)], reinforcement: Vec::new(), false_positive_rate: None }
     }
 
     /// The same with another rate for the condition, if it has one.
@@ -104,13 +109,67 @@ impl Preset {
         }
     }
 
-    /// Fits the glasses to one calibration.
+    /// Fits the glasses to one calibration, at full strength and without the reinforcement.
     ///
     /// # Errors
     ///
     /// The errors of [`Calibrator::fit`], [`Calibrator::condition`] and of blending.
     pub fn fit<M: Mllm>(&self, model: &M, calibrator: &Calibrator) -> Result<Intervention> {
-        let fitted = self.components.iter().map(|(component, weight)| Ok((calibrator.fit(model, component)?, *weight)));
+        self.blend(model, calibrator, &self.components)
+    }
+
+    /// Fits the glasses at the largest strength within a budget, as [`Calibrator::within`].
+    ///
+    /// If there is a reinforcement and the judge finds [answers with the glasses](Calibrator::toxic_answers) toxic, the glasses are fitted
+    /// again with it, within the same budget. They are taken if fewer answers to the same prompts are toxic with them, by a one-sided exact
+    /// McNemar's test at the confidence of the budget. This takes at least five toxic answers at 95 %; with fewer, they are not tried. The
+    /// counts are in the metadata entry `toxic_answers`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`fit`](Self::fit), [`Calibrator::within`] and [`Calibrator::toxic_answers`]. A reinforcement that cannot be fitted, or of
+    /// which no strength keeps within the budget, is left out.
+    pub fn fit_within<M: Mllm>(&self, model: &M, calibrator: &Calibrator, budget: &Budget) -> Result<Intervention> {
+        let mut glasses = calibrator.within(model, &self.fit(model, calibrator)?, budget)?;
+        if self.reinforcement.is_empty() {
+            return Ok(glasses);
+        }
+        let before = calibrator.toxic_answers(model, &glasses, budget)?;
+        let mut record = format!("of {} answers to risky prompts of calibration, {} are toxic", before.len(), toxic(&before));
+        // McNemar's test: of the answers that only one of both makes toxic, half are expected to be of either.
+        let p_value = |mended: usize, new: usize| binomial_at_most(new, mended + new, 0.5);
+        let significant = |p_value: f64| p_value <= 1.0 - budget.confidence;
+        if significant(p_value(toxic(&before), 0))
+            && let Some(reinforced) = self.reinforced(model, calibrator, budget)?
+        {
+            let after = calibrator.toxic_answers(model, &reinforced, budget)?;
+            let p_value = p_value(toxic_in_first(&before, &after), toxic_in_first(&after, &before));
+            tracing::info!(without = toxic(&before), with = toxic(&after), of = after.len(), p_value, "toxic answers and a reinforcement");
+            record = format!("{record}, with the reinforcement {} (p = {p_value:.4})", toxic(&after));
+            if significant(p_value) {
+                glasses = reinforced;
+            }
+        }
+        glasses.metadata.other.insert("toxic_answers".to_owned(), record);
+        Ok(glasses)
+    }
+
+    /// The glasses with the reinforcement within a budget; `None` if it cannot be fitted, or no strength keeps within the budget.
+    fn reinforced<M: Mllm>(&self, model: &M, calibrator: &Calibrator, budget: &Budget) -> Result<Option<Intervention>> {
+        let components = [self.components.as_slice(), &self.reinforcement].concat();
+        let blended = self.blend(model, calibrator, &components);
+        match blended.and_then(|glasses| calibrator.within(model, &glasses, budget)) {
+            Err(error @ (Error::NoDose { .. } | Error::NoCausalEffects { .. })) => {
+                tracing::info!(%error, "there is no reinforcement");
+                Ok(None)
+            }
+            reinforced => reinforced.map(Some),
+        }
+    }
+
+    /// Some components under the condition.
+    fn blend<M: Mllm>(&self, model: &M, calibrator: &Calibrator, components: &[(Component, f32)]) -> Result<Intervention> {
+        let fitted = components.iter().map(|(component, weight)| Ok((calibrator.fit(model, component)?, *weight)));
         let fitted = fitted.collect::<Result<Vec<_>>>()?;
         let mut glasses = match fitted.as_slice() {
             [(only, 1.0)] => only.clone(),
@@ -121,6 +180,16 @@ impl Preset {
         }
         Ok(glasses)
     }
+}
+
+/// The number of toxic answers.
+fn toxic(verdicts: &[Option<bool>]) -> usize {
+    verdicts.iter().filter(|verdict| **verdict == Some(true)).count()
+}
+
+/// The number of prompts whose first answer alone is toxic.
+fn toxic_in_first(first: &[Option<bool>], second: &[Option<bool>]) -> usize {
+    first.iter().zip(second).filter(|pair| matches!(pair, (Some(true), Some(false)))).count()
 }
 
 /// Conditional patch neurons in all layers but the first, whose input depends little on earlier tokens.

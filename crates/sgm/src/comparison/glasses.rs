@@ -39,12 +39,11 @@ impl NamedGlasses {
     ///
     /// # Errors
     ///
-    /// Those of [`Preset::fit`] and [`Calibrator::within`].
+    /// Those of [`Preset::fit`] and [`Preset::fit_within`].
     pub fn fit<M: Mllm>(&self, model: &M, calibrator: &Calibrator) -> Result<Intervention> {
-        let glasses = self.preset.fit(model, calibrator)?;
         Ok(match &self.budget {
-            None => glasses,
-            Some(budget) => calibrator.within(model, &glasses, budget)?,
+            None => self.preset.fit(model, calibrator)?,
+            Some(budget) => self.preset.fit_within(model, calibrator, budget)?,
         })
     }
 

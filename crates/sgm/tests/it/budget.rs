@@ -8,7 +8,7 @@ use sgm::suppress::{Amplify, Budget, Calibrator, Component, ConditionalPatches, 
 use sgm::toxic_qa::{EvaluationSplit, Source};
 
 /// Benign samples of a draw of its own.
-fn neutral(seed: u64, count: usize) -> Vec<Example> {
+pub(crate) fn neutral(seed: u64, count: usize) -> Vec<Example> {
     let samples = OrganismSource::embedded(EvaluationSplit::Dev, Contrast::Benign).unwrap().calibration(seed).unwrap();
     let example = |sample: sgm::toxic_qa::Sample| Example {
         id: sample.id.clone(),
@@ -20,7 +20,7 @@ fn neutral(seed: u64, count: usize) -> Vec<Example> {
     samples.into_iter().filter(|sample| sample.label == Some(false)).take(count).map(example).collect()
 }
 
-fn calibrated(model: &AutoMllm) -> Calibrator {
+pub(crate) fn calibrated(model: &AutoMllm) -> Calibrator {
     Calibrator::capture(model, crate::answers::examples(Contrast::Benign, 0, 40), Capture::new(vec![Preset::TEXT])).unwrap()
 }
 

@@ -39,6 +39,7 @@ mod parity;
 mod real_gguf;
 mod real_gguf_bake;
 mod real_gguf_exact;
+mod reinforcement;
 mod tapped_models;
 mod wear;
 mod widened;
