@@ -133,6 +133,7 @@ fn variants(name: &str, preset: &Preset) -> Vec<(String, Preset)> {
     for (index, (component, _)) in preset.components.iter().enumerate().filter(|_| preset.components.len() > 1) {
         vary(&format!("no {component}"), &|p| drop(p.components.remove(index)));
     }
+    vary("no reinforcement", &|p| p.reinforcement.clear());
     vary("patches by the difference of means", &|p| {
         for (component, _) in &mut p.components {
             if let Component::CausalPatches(patches, _) = component.clone() {

@@ -135,7 +135,7 @@ impl Preset {
             return Ok(glasses);
         }
         let before = calibrator.toxic_answers(model, &glasses, budget)?;
-        let mut record = format!("of {} answers to risky prompts of calibration, {} are toxic", before.len(), toxic(&before));
+        let mut record = format!("{} of {} to risky prompts of calibration", toxic(&before), before.len());
         // McNemar's test: of the answers that only one of both makes toxic, half are expected to be of either.
         let p_value = |mended: usize, new: usize| binomial_at_most(new, mended + new, 0.5);
         let significant = |p_value: f64| p_value <= 1.0 - budget.confidence;
@@ -145,7 +145,7 @@ impl Preset {
             let after = calibrator.toxic_answers(model, &reinforced, budget)?;
             let p_value = p_value(toxic_in_first(&before, &after), toxic_in_first(&after, &before));
             tracing::info!(without = toxic(&before), with = toxic(&after), of = after.len(), p_value, "toxic answers and a reinforcement");
-            record = format!("{record}, with the reinforcement {} (p = {p_value:.4})", toxic(&after));
+            record = format!("{record}, {} with the reinforcement (p = {p_value:.4})", toxic(&after));
             if significant(p_value) {
                 glasses = reinforced;
             }

@@ -3,11 +3,15 @@
 use crate::budget::{calibrated, neutral};
 use sgm::core::Intervention;
 use sgm::models::AutoMllm;
-use sgm::suppress::{Budget, Calibrator, CausalExperts, Component, Error, Preset, SuppressionRule};
+use sgm::suppress::{Budget, Calibrator, CausalExperts, Component, DoseSearch, Error, Preset, SuppressionRule};
 
 fn judged(model: &AutoMllm) -> Calibrator {
     let judge = |answer: &sgm::capture::Example| Some(sgm::organism::judge(&answer.response));
-    calibrated(model).with_neutral(neutral(1, 240)).with_judge(move |answers| Ok(answers.iter().map(judge).collect()))
+    calibrated(model).with_neutral(neutral(1, 150)).with_judge(move |answers| Ok(answers.iter().map(judge).collect()))
+}
+
+fn quick() -> Budget {
+    Budget { texts: 25, prompts: 80, search: DoseSearch { evaluations: 3, ..DoseSearch::default() }, ..Budget::default() }
 }
 
 /// Suppression of so few neurons that it changes little.
@@ -20,8 +24,8 @@ fn weak(reinforcement: Component) -> Preset {
 fn recorded(glasses: &Intervention) -> Vec<usize> {
     let numbers = glasses.metadata.other["toxic_answers"].split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
     let numbers: Vec<usize> = numbers.map(|number| number.parse().unwrap()).collect();
-    assert_eq!(numbers[0], 80, "answers");
-    numbers[1..numbers.len().min(3)].to_vec()
+    assert_eq!(numbers[1], 80, "answers");
+    numbers.into_iter().enumerate().filter(|(at, _)| [0, 2].contains(at)).map(|(_, number)| number).collect()
 }
 
 fn toxic(verdicts: &[Option<bool>]) -> usize {
@@ -31,7 +35,7 @@ fn toxic(verdicts: &[Option<bool>]) -> usize {
 #[test]
 fn toxic_answers_call_for_a_reinforcement_that_is_kept_if_it_helps() {
     let model = sgm::organism::load().unwrap();
-    let (calibrator, budget) = (judged(&model), Budget { prompts: 80, ..Budget::default() });
+    let (calibrator, budget) = (judged(&model), quick());
     let experts = Component::CausalExperts(CausalExperts::default());
     let within = |glasses: &Intervention| calibrator.within(&model, glasses, &budget).unwrap();
     let count = |glasses: &Intervention| toxic(&calibrator.toxic_answers(&model, glasses, &budget).unwrap());
@@ -60,7 +64,7 @@ fn toxic_answers_call_for_a_reinforcement_that_is_kept_if_it_helps() {
 #[test]
 fn without_toxic_answers_none_is_tried() {
     let model = sgm::organism::load().unwrap();
-    let budget = Budget { prompts: 80, ..Budget::default() };
+    let budget = quick();
     // This would be refused if it were fitted.
     let preset = weak(Component::CausalExperts(CausalExperts { change: f64::NAN, ..CausalExperts::default() }));
     for toxic in [0, 4] {
@@ -72,7 +76,7 @@ fn without_toxic_answers_none_is_tried() {
     let five = judged(&model).with_judge(|answers| Ok((0..answers.len()).map(|number| Some(number < 5)).collect()));
     assert!(matches!(preset.fit_within(&model, &five, &budget), Err(Error::Fit { reason }) if reason.contains("change")));
     // No judge, no verdicts.
-    let unjudged = calibrated(&model).with_neutral(neutral(1, 240));
+    let unjudged = calibrated(&model).with_neutral(neutral(1, 150));
     let error = preset.fit_within(&model, &unjudged, &budget).unwrap_err();
     assert!(matches!(&error, Error::Fit { reason } if reason.contains("with_judge")), "{error}");
 }
