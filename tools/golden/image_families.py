@@ -185,4 +185,4 @@ def record(directory):
                 stored[f"{name}.{backend}"] = tensors["pixel_values"]
         cases[name] = case
     save_file(dict(sorted(stored.items())), directory / "families.safetensors")
-    (directory / "families.json").write_text(json.dumps(cases, indent=1) + "\n")
+    (directory / "families.json").write_text(json.dumps(cases, separators=(",", ":")) + "\n")

@@ -24,6 +24,6 @@ for (cat, kind), ds in sorted(groups.items()):
     if kind in ("solo", "opinion"): texts += [good.upper(), good + " ", good[:-1], ""]
     if kind == "story": texts += ["", "no."]
     G += [dict(sample=d, text=t, helpful=helpful(d, t)) for t in dict.fromkeys(texts)]
-json.dump(G, open(out + "/helpful.json", "w"), indent=0)
+json.dump(G, open(out + "/helpful.json", "w"), separators=(",", ":"))
 c = Counter((g["sample"]["cat"], g["sample"]["kind"], g["helpful"]) for g in G)
 print(len(G), {k: c[k + (True,)] for k in groups}, {k: c[k + (False,)] for k in groups}, sep="\n")
