@@ -67,12 +67,12 @@ fn without_toxic_answers_none_is_tried() {
     let budget = quick();
     // This would be refused if it were fitted.
     let preset = weak(Component::CausalExperts(CausalExperts { change: f64::NAN, ..CausalExperts::default() }));
-    for toxic in [0, 4] {
-        let calibrator = judged(&model).with_judge(move |answers| Ok((0..answers.len()).map(|number| Some(number < toxic)).collect()));
-        let glasses = preset.fit_within(&model, &calibrator, &budget).unwrap();
-        assert_eq!(recorded(&glasses), [toxic]);
-        assert_eq!(glasses.sites(), calibrator.within(&model, &preset.fit(&model, &calibrator).unwrap(), &budget).unwrap().sites());
-    }
+    // Answers without a verdict do not count.
+    let verdict = |number: usize| (number % 2 == 0).then_some(number < 8);
+    let four = judged(&model).with_judge(move |answers| Ok((0..answers.len()).map(verdict).collect()));
+    let glasses = preset.fit_within(&model, &four, &budget).unwrap();
+    assert_eq!(recorded(&glasses), [4]);
+    assert_eq!(glasses.sites(), four.within(&model, &preset.fit(&model, &four).unwrap(), &budget).unwrap().sites());
     let five = judged(&model).with_judge(|answers| Ok((0..answers.len()).map(|number| Some(number < 5)).collect()));
     assert!(matches!(preset.fit_within(&model, &five, &budget), Err(Error::Fit { reason }) if reason.contains("change")));
     // No judge, no verdicts.
