@@ -68,7 +68,7 @@ fn without_toxic_answers_none_is_tried() {
     // This would be refused if it were fitted.
     let preset = weak(Component::CausalExperts(CausalExperts { change: f64::NAN, ..CausalExperts::default() }));
     // Answers without a verdict do not count.
-    let verdict = |number: usize| (number % 2 == 0).then_some(number < 8);
+    let verdict = |number: usize| number.is_multiple_of(2).then_some(number < 8);
     let four = judged(&model).with_judge(move |answers| Ok((0..answers.len()).map(verdict).collect()));
     let glasses = preset.fit_within(&model, &four, &budget).unwrap();
     assert_eq!(recorded(&glasses), [4]);
