@@ -2,7 +2,7 @@
 
     cargo run --release --example glasses -- --rows none,bakeable --seeds 1
     cargo run --release --example bake -- --model organism --intervention out/bakeable.sgm.safetensors --out out/bakeable
-    python tools/engines/transformers_bakeable.py out/bakeable docs/results/engines-foldable.json
+    python tools/engines/transformers_bakeable.py out/bakeable docs/results/engines-bakeable.json
 
 Answers, judge, helpfulness, perplexity and visual questions are those of the world's own Python (tools/organism), none of ours. Perplexity is over
 all tokens there and a mean over texts in our reports.
