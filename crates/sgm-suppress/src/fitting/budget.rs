@@ -52,7 +52,7 @@ pub struct Budget {
     /// The largest excess of the mean divergence on neutral texts over the quadratic law, relative to the law; it counts from a quarter of
     /// the limit on.
     pub excess: f64,
-    /// The confidence that the limit for neutral texts is kept.
+    /// The confidence that the limit for neutral texts is kept, and that a [reinforcement](crate::Preset::fit_within) helps.
     pub confidence: f64,
     /// The number of neutral texts, and of benign samples, on which the divergence is measured for each strength of the search.
     pub texts: usize,

@@ -31,7 +31,7 @@ use crate::{Budget, Calibrator, CausalExperts, CausalSteering, Component, Condit
 pub struct Preset {
     /// The components to [blend](Intervention::blend), with their weights.
     pub components: Vec<(Component, f32)>,
-    /// Components that [`fit_within`](Self::fit_within) adds if the others leave more toxic answers.
+    /// Components that [`fit_within`](Self::fit_within) adds if fewer answers are toxic with them.
     pub reinforcement: Vec<(Component, f32)>,
     /// The share of benign prompts at which the condition may hold; the glasses always act without it.
     pub false_positive_rate: Option<f64>,
