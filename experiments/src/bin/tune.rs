@@ -122,8 +122,8 @@ fn main() -> Result<()> {
                 for strength in &arguments.strengths {
                     for rate in &arguments.conditions {
                         let false_positive_rate = Some(*rate).filter(|rate| *rate < 1.0);
-                        let preset =
-                            Preset { components: vec![(component.clone(), *strength)], reinforcement: Vec::new(), false_positive_rate };
+                        let components = vec![(component.clone(), *strength)];
+                        let preset = Preset { components, false_positive_rate, ..Preset::of(component.clone()) };
                         measure(format!("{name} x{strength} condition {rate}"), &|| Ok(preset.fit(&model, &calibrator)?))?;
                     }
                 }

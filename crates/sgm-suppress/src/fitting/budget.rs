@@ -341,7 +341,7 @@ struct Texts {
 
 impl Texts {
     fn new<M: Mllm>(model: &M, examples: &[Example], condition: Option<&Condition>, batch_size: usize) -> Result<Self> {
-        let mut changed = texts(examples);
+        let mut changed: Vec<_> = examples.iter().map(|example| (example.prompt.clone(), example.response.clone())).collect();
         if let Some(condition) = condition {
             let prompts: Vec<Prompt> = examples.iter().map(|example| example.prompt.clone()).collect();
             let mut scores = score_prompts(model, &condition.probe, &prompts, batch_size)?.into_iter();
@@ -355,10 +355,6 @@ impl Texts {
         let changed = tokens.iter().filter(|tokens| !tokens.is_empty()).map(|tokens| mean(&tokens.iter().map(&value).collect::<Vec<_>>()));
         changed.chain(std::iter::repeat_n(0.0, self.unchanged)).collect()
     }
-}
-
-fn texts(examples: &[Example]) -> Vec<(Prompt, String)> {
-    examples.iter().map(|example| (example.prompt.clone(), example.response.clone())).collect()
 }
 
 fn mean(values: &[f64]) -> f64 {
